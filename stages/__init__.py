@@ -1,0 +1,20 @@
+"""The ten stages of the lifecycle, in order: data, tokenize, pretrain, align, traces, distill, prune, quantize, export, eval.
+
+`ls stages/NAME` lists the techniques of a stage; `stages/NAME/__init__.py` says what a technique promises,
+`stages/NAME/__main__.py` is the stage itself.
+"""
+
+import os
+
+# No network and no telemetry unless params.yaml names something on a hub (stages/lib/hub.py opens that door).
+for name, value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # a forked stage must not inherit a tokenizer's thread pool
+}.items():
+    os.environ.setdefault(name, value)

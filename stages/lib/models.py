@@ -1,0 +1,54 @@
+"""Model artefacts: a folder in the Hugging Face layout (config.json, model.safetensors, tokenizer, chat template).
+
+Every model artefact carries its tokenizer, so a folder is enough to run, compare or export it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.lib import artefacts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
+    """The model of an artefact, on the accelerator if there is one, in eval mode."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise SystemExit(f"{folder} is no model: config.json is missing")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
+    except (SafetensorError, OSError) as error:
+        raise SystemExit(f"{folder} is damaged ({error}); delete it and run again") from error
+    return model.to(device()).eval()
+
+
+def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
+    from transformers import AutoTokenizer
+
+    if not (folder / "tokenizer.json").is_file():
+        raise SystemExit(f"{folder} has no tokenizer: tokenizer.json is missing")
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
+    """Write model and tokenizer; the same weights give the same bytes."""
+    with artefacts.writing(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def same_vocabulary(a: Any, b: Any, place: str) -> None:
+    """Refuse to compare or train across two tokenizers that number tokens differently."""
+    if a.get_vocab() != b.get_vocab():
+        raise SystemExit(f"{place}: the vocabularies differ ({len(a)} and {len(b)} tokens); both need one tokenizer")
+
+
+def device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
