@@ -1,0 +1,72 @@
+"""Small real things that many tests need: a tokenizer, a llama of a few hundred thousand weights, its rows and folder."""
+
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+import torch
+
+import stages  # noqa: F401  (switches network and telemetry off before anything else is imported)
+
+torch.set_num_threads(2)
+CORPUS = Path(__file__).parents[1] / "stages" / "data" / "corpus"
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Forty chapters of Moby-Dick, cut to 2,000 characters."""
+    with lzma.open(CORPUS / "moby-dick.jsonl.xz", "rt", encoding="utf-8") as file:
+        return [json.loads(line)["text"][:2000] for line, _ in zip(file, range(40), strict=False)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts):
+    from stages.tokenize import bpe
+
+    params = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=512)
+    return bpe.train(texts, params)
+
+
+def build_llama(vocab_size: int, seed: int = 0, hidden: int = 64):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        initializer_range=0.05,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture
+def tiny(tokenizer):
+    """A fresh two-layer llama, hidden size 64; weights differ enough from zero that errors show."""
+    return build_llama(len(tokenizer))
+
+
+@pytest.fixture
+def rows(texts, tokenizer) -> torch.Tensor:
+    """16 rows of 64 token ids, (16, 64) int64."""
+    ids = [i for text in texts for i in tokenizer.encode(text)]
+    return torch.tensor(ids[: 16 * 64]).reshape(16, 64)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory) -> Path:
+    """A model artefact with hidden size 256, so that every GGUF type fits its rows."""
+    from stages.lib import models
+
+    folder = tmp_path_factory.mktemp("artefacts") / "model"
+    models.save(build_llama(len(tokenizer), hidden=256), tokenizer, folder)
+    return folder
