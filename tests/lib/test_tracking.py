@@ -1,0 +1,96 @@
+"""Tracking against what MLflow returns from a fresh SQLite database, and against the files beside the artefact."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from stages.lib import artefacts, tracking
+
+
+class Technique(BaseModel):
+    method: str = "wanda"
+    calibration: dict[str, int] = {"rows": 8}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    for name in ("in/model/weights", "in/tokens/train.bin"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+OUT, INPUTS = Path("artifacts/prune/w"), [Path("in/model"), Path("in/tokens")]
+
+
+def prune(content: str = "weights") -> None:
+    with tracking.run("prune", "w", Technique(), OUT, INPUTS) as run:
+        run.metrics |= {"loss": 2.5, "by_family": {"gcd": 0.25}}
+        run.timings["tokens_per_s"] = 10.0
+        run.curve += [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5, "lr": 0.1}]
+        artefacts.write_json(OUT / "model" / "weights.json", content)
+
+
+def runs() -> list:
+    with tracking.client() as mlflow:
+        return mlflow.search_runs([tracking.experiment(mlflow)], order_by=["attributes.start_time ASC"])
+
+
+def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
+    parent = tracking.start_pipeline("lifecycle")
+    monkeypatch.setenv(tracking.PIPELINE, parent)
+    prune()
+    assert json.loads((OUT / "metrics.json").read_text()) == {"loss": 2.5, "by_family": {"gcd": 0.25}}
+    assert (OUT / "curve.csv").read_text() == "step,loss,lr\n1,3.0,\n2,2.5,0.1\n"
+    assert json.loads((OUT / "timings.json").read_text()).keys() == {"seconds", "tokens_per_s"}
+    tracking.finish_pipeline(parent, True, 1.0, [OUT / "metrics.json"])
+
+    pipeline, stage = runs()
+    assert stage.info.run_name == "prune/w" and stage.info.status == pipeline.info.status == "FINISHED"
+    assert stage.data.params == {"method": "wanda", "calibration.rows": "8"}
+    assert stage.data.metrics.items() >= {"loss": 2.5, "by_family.gcd": 0.25, "tokens_per_s": 10.0, "lr": 0.1}.items()
+    assert stage.data.tags["mlflow.parentRunId"] == parent
+    assert stage.data.tags["orchard.input.1"] == f"in/tokens {artefacts.digest(INPUTS[1])}"
+    assert stage.data.tags["orchard.output.model"] == f"{OUT}/model {artefacts.digest(OUT / 'model')}"
+    assert [each.dataset.name for each in stage.inputs.dataset_inputs] == ["in/tokens"]  # a model is no data set
+
+
+def test_a_failed_run_leaves_no_metrics_and_no_secret(project, monkeypatch):
+    prune()
+    monkeypatch.setenv("HUB_TOKEN", "hf_abcdefgh")
+    with pytest.raises(ValueError), tracking.run("prune", "w", Technique(), OUT, INPUTS) as run:
+        run.metrics["loss"] = 1.0
+        raise ValueError("refused hf_abcdefgh")
+    assert not (OUT / "metrics.json").exists() and not (OUT / "curve.csv").exists()
+    failed = runs()[-1]
+    assert failed.info.status == "FAILED" and failed.data.metrics == {}
+    assert failed.data.tags["orchard.error"] == "ValueError('refused <HUB_TOKEN>')"
+
+
+def test_the_same_content_is_registered_once_and_found_by_its_hash(project):
+    prune()
+    assert tracking.producer(Path("elsewhere/model"), artefacts.digest(OUT / "model")).id == runs()[-1].info.run_id
+    assert tracking.producer(Path("elsewhere/model"), "0" * 64) is None
+    assert tracking.register("orchard-w", OUT / "model", {}) == tracking.register("orchard-w", OUT / "model", {}) == "1"
+    prune("other weights")
+    assert tracking.register("orchard-w", OUT / "model", {}) == "2"
+    tracking.set_alias("orchard-w", "champion", "1")
+    assert tracking.registered("orchard-w")[:2] == ("2", OUT / "model")
+    assert tracking.registered("orchard-w", "champion")[0] == "1"
+    assert tracking.registered("orchard-unknown") is None
+
+
+@pytest.mark.slow
+def test_parallel_stages_may_meet_a_fresh_database(project):
+    code = "from stages.lib import tracking; print(tracking.start_pipeline('p'))"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    started = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert len(runs()) == 3
