@@ -1,0 +1,34 @@
+"""Prune: a dense model in, a sparse one out.
+
+In   model artefact, token artefact (calibration and held-out rows)
+Out  model artefact, stored dense; metrics: sparsity (share of zeros in the Linears a technique may change),
+     sparsity_model (in all parameters), nonzero_parameters, loss_before, loss_after (nats/token on held-out rows)
+
+A technique is one file here. It defines `Params` and `prune(model, rows, params) -> model`, where rows (N, T) are the
+calibration rows, or None if its params ask for none. It may change the model in place; embeddings and head stay dense.
+"""
+
+from typing import Literal
+
+from pydantic import Field, PositiveInt, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from stages.lib.params import Calibration, Parent, Share, Variant
+
+
+class Pruning(Variant):
+    """What every technique's variants share: how much goes, given as a share or as a pattern."""
+
+    model: Parent
+    tokens: Parent
+    sparsity: Share | None = None
+    pattern: Literal["2of4", "4of8"] | None = Field(None, validate_default=True)  # 2 of every 4 neighbours stay
+    calibration: Calibration | None = None
+    held_out_rows: PositiveInt = 128
+
+    @field_validator("pattern")
+    @classmethod
+    def one_of_both(cls, pattern: str | None, info: ValidationInfo) -> str | None:
+        if "sparsity" in info.data and (pattern is None) == (info.data["sparsity"] is None):
+            raise PydanticCustomError("one_of", "give exactly one of sparsity and pattern")
+        return pattern

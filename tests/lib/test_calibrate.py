@@ -1,0 +1,46 @@
+"""Calibration hands every Linear the inputs it really gets, and nothing that belongs to the head."""
+
+import pytest
+import torch
+from torch import nn
+
+from stages.lib import calibrate
+
+
+def test_linears_leave_out_the_tied_head(tiny):
+    names = set(calibrate.linears(tiny))
+    assert len(names) == 2 * 7 and "lm_head" not in names
+    assert all(layer.weight is not tiny.get_input_embeddings().weight for layer in calibrate.linears(tiny).values())
+
+
+def test_blocks_are_the_decoder_layers(tiny):
+    assert calibrate.blocks(tiny) == list(tiny.model.layers)
+    plain = nn.Sequential(nn.Linear(2, 2))
+    assert calibrate.blocks(plain) == [plain]
+
+
+def test_observed_inputs_explain_the_outputs(tiny, rows):
+    """down_proj applied to what was observed is what the MLP gives; the batch size does not matter."""
+    layer = tiny.model.layers[1].mlp
+    seen, outputs = [], []
+    handle = layer.register_forward_hook(lambda _, __, output: outputs.append(output.flatten(0, -2)))
+    calibrate.observe(tiny, rows, {"down": layer.down_proj}, lambda _, x_MI: seen.append(x_MI), batch=5)
+    handle.remove()
+    assert [len(x_MI) for x_MI in seen] == [5 * 64, 5 * 64, 5 * 64, 64]
+    torch.testing.assert_close(layer.down_proj(torch.cat(seen)), torch.cat(outputs))
+
+
+def test_hooks_are_gone_afterwards_also_after_an_error(tiny, rows):
+    def fail(name, x_MI):
+        raise RuntimeError(name)
+
+    with pytest.raises(RuntimeError):
+        calibrate.observe(tiny, rows, calibrate.linears(tiny), fail)
+    assert not any(layer._forward_pre_hooks for layer in calibrate.linears(tiny).values())
+
+
+def test_rows_of_another_tokenizer_are_refused(tiny, rows):
+    calibrate.check_vocabulary(tiny, rows, "tokens")
+    rows[3, 5] = 512
+    with pytest.raises(SystemExit, match="tokens holds token id 512, the model knows 512"):
+        calibrate.check_vocabulary(tiny, rows, "tokens")

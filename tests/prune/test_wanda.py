@@ -1,0 +1,42 @@
+"""Wanda against the formula written out with loops and by hand on a 2x4 layer."""
+
+import copy
+
+import torch
+from torch import nn
+
+from stages.lib import calibrate
+from stages.prune import wanda
+
+P = {"method": "wanda", "model": "pretrain/base", "tokens": "tokenize/bpe"}
+
+
+def test_scores_follow_equation_1(tiny, rows):
+    """The slow, obvious version: block by block, row by row."""
+    dense = copy.deepcopy(tiny)
+    wanda.prune(tiny, rows, wanda.Params(**P, sparsity=0.5))
+    for block, sparse in zip(dense.model.layers, tiny.model.layers, strict=True):
+        seen = {name: [] for name in calibrate.linears(block)}
+        calibrate.observe(dense, rows, calibrate.linears(block), lambda name, x_MI, seen=seen: seen[name].append(x_MI))
+        for name, layer in calibrate.linears(block).items():
+            x_MI, result = torch.cat(seen[name]), sparse.get_submodule(name).weight
+            for o in range(layer.out_features):
+                score = [abs(layer.weight[o, i].item()) * x_MI[:, i].norm().item() for i in range(layer.in_features)]
+                kept = sorted(range(layer.in_features), key=lambda i: score[i])[layer.in_features // 2 :]  # noqa: B023
+                assert sorted(kept) == result[o].nonzero().flatten().tolist(), f"{name} row {o}"
+            layer.weight.data = result.data  # the next block sees what this one now produces
+
+
+def test_large_input_beats_large_weight():
+    """Norms of the inputs: 8 1 1 1. Row 1: scores 8 2 3 4, inputs 0 and 3 stay; row 2: 4 4 9 1, the later 4 stays."""
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight.data = torch.tensor([[1.0, -2.0, 3.0, -4.0], [0.5, 4.0, 9.0, 1.0]])
+    rows = torch.tensor([[[8.0, 0.6, 1.0, 0.0], [0.0, 0.8, 0.0, 1.0]]])
+    wanda.prune(nn.Sequential(layer), rows, wanda.Params(**P, sparsity=0.5))
+    assert layer.weight.tolist() == [[1, 0, 0, -4], [0, 4, 9, 0]]
+
+
+def test_the_order_of_the_rows_does_not_matter(tiny, rows):
+    a = wanda.input_norms(tiny, rows, calibrate.linears(tiny))
+    b = wanda.input_norms(tiny, rows.flip(0), calibrate.linears(tiny))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-5) for name in a)
