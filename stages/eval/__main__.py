@@ -1,0 +1,30 @@
+"""Evaluate one variant: model + held-out records -> metrics + samples. See stages/eval/__init__.py."""
+
+from pathlib import Path
+
+import cyclopts
+
+from stages.eval import TECHNIQUES, _footprint, _held_out, _samples
+from stages.lib import artefacts, params, runtimes, tracking
+
+
+def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Path) -> None:
+    _, p = params.load("eval", variant)
+    with tracking.run("eval", variant, p, out, inputs=[model, documents, problems]) as run:
+        data = _held_out.load(documents, problems)
+        run.metrics |= {"bytes": _footprint.file_bytes(model), "parameters": _footprint.parameters(model)}
+
+        before = _footprint.reset_peak()
+        with runtimes.open_runtime(model) as runtime:
+            samples = _samples.collect(runtime, data, p)
+            if before is not None:
+                run.timings["peak_memory_bytes"] = _footprint.peak() - before
+            for name, technique in TECHNIQUES.items():
+                result = run.metrics if technique.REPEATABLE else run.timings
+                result |= technique.score(runtime, data, getattr(p, name))
+
+        artefacts.write_json(out / "samples.json", samples)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

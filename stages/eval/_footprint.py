@@ -1,0 +1,44 @@
+"""What a model takes: bytes on disk, parameters, memory at its peak."""
+
+from math import prod
+from pathlib import Path
+
+WEIGHTS = (".gguf", ".safetensors")
+
+
+def file_bytes(folder: Path) -> int:
+    """The weights file that ships, without tokenizer and notes (a GGUF holds its tokenizer)."""
+    found = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+    if not found:
+        raise SystemExit(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")
+    return sum(file.stat().st_size for file in found)
+
+
+def parameters(folder: Path) -> int:
+    """Numbers in the weight tensors, zeros included, tied ones once, packed ones as many as they unpack to."""
+    if gguf := sorted(folder.glob("*.gguf")):
+        from gguf import GGUFReader
+
+        return sum(prod(int(size) for size in tensor.shape) for file in gguf for tensor in GGUFReader(file).tensors)
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def reset_peak() -> int | None:
+    """Start a new peak of this process's resident memory at its present size, in bytes; None where Linux is not."""
+    reset = Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    reset.write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    """The highest resident memory since the last reset, in bytes; an accelerator's memory is not in it."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

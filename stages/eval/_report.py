@@ -1,0 +1,159 @@
+"""The report over all evaluated models: summary.json (the same everywhere), report.html (with this machine's timings).
+
+python -m stages.eval._report --artifacts artifacts --out artifacts/report [--picture docs/pareto.svg]
+
+It shows the variants that params.yaml names. The teacher is the variant called `teacher`, or else the first under
+`eval`; the model that ships is the last. Only the evaluations must exist; what else was not run is left out.
+"""
+
+import ast
+import csv
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+
+from stages.eval import _format, _pictures
+from stages.lib import artefacts, params
+
+HERE = Path(__file__).parent
+QUALITY = ("parameters", "bytes", "bits_per_byte", "accuracy", "accuracy_low", "accuracy_high", "accuracy_macro")
+
+
+def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/report"), picture: Path | None = None):
+    tree = params.read()
+    params.check(tree)
+    summary = summarise(tree, artifacts)
+    artefacts.write_json(out / "summary.json", summary)
+
+    rows = with_timings(summary["models"], tree, artifacts)
+    teacher, shipped = (find(rows, summary[name]) for name in ("teacher", "shipped"))
+    write(
+        out / "report.html",
+        "_report.html.j2",
+        rows=rows,
+        teacher=teacher,
+        shipped=shipped,
+        pareto=[_pictures.pareto(rows, teacher, shipped, width) for width in (960, 420)],
+        costs=_pictures.costs(rows, teacher, shipped),
+        families=families(rows),
+        samples=samples(tree, artifacts),
+        stages=stages(tree, artifacts),
+    )
+    if picture:
+        write(picture, "_picture.svg.j2", picture=_pictures.pareto(rows, teacher, shipped, 960), standalone=True)
+
+
+def summarise(tree: dict[str, Any], artifacts: Path) -> dict[str, Any]:
+    """One row a model: its own metrics and what they are relative to the teacher's."""
+    entries = tree.get("eval") or {}
+    if not entries:
+        raise SystemExit(f"{params.PARAMS_FILE}: eval names no variant, so there is nothing to report")
+    measured = {name: artefacts.read_json(artifacts / "eval" / name / "metrics.json") for name in entries}
+    teacher = "teacher" if "teacher" in measured else next(iter(measured))
+    return {
+        "teacher": teacher,
+        "shipped": list(measured)[-1],
+        "models": [
+            {"variant": name, "model": entries[name]["model"], **relative(metrics, measured[teacher])}
+            for name, metrics in measured.items()
+        ],
+    }
+
+
+def relative(metrics: dict[str, float], teacher: dict[str, float]) -> dict[str, Any]:
+    per_family = {key.partition(".")[2]: value for key, value in metrics.items() if key.startswith("accuracy.")}
+    return {
+        **{key: metrics[key] for key in QUALITY},
+        "accuracy_kept": metrics["accuracy"] / teacher["accuracy"] if teacher["accuracy"] else None,
+        "times_smaller": teacher["bytes"] / metrics["bytes"],
+        "families": per_family,
+    }
+
+
+def with_timings(models: list[dict], tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
+    """Beside the summary's rows: what this machine measured, and how far the file strays from its source."""
+    rows = []
+    for row in models:
+        made = optional(artifacts / row["model"] / "metrics.json")
+        timings = optional(artifacts / "eval" / row["variant"] / "timings.json")
+        rows.append({"kl": made.get("kl"), "bits_per_weight": made.get("bits_per_weight"), **row, "timings": timings})
+    return rows
+
+
+def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
+    """What every variant of every stage did, in the order of the lifecycle."""
+    found = []
+    for stage in params.STAGES[:-1]:
+        for variant, entry in (tree.get(stage) or {}).items():
+            folder = artifacts / stage / variant
+            if (folder / "metrics.json").is_file():
+                found.append({
+                    "order": params.STAGES.index(stage),
+                    "stage": stage,
+                    "variant": variant,
+                    "method": entry["method"],
+                    "what": first_line(HERE.parent / stage / f"{entry['method']}.py"),
+                    "metrics": artefacts.read_json(folder / "metrics.json"),
+                    "seconds": optional(folder / "timings.json").get("seconds"),
+                    "curve": _pictures.curve(read_curve(folder / "curve.csv")),
+                })  # fmt: skip
+    return found
+
+
+def first_line(technique: Path) -> str:
+    """What a technique's docstring says first."""
+    docstring = ast.get_docstring(ast.parse(technique.read_text())) or ""
+    return docstring.partition("\n")[0]
+
+
+def read_curve(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """The losses of a curve.csv: name -> (step, value) pairs."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    losses = [name for name in (table[0] if table else ()) if "loss" in name]
+    return {name: [(float(row["step"]), float(row[name])) for row in table if row[name]] for name in losses}
+
+
+def families(rows: list[dict]) -> list[str]:
+    return sorted({family for row in rows for family in row["families"]})
+
+
+def samples(tree: dict[str, Any], artifacts: Path) -> dict[str, list[dict[str, Any]]]:
+    """The same question, or opening, once; under it what every model said."""
+    answers, continuations = {}, {}
+    for variant in tree["eval"]:
+        said = optional(artifacts / "eval" / variant / "samples.json")
+        for each in said.get("answers", []):
+            group = answers.setdefault((each["family"], each["prompt"]), {**each, "models": []})
+            group["models"].append({"variant": variant, **each})
+        for each in said.get("continuations", []):
+            group = continuations.setdefault(each["opening"], {**each, "models": []})
+            group["models"].append({"variant": variant, **each})
+    return {"answers": list(answers.values()), "continuations": list(continuations.values())}
+
+
+def optional(path: Path) -> dict[str, Any]:
+    return artefacts.read_json(path) if path.is_file() else {}
+
+
+def find(rows: list[dict], variant: str) -> dict[str, Any]:
+    return next(row for row in rows if row["variant"] == variant)
+
+
+def write(path: Path, template: str, **values: Any) -> None:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= _format.FILTERS
+    text = environment.get_template(template).render(**values)
+    with artefacts.writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
