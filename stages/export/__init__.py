@@ -1,0 +1,24 @@
+"""Export: a model artefact in, the same model in the file format of a runtime out.
+
+In   model artefact (dense, pruned or quantized), token artefact (held-out rows)
+Out  model: what the format needs, the tokenizer, README.md (model card);
+     metrics: kl (nats/token, source || export), same_top (share of positions), loss_source, loss_export (nats/token),
+     parameters, bytes (of the model file), bits_per_weight (scales counted)
+
+A technique is one file here. It defines `Params` and `write(model, tokenizer, folder, params)`: it writes a dense
+model of 32-bit floats into an existing folder. The stage reads the folder back with `runtimes.open_runtime` and
+refuses what strays from its source by more than `max_kl` or is larger than it.
+"""
+
+from pydantic import PositiveFloat, PositiveInt
+
+from stages.lib.params import Parent, Variant
+
+
+class Export(Variant):
+    """What every technique's variants share."""
+
+    model: Parent
+    tokens: Parent
+    rows: PositiveInt = 32  # held-out rows to compare on
+    max_kl: PositiveFloat = 0.2  # nats/token; more is a wrong file, not a lossy one
