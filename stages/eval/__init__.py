@@ -2,7 +2,7 @@
 
 In   model artefact (Hugging Face folder or GGUF), documents, problems (record artefacts, the held-out split)
 Out  samples.json; metrics: parameters, bytes (the weights file that ships), and those of every technique;
-     timings: peak_memory_bytes (to load the model and answer once), and those of every technique
+     timings: peak_memory_bytes (to load it and write the samples), and those of every technique
 
 The techniques are what is measured. Each is one file here and defines `Params` with defaults, whether it is
 `REPEATABLE`, and `score(runtime, data, params) -> dict[str, float]`. What the same model answers alike on every run
@@ -14,6 +14,7 @@ Relative figures (share of the teacher's accuracy, size ratio) need several mode
 """
 
 from importlib import import_module
+from typing import Any
 
 from pydantic import create_model
 
@@ -30,6 +31,5 @@ class Evaluation(params.Params):
     problems: params.Parent
 
 
-Params = create_model(
-    "Params", __base__=Evaluation, **{name: (each.Params, each.Params()) for name, each in TECHNIQUES.items()}
-)
+fields: Any = {name: (technique.Params, technique.Params()) for name, technique in TECHNIQUES.items()}
+Params = create_model("Params", __base__=Evaluation, **fields)

@@ -12,16 +12,18 @@ def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Pat
     _, p = params.load("eval", variant)
     with tracking.run("eval", variant, p, out, inputs=[model, documents, problems]) as run:
         data = _held_out.load(documents, problems)
-        run.metrics |= {"bytes": _footprint.file_bytes(model), "parameters": _footprint.parameters(model)}
+        run.metrics["bytes"] = _footprint.file_bytes(model)
 
         before = _footprint.reset_peak()
-        with runtimes.open_runtime(model) as runtime:
-            samples = _samples.collect(runtime, data, p)
-            if before is not None:
-                run.timings["peak_memory_bytes"] = _footprint.peak() - before
-            for name, technique in TECHNIQUES.items():
-                result = run.metrics if technique.REPEATABLE else run.timings
-                result |= technique.score(runtime, data, getattr(p, name))
+        runtime = runtimes.open_runtime(model)
+        samples = _samples.collect(runtime, data, p.accuracy)
+        if before is not None:
+            run.timings["peak_memory_bytes"] = _footprint.peak() - before
+
+        run.metrics["parameters"], _ = runtime.size()
+        for name, technique in TECHNIQUES.items():
+            result = run.metrics if technique.REPEATABLE else run.timings
+            result.update(technique.score(runtime, data, getattr(p, name)))
 
         artefacts.write_json(out / "samples.json", samples)
 

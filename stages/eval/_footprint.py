@@ -1,6 +1,5 @@
-"""What a model takes: bytes on disk, parameters, memory at its peak."""
+"""What a model takes: bytes on disk, memory at its peak."""
 
-from math import prod
 from pathlib import Path
 
 WEIGHTS = (".gguf", ".safetensors")
@@ -12,21 +11,6 @@ def file_bytes(folder: Path) -> int:
     if not found:
         raise SystemExit(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")
     return sum(file.stat().st_size for file in found)
-
-
-def parameters(folder: Path) -> int:
-    """Numbers in the weight tensors, zeros included, tied ones once, packed ones as many as they unpack to."""
-    if gguf := sorted(folder.glob("*.gguf")):
-        from gguf import GGUFReader
-
-        return sum(prod(int(size) for size in tensor.shape) for file in gguf for tensor in GGUFReader(file).tensors)
-
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def reset_peak() -> int | None:

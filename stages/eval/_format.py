@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from math import floor, log10
+from math import floor, isfinite, log10
 from typing import Any
 
 MISSING = "not measured"
@@ -28,7 +28,7 @@ def count(value: float) -> str:
 
 @measured
 def share(value: float) -> str:
-    return f"{100 * value:.1f} %" if 0 < abs(value) < 0.995 else f"{100 * value:.0f} %"
+    return f"{100 * value:.1f}\u00a0%" if 0 < value < 0.995 else f"{100 * value:.0f}\u00a0%"
 
 
 @measured
@@ -39,7 +39,7 @@ def joules(value: float) -> str:
 @measured
 def number(value: Any) -> str:
     """Integers in full, anything else to four significant digits."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         return str(value)
     if isinstance(value, int) or value == int(value) or abs(value) >= 1e4:
         return f"{value:,.0f}"
@@ -56,7 +56,7 @@ def prefixed(value: float, units: tuple[str, ...]) -> str:
     power = 0
     while value >= 999.5 and power < len(units) - 1:
         value, power = value / 1000, power + 1
-    return f"{value:.3g} {units[power]}".strip()
+    return f"{value:.3g}\u00a0{units[power]}".strip()
 
 
 FILTERS = {"size": size, "count": count, "share": share, "joules": joules, "number": number, "brief": brief}

@@ -20,6 +20,11 @@ def load(documents: Path, problems: Path) -> HeldOut:
     return data
 
 
+def start(tokenizer: Any) -> int:
+    """The token that a document starts with: BOS, or the end of the one before where a model has no BOS."""
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def spread(rows: list[Any], number: int) -> list[Any]:
     """At most `number` rows at even distances, so that every source of a sorted file is among them."""
     step = max(1.0, len(rows) / number)

@@ -1,6 +1,6 @@
 """Charts as lists of marks with places; _picture.svg.j2 turns them into SVG. Colours are the page's, by class."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, floor, log10
 from typing import Any, NamedTuple
@@ -52,16 +52,19 @@ class Box(NamedTuple):
         high = min(self.bottom, other.bottom) - max(self.top, other.top)
         return wide * high if wide > 0 and high > 0 else 0.0
 
+    def outside(self, area: "Box") -> float:
+        return (self.right - self.left) * (self.bottom - self.top) - self.overlap(area)
 
-def pareto(rows: list[dict], teacher: dict, shipped: dict, width: int) -> Picture:
+
+def pareto(rows: list[dict], teacher: dict, shipped: dict, page: int) -> Picture:
     """Accuracy against bytes (logarithmic), with intervals; the line joins the models that none other beats in both."""
-    picture = Picture("Accuracy against file size", width, 460)
-    area = Box(46, 34, width - 16, 410)
+    picture = Picture("Accuracy against file size", page, 430)
+    area = Box(46, 34, page - 12, 380)
     at_x = across(rows, area)
     at_y, ticks = up(0, max(row["accuracy_high"] for row in rows), area, 5)
     axes(picture, area, at_x, rows, at_y, [(tick, f"{100 * tick:.0f} %") for tick in ticks])
     picture.texts.append(Text("axis", 4, 16, "start", "accuracy on held-out problems, 95 % interval"))
-    picture.texts.append(Text("axis", area.right, 454, "end", "size of the weights file, log scale"))
+    picture.texts.append(Text("axis", area.right, 424, "end", "size of the weights file, log scale"))
 
     best = [row for row in rows if not any(beats(other, row) for other in rows)]
     corners = sorted({(row["bytes"], row["accuracy"]) for row in best})
@@ -101,21 +104,23 @@ def cost(title: str, rows: list[dict], value: Callable, show: Callable, teacher:
     axes(picture, area, at_x, rows, at_y, [(tick, show(tick) if tick else "0") for tick in ticks])
     named = []
     for row in rows:
-        dot = Dot(kind(row, teacher, shipped), at_x(row["bytes"]), at_y(value(row)), f"{row['variant']}: {show(value(row))}")
+        words = show(value(row))
+        dot = Dot(kind(row, teacher, shipped), at_x(row["bytes"]), at_y(value(row)), f"{row['variant']}: {words}")
         picture.dots.append(dot)
         if row in (teacher, shipped):
-            named.append((dot, show(value(row))))
+            named.append((dot, words))
     label(picture, area, named)
     return picture
 
 
 def curve(lines: dict[str, Points]) -> Picture | None:
-    """Losses over steps, each named at its end."""
+    """Losses over steps, each named at its end; the held-out one stands out."""
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
         return None
+    words = {name: f"{name.replace('_', ' ')} {_format.brief(points[-1][1])}" for name, points in lines.items()}
     picture = Picture("loss over steps", 420, 200)
-    area = Box(46, 14, 316, 168)
+    area = Box(46, 14, 408 - width(max(words.values(), key=len)), 168)
     values = [y for points in lines.values() for _, y in points]
     at_y, ticks = up(min(values), max(values), area, 3)
     last = max(points[-1][0] for points in lines.values())
@@ -123,18 +128,21 @@ def curve(lines: dict[str, Points]) -> Picture | None:
     for tick in ticks:
         picture.strokes.append(Stroke("grid", [(area.left, at_y(tick)), (area.right, at_y(tick))]))
         picture.texts.append(Text("tick", area.left - 8, at_y(tick) + 4, "end", f"{tick:g}"))
-    picture.texts += [Text("tick", area.left, 190, "middle", "0"), Text("tick", area.right, 190, "middle", f"{last:,.0f}")]
-    picture.texts.append(Text("tick", (area.left + area.right) / 2, 190, "middle", "steps"))
+    for x, text in ((0, "0"), (last / 2, "steps"), (last, f"{last:,.0f}")):
+        picture.texts.append(Text("tick", at_x(x), 190, "middle", text))
 
-    bottom = -99.0
-    ends = sorted(lines.items(), key=lambda item: at_y(item[1][-1][1]))
-    for number, (name, points) in enumerate(ends):
-        shape = "line first" if number == len(ends) - 1 else "line"
-        picture.strokes.append(Stroke(shape, [(at_x(x), at_y(y)) for x, y in points]))
-        bottom = max(bottom + SIZE + 3, at_y(points[-1][1]) + 4)  # names of near ends go one under the other
-        words = f"{name.replace('_', ' ')} {_format.brief(points[-1][1])}"
-        picture.texts.append(Text("label", area.right + 6, bottom, "start", words))
+    lowest = -99.0
+    for name, points in sorted(lines.items(), key=lambda item: at_y(item[1][-1][1])):
+        stands_out = "held_out" in name or len(lines) == 1
+        picture.strokes.append(Stroke("line first" if stands_out else "line", [(at_x(x), at_y(y)) for x, y in points]))
+        lowest = max(lowest + SIZE + 3, at_y(points[-1][1]) + 4)  # names of near ends go one under the other
+        picture.texts.append(Text("label", area.right + 6, lowest, "start", words[name]))
     return picture
+
+
+def width(words: str) -> float:
+    """Of a text in a usual sans serif; the reader's own font is not known."""
+    return 0.58 * SIZE * len(words)
 
 
 def beats(a: dict, b: dict) -> bool:
@@ -188,29 +196,38 @@ def axes(picture: Picture, area: Box, at_x: Callable, rows: list[dict], at_y: Ca
 
 
 def label(picture: Picture, area: Box, named: list[tuple[Dot, str]]) -> None:
-    """Name dots beside themselves: of the places around a dot the nearest that covers least, with a leader if far."""
+    """Name dots beside themselves, at the place around each that covers least and is near; with a leader if far."""
     taken = [Box(dot.x - 7, dot.y - 7, dot.x + 7, dot.y + 7) for dot in picture.dots]
-    taken += [box(stroke.points) for stroke in picture.strokes if stroke.kind == "interval"]
+    for stroke in picture.strokes:
+        if stroke.kind in ("interval", "front"):
+            taken += [between(*ends) for ends in zip(stroke.points, stroke.points[1:], strict=False)]
     for dot, words in sorted(named, key=lambda pair: (pair[0].kind == "other", pair[0].x)):
-        wide = 0.56 * SIZE * len(words)
-        places = [place(dot, far, side, wide) for far in (12, 24, 40, 60, 84) for side in range(8)]
-        inside = [p for p in places if p.left >= area.left and p.right <= area.right + 14 and p.bottom <= area.bottom]
-        best = min(inside or places, key=lambda spot: sum(spot.overlap(other) for other in taken))
-        taken.append(best)
-        near_x, near_y = min(max(dot.x, best.left), best.right), min(max(dot.y, best.top), best.bottom)
-        if abs(near_x - dot.x) + abs(near_y - dot.y) > 24:
-            picture.strokes.append(Stroke("leader", [(dot.x, dot.y), (near_x, near_y)]))
-        picture.texts.append(Text(f"label {dot.kind}", best.left, best.bottom - 3, "start", words))
+        spots = [spot for far in (11, 20, 36, 56, 80) for spot in around(dot, far, width(words))]
+        best = min(spots, key=lambda spot: spot.far + spot.box.outside(area) + sum(map(spot.box.overlap, taken)))
+        taken.append(best.box)
+        if best.far > 20:
+            picture.strokes.append(Stroke("leader", [(dot.x, dot.y), (best.x, best.box.bottom - SIZE / 2)]))
+        picture.texts.append(Text(f"label {dot.kind}", best.x, best.box.bottom - 4, best.anchor, words))
 
 
-def place(dot: Dot, far: float, side: int, wide: float) -> Box:
-    """Where a label of this width would lie: right, left, upper right, upper left, ..."""
-    across_, up_ = ((1, 0), (-1, 0), (1, -1), (-1, -1), (1, 1), (-1, 1), (0, -1), (0, 1))[side]
-    middle = dot.y + up_ * far
-    left = dot.x - wide / 2 if across_ == 0 else dot.x + far if across_ > 0 else dot.x - far - wide
-    return Box(left, middle - SIZE / 2 - 1, left + wide, middle + SIZE / 2 + 1)
+class Spot(NamedTuple):
+    """A place for a label: `x` is where its anchor is."""
+
+    x: float
+    anchor: str
+    far: float
+    box: Box
 
 
-def box(points: Points) -> Box:
-    xs, ys = zip(*points, strict=True)
-    return Box(min(xs) - 2, min(ys), max(xs) + 2, max(ys))
+def around(dot: Dot, far: float, wide: float) -> Iterator[Spot]:
+    """Right of the dot, left, upper right, upper left, lower right, lower left; `far` pixels from its centre."""
+    for y in (dot.y, dot.y - far, dot.y + far):
+        top, bottom = y - SIZE / 2 - 1, y + SIZE / 2 + 2
+        yield Spot(dot.x + far, "start", far, Box(dot.x + far, top, dot.x + far + wide, bottom))
+        yield Spot(dot.x - far, "end", far, Box(dot.x - far - wide, top, dot.x - far, bottom))
+
+
+def between(a: tuple[float, float], b: tuple[float, float]) -> Box:
+    """What a thin line from a to b covers."""
+    (left, right), (top, bottom) = sorted((a[0], b[0])), sorted((a[1], b[1]))
+    return Box(left - 2, top - 2, right + 2, bottom + 2)

@@ -37,7 +37,8 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
         pareto=[_pictures.pareto(rows, teacher, shipped, width) for width in (960, 420)],
         costs=_pictures.costs(rows, teacher, shipped),
         families=families(rows),
-        samples=samples(tree, artifacts),
+        problems=samples(tree, artifacts, "answers", "prompt", "answer"),
+        texts=samples(tree, artifacts, "continuations", "opening", "continuation"),
         stages=stages(tree, artifacts),
     )
     if picture:
@@ -121,18 +122,14 @@ def families(rows: list[dict]) -> list[str]:
     return sorted({family for row in rows for family in row["families"]})
 
 
-def samples(tree: dict[str, Any], artifacts: Path) -> dict[str, list[dict[str, Any]]]:
-    """The same question, or opening, once; under it what every model said."""
-    answers, continuations = {}, {}
+def samples(tree: dict[str, Any], artifacts: Path, kind: str, asked: str, answer: str) -> list[dict[str, Any]]:
+    """Every question, or opening, once; under it what was said and by which models."""
+    groups: dict[str, dict[str, Any]] = {}
     for variant in tree["eval"]:
-        said = optional(artifacts / "eval" / variant / "samples.json")
-        for each in said.get("answers", []):
-            group = answers.setdefault((each["family"], each["prompt"]), {**each, "models": []})
-            group["models"].append({"variant": variant, **each})
-        for each in said.get("continuations", []):
-            group = continuations.setdefault(each["opening"], {**each, "models": []})
-            group["models"].append({"variant": variant, **each})
-    return {"answers": list(answers.values()), "continuations": list(continuations.values())}
+        for each in optional(artifacts / "eval" / variant / "samples.json").get(kind, []):
+            group = groups.setdefault(each[asked], {**each, "asked": each[asked], "said": {}})
+            group["said"].setdefault((each[answer], each.get("correct")), []).append(variant)
+    return list(groups.values())
 
 
 def optional(path: Path) -> dict[str, Any]:

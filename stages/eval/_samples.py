@@ -4,14 +4,15 @@ from typing import Any
 
 from stages.eval import _held_out, accuracy
 from stages.lib import problems
+from stages.lib.runtimes import Runtime
 
 PER_FAMILY, CONTINUATIONS, OPENING, LENGTH = 1, 3, 24, 48  # problems, texts, tokens given, tokens asked for
 
 
-def collect(runtime: Any, data: _held_out.HeldOut, p: Any) -> dict[str, list[dict[str, Any]]]:
+def collect(runtime: Runtime, data: _held_out.HeldOut, p: accuracy.Params) -> dict[str, list[dict[str, Any]]]:
     """{"answers": [{family, prompt, expected, answer, correct}], "continuations": [{opening, continuation}]}"""
     asked = _held_out.per_family(data.problems, PER_FAMILY)
-    answers = accuracy.answer(runtime, asked, p.accuracy)
+    answers = accuracy.answer(runtime, asked, p)
     return {
         "answers": [
             {
@@ -27,12 +28,12 @@ def collect(runtime: Any, data: _held_out.HeldOut, p: Any) -> dict[str, list[dic
     }
 
 
-def continuations(runtime: Any, data: _held_out.HeldOut) -> list[dict[str, str]]:
+def continuations(runtime: Runtime, data: _held_out.HeldOut) -> list[dict[str, str]]:
     tokenizer = runtime.tokenizer
     rows = _held_out.spread(data.documents, CONTINUATIONS)
     openings = [tokenizer.encode(row["text"], add_special_tokens=False)[:OPENING] for row in rows]
-    prompts = [[tokenizer.bos_token_id, *ids] for ids in openings]
-    texts = runtime.generate(prompts, LENGTH, [tokenizer.eos_token_id])
+    prompts = [[_held_out.start(tokenizer), *ids] for ids in openings]
+    texts = runtime.generate(prompts, LENGTH, tokenizer.eos_token_id)
     return [
         {"opening": tokenizer.decode(opening), "continuation": tokenizer.decode(ids, skip_special_tokens=True)}
         for opening, ids in zip(openings, texts, strict=True)

@@ -10,12 +10,12 @@ Right means full marks from the problem's own scorer. Intervals: Wilson 1927, JA
 from collections import defaultdict
 from math import sqrt
 from statistics import NormalDist, mean
-from typing import Any
 
 from pydantic import PositiveInt
 
 from stages.eval import _held_out
 from stages.lib import params, problems, records
+from stages.lib.runtimes import Runtime
 
 REPEATABLE = True
 Z = NormalDist().inv_cdf(0.975)
@@ -26,7 +26,7 @@ class Params(params.Params):
     max_new_tokens: PositiveInt = 128
 
 
-def score(runtime: Any, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
+def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
     asked = _held_out.per_family(data.problems, p.per_family)
     right = [problems.correct(row, text) for row, text in zip(asked, answer(runtime, asked, p), strict=True)]
     families = defaultdict(list)
@@ -39,11 +39,11 @@ def score(runtime: Any, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
     return metrics
 
 
-def answer(runtime: Any, asked: list[records.Record], p: Params) -> list[str]:
+def answer(runtime: Runtime, asked: list[records.Record], p: Params) -> list[str]:
     """The model's greedy answers, without special tokens."""
     tokenizer = runtime.tokenizer
     prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in asked]
-    answers = runtime.generate(prompts, p.max_new_tokens, [tokenizer.eos_token_id])
+    answers = runtime.generate(prompts, p.max_new_tokens, tokenizer.eos_token_id)
     return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
 

@@ -1,9 +1,9 @@
-"""Bits per byte: how well the model predicts held-out text, whatever its tokenizer. Gao et al. 2020, arXiv:2101.00027, 3.1.
+"""Bits a byte: how well the model predicts held-out text, whatever its tokenizer. Gao et al. 2020, arXiv:2101.00027.
 
     bits/byte = -sum_t log2 p(x_t | x_<t) / bytes      bytes = length of the same text in UTF-8
 
 A text is cut into windows of the context; each starts at BOS, so the first tokens of a window see little of the text.
-A uniform model gives log2(V) * tokens / bytes. Cost: one forward pass over the text. Shapes: T = tokens, V = vocabulary.
+A uniform model gives log2(V) * tokens / bytes. Cost: one forward pass over the text. T = tokens, V = vocabulary.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 
 from stages.eval import _held_out
 from stages.lib import params
+from stages.lib.runtimes import Runtime
 
 REPEATABLE = True
 
@@ -25,7 +26,7 @@ class Params(params.Params):
     context: int = Field(256, ge=2)  # tokens a window, BOS among them
 
 
-def score(runtime: Any, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
+def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
     texts = [row["text"][: p.characters] for row in _held_out.spread(data.documents, p.documents)]
     windows = [window for text in texts for window in cut(runtime.tokenizer, text, p.context)]
     nats = sum(negative_log_likelihood(runtime.logits(window)[:-1], window[1:]) for window in windows)
@@ -35,7 +36,7 @@ def score(runtime: Any, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
 def cut(tokenizer: Any, text: str, context: int) -> Iterator[list[int]]:
     ids = tokenizer.encode(text, add_special_tokens=False)
     for first in range(0, len(ids), context - 1):
-        yield [tokenizer.bos_token_id, *ids[first : first + context - 1]]
+        yield [_held_out.start(tokenizer), *ids[first : first + context - 1]]
 
 
 def negative_log_likelihood(logits_TV: np.ndarray, ids_T: list[int]) -> float:

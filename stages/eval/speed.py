@@ -12,14 +12,15 @@ always by a constant per module. `energy_measured` is 1 only if the CPU's meter 
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 from pydantic import Field, PositiveInt
 
 from stages.eval import _held_out
 from stages.lib import params
+from stages.lib.runtimes import Runtime
 
 REPEATABLE = False
+NEVER = 2**31 - 1  # no token's number: every model decodes to the end
 
 
 class Params(params.Params):
@@ -30,12 +31,13 @@ class Params(params.Params):
     country: str = Field("DEU", pattern="^[A-Z]{3}$")  # codecarbon wants one; joules do not depend on it
 
 
-def score(runtime: Any, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
-    text = "\n".join(row["text"] for row in data.documents[:8])
-    prompt = [runtime.tokenizer.bos_token_id, *runtime.tokenizer.encode(text, add_special_tokens=False)][: p.prompt_tokens]
+def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
+    text, tokenizer = "\n".join(row["text"] for row in data.documents[:8]), runtime.tokenizer
+    ids = [_held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+    prompt = ids[: p.prompt_tokens]
 
     def generate(number: int) -> None:
-        runtime.generate([prompt], number, [])  # no stop token: every model decodes as many
+        runtime.generate([prompt], number, stop=NEVER)
 
     generate(p.new_tokens)
     first = seconds(lambda: generate(1), p.repeats)
