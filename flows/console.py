@@ -1,0 +1,41 @@
+"""A stage's output as it comes: lines to the log, progress (text that ends in a carriage return) to the terminal."""
+
+import sys
+from collections.abc import Callable
+from threading import Lock
+
+terminal = Lock()
+ERASE = "\r\033[K"
+
+
+class Output:
+    """Takes bytes in any portions. Progress of stages that run side by side shares one line, each after its name."""
+
+    def __init__(self, name: str, log: Callable[[str], None]):
+        self.name, self.log, self.rest, self.last = name, log, b"", ""
+
+    def __call__(self, chunk: bytes) -> None:
+        *lines, self.rest = (self.rest + chunk).split(b"\n")
+        for line in lines:
+            self.line(line)
+        if b"\r" in self.rest:
+            self.rest = self.rest.rstrip(b"\r").rpartition(b"\r")[2] + b"\r"
+            self.progress(text(self.rest))
+
+    def line(self, line: bytes) -> None:
+        if shown := text(line):
+            self.last = shown
+            with terminal:
+                sys.stderr.write(ERASE * sys.stderr.isatty())
+                self.log(shown)
+
+    def progress(self, shown: str) -> None:
+        if sys.stderr.isatty():
+            with terminal:
+                sys.stderr.write(f"{ERASE}{self.name} {shown}")
+                sys.stderr.flush()
+
+
+def text(line: bytes) -> str:
+    """What a terminal would show of it in the end."""
+    return line.decode(errors="replace").rstrip().rpartition("\r")[2]

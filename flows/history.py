@@ -1,0 +1,83 @@
+"""What the Prefect UI keeps of a flow: its report, and an honest end for flows that were killed."""
+
+import fcntl
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+from prefect import get_run_logger, tags
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Crashed, State
+
+from flows.plan import Step
+
+REPORT = Path("artifacts/report/report.html")
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One flow a project at a time; so every other one that Prefect believes to be running here was killed."""
+    project = str(Path.cwd())
+    with Path(".dvc/tmp/lifecycle.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"another flow is running in {project}") from None
+        with tags(project):
+            close_killed(project)
+            yield
+
+
+def close_killed(project: str) -> None:
+    running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [project]}})
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=running):
+            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+
+
+def report(steps: list[Step], states: dict[str, State], verdict: str) -> list[Path]:
+    """Table and markdown in the UI, the same in the log; the files that go to MLflow as well."""
+    rows = [{"stage": step.name, "state": states[step.name].name, "why": why(step, states)} for step in steps]
+    create_table_artifact(rows, key="stages", description=summary(states))
+    lines = [f"| {row['stage']} | {row['state']} | {row['why']} |" for row in rows]
+    page = [f"**{summary(states)}**", verdict, "| stage | state | why |\n|---|---|---|\n" + "\n".join(lines)]
+    html = [REPORT] if REPORT.is_file() else []
+    for path in html:
+        create_link_artifact(path.absolute().as_uri(), link_text=str(path), key="report-html")
+        page.append(f"Report on the models: `{path.absolute()}`")
+    create_markdown_artifact("\n\n".join(filter(None, page)), key="report")
+    get_run_logger().info("\n".join(filter(None, [table(rows), verdict, *map(str, html)])))
+    return html
+
+
+def why(step: Step, states: dict[str, State]) -> str:
+    state = states[step.name]
+    if not state.is_completed():
+        return (state.message or "").split("\n")[0] if state.is_failed() else "what it needs has failed"
+    return "; ".join(step.reasons or [f"{name} reran" for name in step.upstream] if state.name != "Cached" else [])
+
+
+def summary(states: dict[str, State]) -> str:
+    counts = Counter(str(state.name) for state in states.values())
+    return ", ".join(f"{number} {name.lower()}" for name, number in sorted(counts.items()))
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    width = max(len(row["stage"]) for row in rows)
+    return "\n".join([""] + [f"{row['stage']:{width}}  {row['state']:10} {row['why']}".rstrip() for row in rows])
+
+
+def wait_until_recorded(flow_run_id: UUID, tasks: int, patience: float = 15) -> None:
+    """Task states reach the database after the flow has ended; a server that lives with the flow must not lose them."""
+    this, end = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}}), time.monotonic() + patience
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < end:
+            runs = client.read_task_runs(flow_run_filter=this)
+            if len(runs) == tasks and not any(run.state is None or run.state.is_running() for run in runs):
+                return
+            time.sleep(0.1)

@@ -1,0 +1,127 @@
+"""dvc.yaml as a Prefect flow: one task a DVC stage, the same edges; DVC alone decides what is up to date.
+
+python -m flows.lifecycle                       everything
+python -m flows.lifecycle prune@wanda-50 eval   these stages and what they need
+python -m flows.lifecycle --why                 what would rerun, and because of what
+python -m flows.lifecycle --profile tiny        first make infra/profiles/tiny.yaml the params.yaml
+"""
+
+import argparse
+import os
+import sys
+import time
+from functools import cache
+from threading import Semaphore
+
+from flows import plan, profiles, server, warm
+from flows.plan import Step
+
+if __name__ == "__main__" and not {"--why", "-h", "--help"} & set(sys.argv):
+    server.start()  # it needs as long as the imports below
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.states import Completed, Failed, State
+
+from flows import history, promote
+from flows.console import Output
+from stages.lib import params, tracking
+
+HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
+
+
+@cache
+def prepare(targets: tuple[str, ...]) -> list[Step]:
+    """The plan; if something has to run, after a check of params.yaml and with the warm process started."""
+    try:
+        steps = plan.read(targets)
+    except SystemExit:
+        params.check(params.read())  # says it better where params.yaml is the reason that dvc.yaml cannot be read
+        raise
+    if not all(step.settled for step in steps):
+        warm.start()
+        params.check(params.read())
+    return steps
+
+
+def bring_up_to_date(step: Step) -> State:
+    """The task of one stage."""
+    if step.settled:
+        return Completed(name="Cached", message="nothing it depends on has changed")
+    output = Output(step.name, get_run_logger().info)
+    with HEAVY if step.meta.get("heavy") else LIGHT:
+        try:
+            state = warm.reproduce(step.name, dict(os.environ), output)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}: {output.last}") from None
+    return Completed(name=state, message="; ".join(step.reasons))
+
+
+def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
+    futures: dict[str, PrefectFuture] = {}
+    git = tracking.revision()
+    for step in steps:
+        run = task(
+            bring_up_to_date,
+            name=step.name,
+            task_run_name=step.name,
+            version=f"{step.code}+g{git[:7]}{git[40:]}",
+            retries=int(step.meta.get("retries", 0)),
+            retry_delay_seconds=1,
+            cache_policy=NO_CACHE,  # DVC is the only cache
+            persist_result=False,
+        )
+        futures[step.name] = run.submit(step, wait_for=[futures[parent] for parent in step.needs])
+    return futures
+
+
+def follow(futures: dict[str, PrefectFuture]) -> None:
+    """Wait for every stage; show how far the flow is in the UI."""
+    shown = create_progress_artifact(0.0, key="progress", description="share of the stages that are done")
+    for done, _ in enumerate(as_completed(list(futures.values())), 1):
+        update_progress_artifact(shown, 100 * done / len(futures))
+
+
+@flow(name="lifecycle", persist_result=False)
+def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows the default in its UI)
+    """Bring the targets, or everything, up to date; then offer the model that params.yaml names for promotion."""
+    steps, start, parent = prepare(tuple(targets)), time.time(), ""
+    if busy := not all(step.settled for step in steps):
+        os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
+    futures = submit(steps)
+    if busy:
+        follow(futures)
+    states = {name: future.wait() or future.state for name, future in futures.items()}
+    failed = [name for name, state in states.items() if not state.is_completed()]
+    if busy:
+        plan.sort_lock()
+    verdict = promote.offer() if busy and not failed else ""
+    reports = history.report(steps, states, verdict)
+    if busy:
+        tracking.finish_pipeline(parent, not failed, time.time() - start, reports)
+    summary = history.summary(states)
+    return Failed(message=f"{summary}: {', '.join(failed)}") if failed else Completed(message=summary)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m flows.lifecycle", description="Run dvc.yaml as a Prefect flow.")
+    parser.add_argument("targets", nargs="*", help="stages or groups of stages in dvc.yaml; default: all")
+    parser.add_argument("--why", action="store_true", help="print what would rerun and because of what, then stop")
+    parser.add_argument("--profile", help="first copy infra/profiles/PROFILE.yaml over params.yaml")
+    chosen = parser.parse_args()
+    if chosen.profile:
+        profiles.use(chosen.profile)
+    if chosen.why:
+        print(plan.explain(plan.read(chosen.targets)))
+        return
+    with history.alone():
+        steps = prepare(tuple(chosen.targets))
+        state = lifecycle(chosen.targets, return_state=True)
+        history.wait_until_recorded(state.state_details.flow_run_id, len(steps))
+    sys.exit(0 if state.is_completed() else 1)
+
+
+if __name__ == "__main__":
+    main()

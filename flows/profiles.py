@@ -1,0 +1,22 @@
+"""A profile is a params.yaml kept under infra/profiles; choosing one copies it over params.yaml."""
+
+from pathlib import Path
+
+from stages.lib import artefacts
+from stages.lib.params import PARAMS_FILE, names
+
+PROFILES = Path("infra/profiles")
+
+
+def use(name: str) -> None:
+    """Copy a profile over params.yaml, unless that would lose edits."""
+    known = {file.stem: file for file in sorted(PROFILES.glob("*.yaml"))}
+    if name not in known:
+        raise SystemExit(f"no profile '{name}' in {PROFILES}; there are: {names(known)}")
+    if PARAMS_FILE.exists() and PARAMS_FILE.read_bytes() not in [file.read_bytes() for file in known.values()]:
+        raise SystemExit(
+            f"{PARAMS_FILE} has edits that are in no profile. Keep them: cp {PARAMS_FILE} {PROFILES}/mine.yaml\n"
+            f"Or drop them: cp {known[name]} {PARAMS_FILE}"
+        )
+    with artefacts.writing(PARAMS_FILE) as partial:
+        partial.write_bytes(known[name].read_bytes())

@@ -1,0 +1,91 @@
+"""What a killed run may leave behind, put right while holding DVC's own lock; and one order for dvc.lock."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.lib import artefacts
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+
+
+def repair(repo: "Repo") -> None:
+    """Caller holds repo.lock. Finished stages that a restored dvc.lock forgets come back from DVC's run-cache."""
+    assert repo.lock.is_locked
+    release_dead(Path(str(repo.tmp_dir)) / "rwlock")
+    restore(Path(repo.root_dir) / "dvc.lock")
+
+
+def release_dead(rwlock: Path) -> None:
+    """Drop what processes that no longer exist had reserved; a truncated file would stop every dvc command."""
+    if not rwlock.exists():
+        return
+    try:
+        held = json.loads(rwlock.read_text())
+        written = rwlock.stat().st_mtime
+        write = {path: info for path, info in held.get("write", {}).items() if alive(info["pid"], written)}
+        read = {path: [info for info in infos if alive(info["pid"], written)] for path, infos in held["read"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        print(f"{rwlock} was damaged by a killed run: removed")
+        artefacts.remove(rwlock)
+        return
+    kept = {"write": write, "read": {path: infos for path, infos in read.items() if infos}}
+    if kept != held:
+        artefacts.write_json(rwlock, kept)
+
+
+def alive(pid: int, since: float) -> bool:
+    """Whether the process that wrote the entry still runs; a later process may have been given its number."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time() <= since
+    except psutil.NoSuchProcess:
+        return False
+
+
+def restore(lockfile: Path) -> None:
+    """Replace a dvc.lock that a killed run truncated by the committed one, or remove it if there is none."""
+    if not lockfile.exists() or valid(lockfile):
+        return
+    show = ["git", "-C", str(lockfile.parent), "show", f"HEAD:./{lockfile.name}"]
+    committed = subprocess.run(show, capture_output=True)
+    if committed.returncode == 0:
+        replace(lockfile, committed.stdout)
+        print(f"{lockfile.name} was damaged by a killed run: restored from the last commit")
+    else:
+        lockfile.unlink()
+        print(f"{lockfile.name} was damaged by a killed run, and none is committed: removed")
+
+
+def valid(lockfile: Path) -> bool:
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lockfile)))
+    except (YAMLFileCorruptedError, Invalid, UnicodeDecodeError):
+        return False
+    return True
+
+
+def sort(lockfile: Path, names: list[str]) -> None:
+    """Entries of dvc.lock in the order of a serial `dvc repro`, whatever order parallel stages ended in."""
+    from dvc.utils.serialize import dumps_yaml, load_yaml
+
+    if not lockfile.exists():
+        return
+    content: dict[str, Any] = load_yaml(str(lockfile))
+    stages = content["stages"]
+    ordered = sorted(stages, key=lambda name: (names.index(name) if name in names else len(names), name))
+    if ordered != list(stages):
+        content["stages"] = {name: stages[name] for name in ordered}
+        replace(lockfile, dumps_yaml(content).encode())
+
+
+def replace(lockfile: Path, content: bytes) -> None:
+    with artefacts.writing(lockfile) as partial:
+        partial.write_bytes(content)

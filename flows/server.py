@@ -1,0 +1,68 @@
+"""Prefect's API for the length of one flow, started before anything slow is imported.
+
+Prefect starts such a server by itself, but only when the flow is called, and leaves it behind when the flow is killed.
+This one listens at once (a request waits until the server is up) and ends when the pipe from its flow closes.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from threading import Thread
+
+SETTINGS = {
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_EVENTS_STREAM_OUT_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.2",
+} | {
+    f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false"
+    for name in (
+        *("CANCELLATION_CLEANUP", "CLEANUP_RECONCILER", "FOREMAN", "LATE_RUNS", "PAUSE_EXPIRATIONS"),
+        *("REPOSSESSOR", "SCHEDULER", "TRIGGERS"),
+    )
+}
+
+
+def start() -> subprocess.Popen | None:
+    """Point PREFECT_API_URL at a server: the one that is set, the one of `prefect server start`, or one of our own."""
+    if "PREFECT_API_URL" in os.environ:
+        return None
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 4200)) == 0:
+            os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
+            return None
+    return own()
+
+
+def own() -> subprocess.Popen:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        command = [sys.executable, "-m", "flows.server", str(listener.fileno())]
+        environment = os.environ | SETTINGS
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
+        )
+
+
+def serve(descriptor: int) -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    server = uvicorn.Server(uvicorn.Config(create_app(), log_level="critical", timeout_graceful_shutdown=3))
+
+    def stop_with_the_flow() -> None:
+        sys.stdin.read()
+        server.should_exit = True
+
+    Thread(target=stop_with_the_flow, daemon=True).start()
+    server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

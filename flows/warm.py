@@ -1,0 +1,115 @@
+"""Run DVC stages in children of one warm process: what every stage imports (about 7 s) is imported once.
+
+The child calls DVC as `dvc repro --single-item` does, with one change: a command `python -m stages.X ...` runs in this
+process instead of a cold shell. It ends with the flow, even when the flow is killed: nothing writes afterwards.
+"""
+
+import multiprocessing
+import os
+import runpy
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing import forkserver, parent_process
+from multiprocessing.connection import Connection
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+PRELOAD = ["dvc.repo", "dvc.repo.reproduce", "dvc.cli", "dvc.stage.run", "torch", "transformers", "mlflow", "cyclopts"]
+STATES = {0: "Completed", 3: "Cached", 4: "Restored"}  # exit code -> what happened; Restored: from DVC's run-cache
+
+
+def start(preload: list[str] | None = None) -> None:
+    """Begin importing in the background. Importing only: a thread or a CUDA context would not survive the fork."""
+    sys.modules["__main__"] = ModuleType("__main__")  # or every child would import the flow, and with it Prefect, again
+    multiprocessing.set_forkserver_preload(["stages", *(PRELOAD if preload is None else preload), __name__])
+    forkserver.ensure_running()
+
+
+def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str:
+    """Bring one stage up to date, handing its output to `tell` as it comes; the name of the state it ends in."""
+    context = multiprocessing.get_context("forkserver")
+    reader, writer = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(stage, environment, writer), name=stage)
+    process.start()
+    writer.close()
+    while chunk := os.read(reader.fileno(), 65536):
+        tell(chunk)
+    process.join()
+    if process.exitcode not in STATES:
+        raise RuntimeError(f"{stage} failed (exit code {process.exitcode})")
+    return STATES[process.exitcode]
+
+
+def child(stage: str, environment: dict[str, str], writer: Connection) -> None:
+    os.setsid()
+    Thread(target=end_with_the_flow, daemon=True).start()
+    os.dup2(writer.fileno(), 1)
+    os.dup2(writer.fileno(), 2)
+    writer.close()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.exit(repro(stage))
+
+
+def end_with_the_flow() -> None:
+    parent = parent_process()
+    assert parent
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
+
+
+def repro(stage: str) -> int:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+    from dvc.stage import run
+
+    commands: list[str] = []
+    run._run = here(run._run, commands)
+    try:
+        with Repo(_wait_for_lock=True) as repo:
+            changed = repo.reproduce(targets=[stage], single_item=True)
+    except DvcException as error:
+        print(error.__cause__ or error, file=sys.stderr)
+        return 1
+    return 0 if commands else 4 if changed else 3
+
+
+def here(shell: Callable[..., None], seen: list[str]) -> Callable[..., None]:
+    """DVC's `_run(executable, command, **kwargs of Popen)`, with stage modules run in this process."""
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    def _run(executable: str | None, command: str, **kwargs: Any) -> None:
+        seen.append(command)
+        words = shlex.split(command)
+        if words[:2] != ["python", "-m"] or not words[2].startswith("stages."):
+            return shell(executable, command, **kwargs)
+        os.environ.update(kwargs["env"])
+        os.chdir(kwargs["cwd"])
+        sys.path.insert(0, kwargs["cwd"])
+        if status := execute(words[2], words[3:]):
+            raise StageCmdFailedError(command, status)
+        return None
+
+    return _run
+
+
+def execute(module: str, arguments: list[str]) -> int:
+    """`python -m module arguments`: the exit status, with the messages Python would print."""
+    dvc, sys.argv = sys.argv, [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.argv = dvc  # DVC signs its locks with it
+    return 0
