@@ -43,7 +43,7 @@ def check(model: Any, type: str) -> None:
     config = model.config
     rope = config.rope_parameters["rope_type"]
     if config.model_type != "llama" or rope != "default" or config.attention_bias or config.mlp_bias:
-        raise SystemExit(f"GGUF export knows llama models with plain RoPE and no biases, not {config.model_type}/{rope}")
+        raise SystemExit(f"GGUF export knows llama models, plain RoPE, no biases; not {config.model_type} with {rope}")
     for name, weight in model.state_dict().items():
         if weight.ndim == 2 and weight.shape[1] % BLOCK[type]:
             raise SystemExit(

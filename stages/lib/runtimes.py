@@ -8,8 +8,7 @@ every run (a server's depend on the clock). Shapes: T = tokens, N = sequences, V
 import ctypes
 import os
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -77,13 +76,13 @@ class Transformers:
             torch.manual_seed(seed)
             for start in range(0, len(prompts), self.BATCH):
                 indices = shortest_first[start : start + self.BATCH]
-                ids_NT, mask_NT = pad_left([prompts[i] for i in indices], stop)
+                ids_NT, mask_NT = pad_left([prompts[i] for i in indices])
                 out_NT = self.model.generate(
                     ids_NT.to(self.model.device),
                     attention_mask=mask_NT.to(self.model.device),
                     max_new_tokens=max_new_tokens,
                     eos_token_id=stop,
-                    pad_token_id=stop,
+                    pad_token_id=0,
                     **(sampling if temperature else {"do_sample": False}),
                 )
                 for i, row in zip(indices, out_NT[:, ids_NT.shape[1] :].tolist(), strict=True):
@@ -91,12 +90,12 @@ class Transformers:
         return [answers[i] for i in range(len(prompts))]
 
 
-def pad_left(prompts: list[Ids], filler: int) -> tuple[Any, Any]:
-    """Token ids and attention mask, both (N, T)."""
+def pad_left(prompts: list[Ids]) -> tuple[Any, Any]:
+    """Token ids and attention mask, both (N, T); what is masked may be any token."""
     import torch
 
     width = max(map(len, prompts))
-    ids_NT = torch.tensor([[filler] * (width - len(p)) + p for p in prompts])
+    ids_NT = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     return ids_NT, torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
 
 
@@ -117,6 +116,7 @@ class Step(NamedTuple):
 
 class LlamaCpp:
     BATCH = 8  # sequences: all share one cache, and every token looks past the others' cells
+    SMALL = 32e6  # bytes; below, threads wait for each other longer than they work, and for ever on busy cores
 
     def __init__(self, folder: Path):
         from ik_llama_cpp._internals import IkModel
@@ -127,7 +127,9 @@ class LlamaCpp:
             self.model = IkModel(str(self.file))
         except RuntimeError:
             raise SystemExit(f"{self.file} is damaged: llama.cpp can't load it; delete it and run again") from None
-        weakref.finalize(self, self.model.close)  # its own __del__ comes too late when Python ends
+        self.room = 0  # tokens that fit into the present context
+        self.handles: list[Any] = [self.model]
+        weakref.finalize(self, close, self.handles)  # their own __del__ comes too late when Python ends
 
     def size(self) -> tuple[int, int]:
         import gguf
@@ -136,48 +138,50 @@ class LlamaCpp:
         return sum(int(t.n_elements) for t in tensors), sum(int(t.n_bytes) for t in tensors)
 
     def logits(self, ids: Ids) -> np.ndarray:
-        with self.context(len(ids), 1) as context:
-            return self.decode(context, [Step(0, position, token, True) for position, token in enumerate(ids)])
+        context = self.context(len(ids))
+        return self.decode(context, [Step(0, position, token, True) for position, token in enumerate(ids)])
 
     def generate(
         self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
     ) -> list[Ids]:
         random = np.random.default_rng(seed)
-        answers: list[Ids] = []
-        for start in range(0, len(prompts), self.BATCH):
-            group = prompts[start : start + self.BATCH]
-            with self.context(sum(map(len, group)) + len(group) * max_new_tokens, len(group)) as context:
-                answers += self.answer(context, group, max_new_tokens, stop, temperature, random)
-        return answers
+        groups = [prompts[start : start + self.BATCH] for start in range(0, len(prompts), self.BATCH)]
+        return [
+            answer
+            for group in groups
+            for answer in self.answer(group, max_new_tokens, stop, lambda rows: choose(rows, temperature, random))
+        ]
 
     def answer(
-        self, context: Any, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float, random: Any
+        self, prompts: list[Ids], max_new_tokens: int, stop: int, choose: Callable[[np.ndarray], Ids]
     ) -> list[Ids]:
+        """All prompts at once: first what was asked, then one token of every unfinished answer at a time."""
+        context = self.context(sum(map(len, prompts)) + len(prompts) * max_new_tokens)
         answers: list[Ids] = [[] for _ in prompts]
         steps = [Step(n, t, token, t == len(p) - 1) for n, p in enumerate(prompts) for t, token in enumerate(p)]
         for _ in range(max_new_tokens):
-            tokens = choose(self.decode(context, steps), temperature, random)
-            wanted = [step for step in steps if step.wanted]
-            steps = []
-            for (sequence, position, *_), token in zip(wanted, tokens, strict=True):
-                if token != stop:
-                    answers[sequence].append(token)
-                    steps.append(Step(sequence, position + 1, token, True))
+            asked = [step for step in steps if step.wanted]
+            chosen = zip(asked, choose(self.decode(context, steps)), strict=True)
+            steps = [Step(last.sequence, last.position + 1, token, True) for last, token in chosen if token != stop]
+            for step in steps:
+                answers[step.sequence].append(step.token)
             if not steps:
                 break
         return answers
 
-    @contextmanager
-    def context(self, tokens: int, sequences: int) -> Iterator[Any]:
+    def context(self, tokens: int) -> Any:
+        """An empty cache for so many tokens; the last one serves again if it is large enough."""
         from ik_llama_cpp._internals import IkContext
 
-        threads = os.cpu_count() or 1
-        # flash attention of this build aborts the process on CPUs without AVX-VNNI
-        context = IkContext(self.model, n_ctx=tokens, n_threads=threads, n_seq_max=sequences, flash_attn=False)
-        try:
-            yield context
-        finally:
-            context.close()
+        if tokens > self.room:
+            close(self.handles, keep=1)
+            threads = 1 if self.file.stat().st_size < self.SMALL else os.cpu_count() or 1
+            # flash attention of this build aborts the process on CPUs without AVX-VNNI
+            context = IkContext(self.model, n_ctx=tokens, n_seq_max=self.BATCH, n_threads=threads, flash_attn=False)
+            self.handles.append(context)
+            self.room = tokens
+        self.handles[-1].kv_cache_clear()
+        return self.handles[-1]
 
     def decode(self, context: Any, steps: list[Step]) -> np.ndarray:
         """Logits after every wanted token, (N, V)."""
@@ -203,6 +207,12 @@ def choose(logits_NV: np.ndarray, temperature: float, random: np.random.Generato
     if temperature:
         logits_NV = logits_NV / temperature + random.gumbel(size=logits_NV.shape)
     return logits_NV.argmax(-1).tolist()
+
+
+def close(handles: list[Any], keep: int = 0) -> None:
+    """Free what llama.cpp holds, the context before its model."""
+    while len(handles) > keep:
+        handles.pop().close()
 
 
 @cache
