@@ -9,16 +9,14 @@ from stages.lib import models
 def load(folder: Path) -> Any:
     """Packed integers (compressed-tensors) become q * scale; only weights that a dense model has are kept."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, CompressedTensorsConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    model = models.load(folder)
     config: Any = AutoConfig.from_pretrained(folder)
     if not hasattr(config, "quantization_config"):
-        return model
-    unpacked = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=CompressedTensorsConfig(dequantize=True)
-    )
+        return models.load(folder)
+    config.quantization_config["dequantize"] = True
+    unpacked = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).state_dict()
     del config.quantization_config
     dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    dense.load_state_dict({name: unpacked.state_dict()[name] for name in dense.state_dict()})
+    dense.load_state_dict({name: unpacked[name] for name in dense.state_dict()})
     return dense.eval()

@@ -1,0 +1,190 @@
+"""The GGUF file against transformers, against mainstream llama.cpp, against its own promises."""
+
+import math
+import re
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from stages.export import _dense, _vocabulary, gguf
+from stages.export.__main__ import compare
+from stages.lib import chat, models, runtimes
+
+HARD = [
+    "12345 a 1b2 3.14 ½ ² Ⅷ ٣",
+    "  two  spaces\n\n\ttab \r\n end  ",
+    "naïve café 日本語 🙂 é y\u3000z\u00a0x",
+    "don't I'll WE'VE it's",
+    "<|bos|><|user|>hi 3+4=?<|end|><|assistant|> <|pad|><|system|> <|endish|>",
+    "... !!! 100% #### 7\n",
+    " ",
+]
+MESSAGES = [
+    {"role": "system", "content": "Count."},
+    {"role": "user", "content": "12 + 3?"},
+    {"role": "assistant", "content": "15"},
+    {"role": "user", "content": "and  'then'\n"},
+]
+
+
+def params(type="F16", **other):
+    return gguf.Params(method="gguf", type=type, model="align/dpo", tokens="tokenize/bpe", **other)
+
+
+@pytest.fixture(scope="session")
+def f16(export_gguf):
+    return runtimes.open_runtime(export_gguf("F16"))
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_llama_cpp_numbers_tokens_as_transformers_does(f16, text):
+    ids = f16.tokenizer.encode(text, add_special_tokens=False)
+    assert f16.model.tokenize(text, add_bos=False, special=True) == ids
+
+
+def test_llama_cpp_numbers_a_corpus_as_transformers_does(f16, texts):
+    for text in texts:
+        assert f16.model.tokenize(text, add_bos=False, special=True) == f16.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("type", "kl"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.05)])
+def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
+    source, export = runtimes.open_runtime(model_folder), runtimes.open_runtime(export_gguf(type))
+    seen = compare(source, export, rows[:4])
+    assert seen["kl"] < kl
+    assert (seen["kl"] > 1e-6) == (type != "F16")  # a quantized file that loses nothing was not quantized
+
+
+def test_f16_logits_are_those_of_transformers(f16, model_folder, rows):
+    ids = rows[0].tolist()
+    expected = runtimes.open_runtime(model_folder).logits(ids)
+    assert abs(f16.logits(ids) - expected).max() < 0.01 * expected.std()
+
+
+def test_mainstream_llama_cpp_agrees(f16, rows):
+    """The fork that we read logits with, against the llama.cpp that users run: every token's probability."""
+    server = chat.serve(f16.file)
+    for ids in rows[:4, :40].tolist():
+        request = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": len(f16.tokenizer)}
+        first = server.handle_completions(request)["choices"][0]["logprobs"]["content"][0]
+        theirs = {each["id"]: each["logprob"] for each in first["top_logprobs"]}
+        ours = torch.from_numpy(f16.logits(ids)[-1]).log_softmax(-1)
+        assert first["id"] == int(ours.argmax())
+        assert len(theirs) == len(ours)
+        assert [theirs[i] for i in range(len(ours))] == pytest.approx(ours.tolist(), abs=0.01)
+
+
+def test_mainstream_llama_cpp_renders_the_same_chat(f16):
+    """Seen through what it computes: as many prompt tokens, and the same answer to them."""
+    ids = f16.tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
+    request = {"messages": MESSAGES, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 1}
+    said = chat.serve(f16.file).handle_chat_completions(request)
+    first = said["choices"][0]["logprobs"]["content"][0]
+    ours = torch.from_numpy(f16.logits(ids)[-1]).log_softmax(-1)
+    assert said["usage"]["prompt_tokens"] == len(ids)
+    assert (first["id"], first["logprob"]) == (int(ours.argmax()), pytest.approx(ours.max().item(), abs=0.01))
+
+
+def test_ollama_renders_the_same_chat(export_gguf, f16):
+    modelfile = (export_gguf("F16") / "Modelfile").read_text()
+    template = re.search(r'TEMPLATE """(.*)"""', modelfile, re.DOTALL)[1]
+    before, body, after = re.fullmatch(r"(.*)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}(.*)", template).groups()
+    turns = [body.replace("{{ .Role }}", m["role"]).replace("{{ .Content }}", m["content"]) for m in MESSAGES]
+    expected = f16.tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)
+    assert before + "".join(turns) + after == expected
+    assert 'PARAMETER stop "<|end|>"' in modelfile
+
+
+def test_a_template_that_go_cannot_say_is_left_out(tokenizer):
+    class Other:
+        eos_token, bos_token = "</s>", "<s>"
+        chat_template = "{% if tools %}{{ tools }}{% endif %}"
+
+    assert "TEMPLATE" not in _vocabulary.modelfile(Other(), 256)
+    assert "TEMPLATE" in _vocabulary.modelfile(tokenizer, 256)
+
+
+def test_q4_k_m_has_k_quants_only(export_gguf):
+    from gguf import GGUFReader
+
+    matrices = [t for t in GGUFReader(export_gguf("Q4_K_M") / "model.gguf").tensors if len(t.shape) == 2]
+    assert {t.tensor_type.name for t in matrices} == {"Q4_K", "Q6_K"}
+    assert 8 * sum(t.n_bytes for t in matrices) / sum(t.n_elements for t in matrices) < 6.5
+    # 144 bytes for 256 weights in Q4_K, 210 in Q6_K
+    assert all(t.n_bytes == t.n_elements // 256 * {"Q4_K": 144, "Q6_K": 210}[t.tensor_type.name] for t in matrices)
+
+
+def test_rows_that_hold_no_whole_block_are_refused(tiny, tokenizer, tmp_path):
+    with pytest.raises(SystemExit, match="rows of 64 weights; Q4_K_M needs multiples of 256: choose F16 or Q8_0"):
+        gguf.write(tiny, tokenizer, tmp_path, params("Q4_K_M"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_architectures_are_refused(tokenizer, tmp_path):
+    config = AutoConfig.for_model("qwen2", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    config.num_attention_heads = config.num_key_value_heads = 2
+    with pytest.raises(SystemExit, match="llama models.*not qwen2"):
+        gguf.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, params())
+
+
+def test_other_tokenizers_are_refused(tiny, tmp_path):
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import Unigram
+    from transformers import PreTrainedTokenizerFast
+
+    unigram = Tokenizer(Unigram([("a", -1.0), ("b", math.log(0.5))], None, False))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    with pytest.raises(SystemExit, match=r"not the tokenizer Unigram \+ Metaspace"):
+        gguf.write(tiny, PreTrainedTokenizerFast(tokenizer_object=unigram), tmp_path, params())
+
+
+def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
+    """As hub models have them: a head of its own, more embedding rows than tokens."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + 24, hidden_size=64, intermediate_size=128, num_hidden_layers=1, head_dim=32,
+        num_attention_heads=4, num_key_value_heads=1, rope_theta=5e5, rms_norm_eps=1e-3, tie_word_embeddings=False,
+        initializer_range=0.1,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    gguf.write(model, tokenizer, tmp_path, params())
+    with torch.no_grad():
+        expected = model(rows[:1]).logits[0].numpy()
+    assert abs(runtimes.open_runtime(tmp_path).logits(rows[0].tolist()) - expected).max() < 0.01 * expected.std()
+
+
+def test_packed_integers_become_floats(model_folder, tmp_path):
+    """int8 as compressed-tensors: the file's q * s, recomputed by hand, is what gets exported."""
+    from compressed_tensors.compressors import ModelCompressor
+    from compressed_tensors.quantization import QuantizationConfig, apply_quantization_config
+    from safetensors.torch import load_file
+
+    model = models.load(model_folder)
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+    group = {"targets": ["Linear"], "weights": weights}
+    apply_quantization_config(model, QuantizationConfig(config_groups={"group_0": group}, ignore=["lm_head"]))
+    for module in model.modules():
+        if hasattr(module, "weight_scale"):
+            module.weight_scale.data = module.weight.abs().amax(1, keepdim=True) / 127
+    compressor = ModelCompressor.from_pretrained_model(model)
+    compressor.compress_model(model)
+    about = compressor.quantization_config.model_dump(exclude={"quant_method"})
+    model.config.quantization_config = {"quant_method": "compressed-tensors", **about}
+    models.save(model, models.load_tokenizer(model_folder), tmp_path / "int8")
+
+    files = load_file(tmp_path / "int8" / "model.safetensors")
+    name = "model.layers.0.mlp.down_proj"
+    packed = [key.removeprefix(name + ".") for key in files if key.startswith(name)]
+    assert files[f"{name}.{'weight' if 'weight' in packed else 'weight_packed'}"].dtype in (torch.int8, torch.int32)
+
+    dense = _dense.load(tmp_path / "int8")
+    assert set(dense.state_dict()) == set(models.load(model_folder).state_dict())
+    original = models.load(model_folder).get_submodule(name).weight
+    scale = original.abs().amax(1, keepdim=True) / 127
+    expected = (original / scale).round().clamp(-128, 127) * scale
+    assert torch.allclose(dense.get_submodule(name).weight, expected, atol=1e-6)
+    (tmp_path / "gguf").mkdir()
+    gguf.write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", params("Q8_0"))
