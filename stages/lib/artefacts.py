@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +41,7 @@ def writing(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         remove(target)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         remove(temporary)
 

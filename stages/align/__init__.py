@@ -1,0 +1,28 @@
+"""Align: a base model in, one that answers.
+
+In   model artefact, problems and `examples` (record artefacts: instructions or preference pairs)
+Out  model artefact, curve.csv; metrics: reply_loss_before, reply_loss_after (nats/token of held-out solutions),
+     preference_before, preference_after (share of held-out problems whose solution is likelier than a wrong one),
+     kl_reference (nats/token from the model before, on held-out solutions)
+
+A technique is one file here. It defines `Params` and `align(model, tokenizer, problems, examples, params, curve,
+checkpoints) -> timings`, which trains the model in place.
+"""
+
+from pydantic import Field
+
+from stages.lib.lora import LoRA
+from stages.lib.params import Parent, Variant
+from stages.lib.training import Training
+
+
+class Alignment(Variant):
+    """What every technique's variants share. Without `lora` all weights are trained."""
+
+    model: Parent
+    problems: Parent
+    examples: Parent
+    training: Training
+    lora: LoRA | None = None
+    context: int = Field(256, ge=16)
+    held_out_rows: int = Field(200, ge=1)

@@ -1,0 +1,46 @@
+"""Align, one variant: base model + problems + examples -> model that answers. See stages/align/__init__.py."""
+
+import copy
+from pathlib import Path
+
+import cyclopts
+import torch
+
+from stages.lib import lora, models, params, records, replies, tracking, training
+
+
+def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path, checkpoints: Path) -> None:
+    technique, p = params.load("align", variant)
+
+    with tracking.run("align", variant, p, out, inputs=[model, problems, examples]) as run:
+        net, tokenizer = models.load(model), models.load_tokenizer(model)
+        held_out = replies.batches(tokenizer, records.load(problems, "held_out"), p.context, p.held_out_rows, seed=0)(0)
+        place = training.place(checkpoints, p, [model, problems, examples], Path(__file__).parent)
+        before = copy.deepcopy(net)
+
+        torch.manual_seed(p.training.seed)
+        adapted = lora.wrap(net, p.lora)
+        run.timings |= technique.align(
+            adapted, tokenizer, records.load(problems, "train"), records.load(examples, "train"), p, run.curve, place
+        )
+        net = lora.merge(adapted, p.lora)
+
+        run.metrics |= compare(before, net, held_out)
+        models.save(net, tokenizer, out / "model")
+
+
+@torch.no_grad()
+def compare(before: torch.nn.Module, after: torch.nn.Module, held_out: replies.Batch) -> dict[str, float]:
+    """Reply loss of both models and how far the second went from the first, nats/token on reply tokens."""
+    p_BTV, q_BTV = (model(input_ids=held_out["ids"]).logits[:, :-1].log_softmax(-1) for model in (before, after))
+    learnt = held_out["labels"][:, 1:] >= 0
+    kl_BT = (q_BTV.exp() * (q_BTV - p_BTV)).sum(-1)
+    return {
+        "reply_loss_before": replies.loss(before, held_out).item(),
+        "reply_loss_after": replies.loss(after, held_out).item(),
+        "kl_reference": kl_BT[learnt].mean().item(),
+    }
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,26 @@
+"""Supervised fine-tuning: next-token loss on replies only. Ouyang et al. 2022, arXiv:2203.02155, section 3.5."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.align import Alignment
+from stages.lib import replies, training
+from stages.lib.records import Record
+
+
+class Params(Alignment):
+    method: Literal["sft"]
+
+
+def align(
+    model: Any,
+    tokenizer: Any,
+    problems: list[Record],
+    examples: list[Record],
+    p: Params,
+    curve: list[dict[str, float]],
+    checkpoints: Path,
+) -> dict[str, float]:
+    size = p.training.batch_size // p.training.accumulation
+    batch = replies.batches(tokenizer, problems + examples, p.context, size, p.training.seed)
+    return training.fit(model, batch, lambda part: replies.loss(model, part), p.training, curve, checkpoints)

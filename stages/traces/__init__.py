@@ -1,0 +1,20 @@
+"""Traces: what a teacher knows, written down once for every student.
+
+In   model artefact (the teacher), problems, tokens
+Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (see _store.py);
+     metrics: what was kept, bytes/token
+
+A technique is one file here. It defines `Params` and `record(teacher, tokenizer, problems, rows, params)`, a stream of
+records or of tensors, one a shard, that the stage writes as they come.
+"""
+
+from stages.lib.params import Parent, Variant
+
+
+class Recording(Variant):
+    """What every technique's variants share."""
+
+    model: Parent
+    problems: Parent
+    tokens: Parent
+    seed: int = 0
