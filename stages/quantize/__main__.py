@@ -1,0 +1,75 @@
+"""Quantize one variant: model + tokens -> packed model + metrics of what was reloaded. See this package's docstring."""
+
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import torch
+from torch import Tensor, nn
+
+from stages.lib import artefacts, calibrate, losses, models, params, tracking
+from stages.lib.tokens import held_out, sample
+from stages.quantize import _compressed
+
+TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
+
+
+def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
+    technique, p = params.load("quantize", variant)
+    with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, _compressed.quiet():
+        parent, tokenizer = models.load(model), models.load_tokenizer(model)
+        unseen = held_out(tokens, p.held_out_rows)
+        calibrate.check_vocabulary(parent, unseen, tokens)
+        rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
+
+        net = technique.quantize(models.load(model), rows, p)
+        _compressed.round_rest(net, getattr(torch, p.dtype))
+        expected = losses.evaluate(net, unseen)
+        with artefacts.writing(out / "model") as folder:
+            models.save(_compressed.pack(net, getattr(torch, p.dtype)), tokenizer, folder)
+            reloaded = models.load(folder)
+            run.metrics.update(compare(parent, reloaded, unseen), **size(parent, folder))
+            run.metrics["loss_before"] = losses.evaluate(parent, unseen)
+            run.metrics["loss_after"] = losses.evaluate(reloaded, unseen)
+            check(expected, run.metrics, model)
+
+
+def check(expected: float, measured: dict[str, float], parent: Path) -> None:
+    if abs(measured["loss_after"] - expected) > TOLERANCE:
+        raise SystemExit(
+            f"reloaded, the model has loss {measured['loss_after']}, in memory it had {expected}: not kept"
+        )
+    if measured["bytes"] >= (before := sum(file.stat().st_size for file in parent.glob("*.safetensors"))):
+        raise SystemExit(f"the result takes {measured['bytes']:,} bytes, {parent} takes {before:,}: not kept")
+
+
+@torch.inference_mode()
+def compare(parent: Any, other: Any, rows_NT: Tensor, batch: int = 8) -> dict[str, float]:
+    """KL(parent || other) in nats and the share of equal first choices, means over all positions."""
+    kl = same = 0.0
+    for rows in rows_NT.to(parent.device).split(batch):
+        a_BTV, b_BTV = parent(rows).logits.log_softmax(-1), other(rows).logits.log_softmax(-1)
+        kl += float(nn.functional.kl_div(b_BTV, a_BTV, reduction="sum", log_target=True))
+        same += float((a_BTV.argmax(-1) == b_BTV.argmax(-1)).sum())
+    return {"kl": kl / rows_NT.numel(), "same_top": same / rows_NT.numel()}
+
+
+def size(parent: nn.Module, folder: Path) -> dict[str, float]:
+    """What the tensors of the files take; a Linear's are its integers, scales and shape."""
+    from safetensors import safe_open
+
+    changed = {name: layer.weight.numel() for name, layer in calibrate.linears(parent).items()}
+    stored: dict[str, int] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            stored |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}  # noqa: SIM118 (no dict)
+    packed = sum(count for name, count in stored.items() if name.rpartition(".")[0] in changed)
+    return {
+        "bits_per_weight": 8 * packed / sum(changed.values()),
+        "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),
+        "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
+    }
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,32 @@
+"""AWQ: scale up the weights that meet large inputs before rounding. Lin et al. 2023, arXiv:2306.00978, eq. 4 and 5.
+
+W X = (W diag(s)) (diag(s)^-1 X); s = mean|x|^a / mean|w|^(1-a) takes the a in [0, 1] that changes the output of the
+calibration rows least, and diag(s)^-1 goes into the layer before. Symmetric int4, one scale a group of inputs.
+Cost: for every scale, `grid` passes of the calibration rows through a part of one block.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stages.lib import calibrate, masks
+from stages.lib.params import Calibration
+from stages.quantize import Quantization, _compressed
+
+
+class Params(Quantization):
+    method: Literal["awq"]
+    calibration: Calibration = Calibration(rows=32)
+    group_size: Literal[32, 64, 128] = 128  # widths that vLLM's kernels take
+    grid: int = Field(20, ge=4)  # values of a that are tried
+
+
+def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
+    masks.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": p.group_size}
+    scheme = _compressed.scheme(model, weights)
+    return _compressed.oneshot(model, [AWQModifier(n_grid=p.grid), QuantizationModifier(**scheme)], rows_NT)

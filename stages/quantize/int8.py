@@ -1,0 +1,27 @@
+"""Round to the nearest of 255 levels per output channel. Dettmers et al. 2022, arXiv:2208.07339, section 2.1 (absmax).
+
+w_oi ~ s_o * q_oi with s_o = max_i |w_oi| / 127.5, q in [-128, 127]: an error of at most half a step s_o. With
+`activations` the inputs are rounded too, one scale a token, found as it passes (W8A8). No data; cost: one pass over
+the weights. Shapes: O = out_features, I = in_features.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stages.quantize import Quantization, _compressed
+
+
+class Params(Quantization):
+    method: Literal["int8"]
+    activations: bool = False
+    calibration: None = None
+
+
+def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel"}
+    inputs = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
+    scheme = _compressed.scheme(model, weights, inputs if p.activations else None)
+    return _compressed.oneshot(model, [QuantizationModifier(**scheme)], None)

@@ -1,0 +1,66 @@
+"""AWQ against plain rounding with the same format, and the traps of the library that computes it."""
+
+import pytest
+import torch
+
+from stages.lib import calibrate, models
+from stages.quantize import _compressed, awq
+
+P = {"method": "awq", "model": "pretrain/base", "tokens": "tokenize/bpe"}
+
+
+def with_outliers(folder):
+    """A few channels meet inputs thirty times as large, as in real language models."""
+    net = models.load(folder)
+    for layer in net.model.layers:
+        layer.input_layernorm.weight.data[:6] *= 30
+        layer.post_attention_layernorm.weight.data[:6] *= 30
+    return net
+
+
+def plain_rounding(net, group_size):
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": group_size}
+    return _compressed.oneshot(net, [QuantizationModifier(**_compressed.scheme(net, weights))], None)
+
+
+@torch.no_grad()
+def test_loses_less_than_plain_rounding_on_its_calibration_rows(model_folder, rows):
+    dense = with_outliers(model_folder)(rows).logits
+    rounded = plain_rounding(with_outliers(model_folder), 128)(rows).logits
+    scaled = awq.quantize(with_outliers(model_folder), rows, awq.Params(**P))(rows).logits
+    assert (scaled - dense).square().mean() < 0.8 * (rounded - dense).square().mean()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("group_size", [32, 128])
+def test_weights_are_sixteen_levels_a_group(model_folder, rows, tmp_path, group_size):
+    net = awq.quantize(models.load(model_folder), rows[:4], awq.Params(**P, group_size=group_size, grid=4))
+    _compressed.pack(net, torch.float32).save_pretrained(tmp_path)
+    net = models.load(tmp_path)
+    net(rows[:1])  # unpacks
+    for name, layer in calibrate.linears(net).items():
+        q_OGI = layer.weight.unflatten(1, (-1, group_size)) / layer.weight_scale[..., None]
+        assert (q_OGI - q_OGI.round()).abs().max() < 1e-3, name
+        assert -8 <= q_OGI.round().min() and q_OGI.round().max() <= 7
+
+
+def test_a_width_without_whole_groups_is_refused_before_any_work(tiny, rows):
+    with pytest.raises(SystemExit, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
+        awq.quantize(tiny, rows, awq.Params(**P))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="pinning works where there is an accelerator")
+def test_pinning_fails_without_an_accelerator_and_is_left_out():
+    """The day the first half fails, `_compressed.unpinned` can go."""
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    cache = IntermediatesCache(None, None)
+    cache.append({"x": torch.zeros(2)})
+    with pytest.raises(RuntimeError, match="accelerator"):
+        cache.pin_memory(0)
+    with _compressed.unpinned():
+        cache.pin_memory(0)
+    with pytest.raises(RuntimeError, match="accelerator"):
+        cache.pin_memory(0)
