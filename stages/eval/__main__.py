@@ -5,7 +5,7 @@ from pathlib import Path
 import cyclopts
 
 from stages.eval import TECHNIQUES, _footprint, _held_out, _samples
-from stages.lib import artefacts, params, runtimes, tracking
+from stages.lib import artefacts, models, params, runtimes, tracking
 
 
 def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Path) -> None:
@@ -14,6 +14,7 @@ def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Pat
         data = _held_out.load(documents, problems)
         run.metrics["bytes"] = _footprint.file_bytes(model)
 
+        models.load_tokenizer(model)  # imports transformers, some 450 MB that are not the model's
         before = _footprint.reset_peak()
         runtime = runtimes.open_runtime(model)
         samples = _samples.collect(runtime, data, p.accuracy)

@@ -28,12 +28,12 @@ class External(Params):
             if not self.revision:
                 raise ValueError(f"'{self.source}' is a hub id: name the commit to take as `revision`")
         elif not self.sha256:
-            raise ValueError(f"'{self.source}' has sha256 {artefacts.digest(path)}: put that as `sha256`, so that it is pinned")
+            raise ValueError(f"'{self.source}' is not pinned: put its `sha256`, {artefacts.digest(path)}")
         return self
 
 
 def fetch(external: External) -> tuple[Path, dict[str, Any]]:
-    """(folder, arguments for from_pretrained); a hub id is downloaded by the ordinary client, a local path is checked."""
+    """(folder, arguments for from_pretrained). The ordinary client downloads a hub id; a local path is checked."""
     path = Path(external.source)
     if path.exists():
         if (found := artefacts.digest(path)) != external.sha256:

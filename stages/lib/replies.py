@@ -14,7 +14,7 @@ Batch = dict[str, "Tensor"]
 
 
 def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":
-    """(ids, labels), each (N, context): the rows in a seeded order, prompts labelled -100; what fills no row is dropped."""
+    """(ids, labels), each (N, context): rows in a seeded order, prompts labelled -100; what fills no row is dropped."""
     import numpy as np
 
     ids, labels = [], []

@@ -28,8 +28,8 @@ def save(folder: Path, about: dict[str, Any], items: Iterator[Item]) -> dict[str
             counts["rows"] += len(item["ids"])
             counts["tokens"] += item["ids"].numel()
     artefacts.write_json(folder / "about.json", about)
-    if not solutions:
-        return counts | {"bytes_per_token": artefacts.size(folder) / max(1, counts["tokens"])}
+    if counts["rows"]:
+        return counts | {"bytes_per_token": artefacts.size(folder) / counts["tokens"]}
     records.save(folder, train=solutions)
     return {"solutions": len(solutions), "bytes": artefacts.size(folder)}
 

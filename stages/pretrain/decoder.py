@@ -1,8 +1,8 @@
 """Decoder from scratch, next-token loss: the 2025 recipe, built by transformers' Llama.
 
 RMSNorm before each block (arXiv:1910.07467), SwiGLU (arXiv:2002.05202), rotary positions (arXiv:2104.09864), grouped
-query attention (arXiv:2305.13245), no biases, tied embeddings, fused SDPA attention. Without `training` the weights stay
-as drawn from the seed: where a student begins.
+query attention (arXiv:2305.13245), no biases, tied embeddings, fused SDPA attention. Without `training` the weights
+stay as drawn from the seed: where a student begins.
 """
 
 from typing import Literal

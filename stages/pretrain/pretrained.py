@@ -1,6 +1,6 @@
 """Somebody else's weights instead of training: a hub id, a local folder, or a GGUF file (dequantized).
 
-With `training` they are trained further on the rows. Its tokenizer must be the rows': the tokenize technique of this name.
+With `training` they are trained further on the rows. Rows and tokenizer come from the tokenize technique of this name.
 """
 
 from typing import Any, Literal

@@ -19,6 +19,7 @@ class Tokenization(Variant):
     documents: Parent
     problems: Parent
     context: int = Field(256, ge=16)  # tokens a row
+    sample_bytes: PositiveInt = 4_000_000  # of text, from which the vocabulary is learnt
     train_tokens: PositiveInt = 2_000_000  # rows are cut from a shuffled mixture until this many tokens are packed
     held_out_tokens: PositiveInt = 50_000
     problem_share: Share = 0.5  # of the training tokens; the rest are documents

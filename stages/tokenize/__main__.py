@@ -1,7 +1,6 @@
 """Tokenize, one variant: documents and problems -> tokenizer and packed rows. See stages/tokenize/__init__.py."""
 
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ def main(variant: str, *, documents: Path, problems: Path, out: Path) -> None:
     with tracking.run("tokenize", variant, p, out, inputs=[documents, problems]) as run:
         texts = [row["text"] for row in records.load(documents, "train")]
         chats = records.load(problems, "train")
-        tokenizer = technique.train(chain(texts, (f"{row['prompt']}{row['solution']}" for row in chats)), p)
+        tokenizer = technique.train(sample(texts, chats, p), p)
 
         train = mix(tokenizer, texts, chats, p.train_tokens, p)
         held_texts = [row["text"] for row in records.load(documents, "held_out")]
@@ -34,6 +33,20 @@ def main(variant: str, *, documents: Path, problems: Path, out: Path) -> None:
             "tokenizer": artefacts.digest(out / "tokenizer" / "tokenizer.json"),
         }
         tokens.save(out / "tokens", about, train=train, held_out=held)
+
+
+def sample(texts: list[str], chats: list[records.Record], p: Any) -> Iterator[str]:
+    """Text to learn the vocabulary from: documents and problems drawn until `sample_bytes`, half of it each at most."""
+    import numpy as np
+
+    order = np.random.default_rng(p.seed)
+    for pool in (texts, [f"{row['prompt']}\n{row['solution']}" for row in chats]):
+        left = p.sample_bytes // 2
+        for i in order.permutation(len(pool)):
+            if left <= 0:
+                break
+            yield pool[i][:left]
+            left -= len(pool[i])
 
 
 def mix(tokenizer: Any, texts: list[str], chats: list[records.Record], budget: int, p: Any) -> Any:

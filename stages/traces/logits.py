@@ -1,7 +1,7 @@
 """The teacher's k likeliest next tokens at every position of the training rows. Hinton et al. 2015, arXiv:1503.02531.
 
-Log-probabilities are taken over the whole vocabulary at the temperature that students will be trained with, so what lies
-outside the k is known too: 1 - sum exp(logprob). Cost: one forward pass over the rows. R rows, T positions.
+Log-probabilities are taken over the whole vocabulary at the temperature that students will be trained with, so what
+lies outside the k is known too: 1 - sum exp(logprob). Cost: one forward pass over the rows. R rows, T positions.
 """
 
 from collections.abc import Iterator
