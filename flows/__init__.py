@@ -12,6 +12,7 @@ import stages  # noqa: F401  (switches network and telemetry off before anything
 # A server that lives as long as one flow needs no schedules, triggers or telemetry; task states must be on disk soon.
 for name, value in {
     "PREFECT_API_REQUEST_TIMEOUT": "180",  # the first start of a server creates its database
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",  # a round trip a client, for a server on this machine
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",

@@ -26,14 +26,14 @@ def release_dead(rwlock: Path) -> None:
         held = json.loads(rwlock.read_text())
         written = rwlock.stat().st_mtime
         write = {path: info for path, info in held.get("write", {}).items() if alive(info["pid"], written)}
-        read = {path: [info for info in infos if alive(info["pid"], written)] for path, infos in held["read"].items()}
+        read = {path: [i for i in infos if alive(i["pid"], written)] for path, infos in held.get("read", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         print(f"{rwlock} was damaged by a killed run: removed")
         artefacts.remove(rwlock)
         return
     kept = {"write": write, "read": {path: infos for path, infos in read.items() if infos}}
     if kept != held:
-        artefacts.write_json(rwlock, kept)
+        rwlock.write_text(json.dumps(kept))
 
 
 def alive(pid: int, since: float) -> bool:

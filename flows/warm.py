@@ -18,7 +18,10 @@ from threading import Thread
 from types import ModuleType
 from typing import Any
 
-PRELOAD = ["dvc.repo", "dvc.repo.reproduce", "dvc.cli", "dvc.stage.run", "torch", "transformers", "mlflow", "cyclopts"]
+PRELOAD = [
+    *("dvc.repo.reproduce", "dvc.repo.plots", "dvc.stage.run", "dvc.cachemgr", "dvc.lock", "scmrepo.git", "cyclopts"),
+    *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "transformers.models.llama.modeling_llama"),
+]
 STATES = {0: "Completed", 3: "Cached", 4: "Restored"}  # exit code -> what happened; Restored: from DVC's run-cache
 
 
@@ -72,6 +75,7 @@ def repro(stage: str) -> int:
     run._run = here(run._run, commands)
     try:
         with Repo(_wait_for_lock=True) as repo:
+            repo.scm_context.quiet = True  # no advice about git after every stage
             changed = repo.reproduce(targets=[stage], single_item=True)
     except DvcException as error:
         print(error.__cause__ or error, file=sys.stderr)
