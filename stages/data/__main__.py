@@ -21,6 +21,9 @@ def main(variant: str, *, source: Path, out: Path) -> None:
         if len(unique) < p.min_records:
             raise SystemExit(f"{source}: {len(unique)} usable records, data.{variant}.min_records is {p.min_records}")
         train, held_out = _clean.split(unique, p.held_out, p.seed)
+        if not train or not held_out:
+            sizes = f"{len(train)} train, {len(held_out)} held-out records"
+            raise SystemExit(f"params.yaml: data.{variant}: {sizes}; it needs more data or another `held_out` share")
 
         run.metrics |= {"records_read": len(raw), "records_too_short": len(raw) - len(kept)}
         run.metrics |= {"records_duplicate": len(kept) - len(unique)}

@@ -28,7 +28,7 @@ def read(source: Path, p: Params) -> Iterator[records.Record]:
             by_family[problem["family"]].append(problem)
         share = 1.0 if split == "train" else p.held_out
         for rows in by_family.values():
-            for problem in rows[: round(p.per_family * share)]:
+            for problem in rows[: max(1, round(p.per_family * share))]:
                 yield from pair(problem, rows, split, p.seed)
 
 
