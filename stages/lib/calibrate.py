@@ -1,6 +1,6 @@
 """Which Linears a compression technique may change, and the inputs that calibration rows give them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -41,8 +41,8 @@ def observe(
             hook.remove()
 
 
-def check_vocabulary(model: Any, rows_NT: Tensor, place: object) -> None:
-    """Refuse rows that another tokenizer numbered."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    if (largest := int(rows_NT.max())) >= vocabulary:
-        raise SystemExit(f"{place} holds token id {largest}, the model knows {vocabulary}; both need one tokenizer")
+def check_widths(layers: Mapping[str, nn.Linear], multiple: int, why: str) -> None:
+    """Refuse, before any work, layers whose rows do not divide into groups."""
+    for name, layer in layers.items():
+        if layer.in_features % multiple:
+            raise SystemExit(f"{name} has {layer.in_features} inputs; {why} needs a multiple of {multiple}")

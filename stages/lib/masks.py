@@ -3,10 +3,8 @@
 Shapes: O = out_features, I = in_features.
 """
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def keep(score_OI: Tensor, sparsity: float | None, pattern: str | None) -> Tensor:
@@ -31,10 +29,3 @@ def best(score: Tensor, count: int) -> Tensor:
 def sizes(pattern: str) -> tuple[int, int]:
     kept, of = map(int, pattern.split("of"))
     return kept, of
-
-
-def check_widths(layers: Mapping[str, nn.Linear], multiple: int, why: str) -> None:
-    """Refuse, before any work, layers whose rows do not divide into groups."""
-    for name, layer in layers.items():
-        if layer.in_features % multiple:
-            raise SystemExit(f"{name} has {layer.in_features} inputs; {why} needs a multiple of {multiple}")

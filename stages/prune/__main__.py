@@ -5,16 +5,17 @@ from pathlib import Path
 import cyclopts
 from torch import nn
 
-from stages.lib import calibrate, losses, models, params, tracking
-from stages.lib.tokens import held_out, sample
+from stages.lib import artefacts, calibrate, losses, models, params, tracking
+from stages.lib.tokens import held_out, require_vocabulary, sample
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("prune", variant)
     with tracking.run("prune", variant, p, out, inputs=[model, tokens]) as run:
+        artefacts.require_space(out, artefacts.size(model))
         net, tokenizer = models.load(model), models.load_tokenizer(model)
+        require_vocabulary(tokens, len(tokenizer), f"prune.{variant}.tokens")
         unseen = held_out(tokens, p.held_out_rows)
-        calibrate.check_vocabulary(net, unseen, tokens)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
 
         run.metrics["loss_before"] = losses.evaluate(net, unseen)

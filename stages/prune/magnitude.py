@@ -21,7 +21,7 @@ class Params(Pruning):
 def prune(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
     layers = calibrate.linears(model)
     if p.pattern:
-        masks.check_widths(layers, masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
+        calibrate.check_widths(layers, masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
     for layer in layers.values():
         score_1W = layer.weight.abs().flatten()[None]  # the whole layer competes
         layer.weight *= masks.keep(score_1W, p.sparsity, p.pattern).view_as(layer.weight)

@@ -23,7 +23,7 @@ class Params(Pruning):
 @torch.no_grad()
 def prune(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     if p.pattern:
-        masks.check_widths(calibrate.linears(model), masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
+        calibrate.check_widths(calibrate.linears(model), masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
     for block in calibrate.blocks(model):
         layers = calibrate.linears(block)
         norms_I = input_norms(model, rows_NT, layers)

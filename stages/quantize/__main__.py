@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib import artefacts, calibrate, losses, models, params, tracking
-from stages.lib.tokens import held_out, sample
+from stages.lib.tokens import held_out, require_vocabulary, sample
 from stages.quantize import _compressed
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
@@ -17,9 +17,10 @@ TOLERANCE = 1e-4  # nats/token between the model in memory and the same model re
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("quantize", variant)
     with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, _compressed.quiet():
+        artefacts.require_space(out, artefacts.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
+        require_vocabulary(tokens, len(tokenizer), f"quantize.{variant}.tokens")
         unseen = held_out(tokens, p.held_out_rows)
-        calibrate.check_vocabulary(parent, unseen, tokens)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
 
         net = technique.quantize(models.load(model), rows, p)

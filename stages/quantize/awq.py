@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.lib import calibrate, masks
+from stages.lib import calibrate
 from stages.lib.params import Calibration
 from stages.quantize import Quantization, _compressed
 
@@ -23,7 +23,7 @@ class Params(Quantization):
 
 
 def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    masks.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
+    calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 

@@ -39,8 +39,7 @@ def test_hooks_are_gone_afterwards_also_after_an_error(tiny, rows):
     assert not any(layer._forward_pre_hooks for layer in calibrate.linears(tiny).values())
 
 
-def test_rows_of_another_tokenizer_are_refused(tiny, rows):
-    calibrate.check_vocabulary(tiny, rows, "tokens")
-    rows[3, 5] = 512
-    with pytest.raises(SystemExit, match="tokens holds token id 512, the model knows 512"):
-        calibrate.check_vocabulary(tiny, rows, "tokens")
+def test_widths_that_do_not_divide_are_refused():
+    calibrate.check_widths({"q": nn.Linear(8, 3)}, 4, "pattern 2of4")
+    with pytest.raises(SystemExit, match="k has 6 inputs; pattern 2of4 needs a multiple of 4"):
+        calibrate.check_widths({"q": nn.Linear(8, 3), "k": nn.Linear(6, 3)}, 4, "pattern 2of4")

@@ -18,7 +18,7 @@ def test_error_is_at_most_half_a_step_on_a_grid_of_integers(model_folder, tmp_pa
         step_O1 = layer.weight.abs().amax(1, keepdim=True) / 127.5
         q_OI = reloaded[name].weight / step_O1
         assert (q_OI - q_OI.round()).abs().max() < 1e-3, name
-        assert -128 <= q_OI.round().min() and q_OI.round().max() <= 127
+        assert q_OI.round().min() >= -128 and q_OI.round().max() <= 127
         assert ((reloaded[name].weight - layer.weight).abs() <= step_O1 * 0.5001).all(), name
 
 

@@ -1,4 +1,4 @@
-"""What every quantization technique must hold, whatever its method. A new file in stages/quantize/ is picked up here."""
+"""What every quantization technique must hold, whatever its method; a new file in stages/quantize/ is picked up."""
 
 from importlib import import_module
 
@@ -9,60 +9,64 @@ from stages.lib import artefacts, models, params
 from stages.quantize import _compressed
 
 
-@pytest.fixture(params=params.techniques("quantize"))
+@pytest.fixture(scope="module", params=params.techniques("quantize"))
 def technique(request):
     return import_module(f"stages.quantize.{request.param}")
 
 
-@pytest.fixture
-def net(model_folder):
-    return models.load(model_folder)
+@pytest.fixture(scope="module")
+def ids(texts, tokenizer):
+    return torch.tensor([tokenizer.encode(text)[:64] for text in texts[:4]])
 
 
-def quantized(technique, net, rows):
+def quantize(technique, folder, ids):
     name = technique.__name__.rsplit(".", 1)[1]
     p = technique.Params(method=name, model="pretrain/base", tokens="tokenize/bpe")
-    net = technique.quantize(net, rows, p)
+    net = technique.quantize(models.load(folder), ids, p)
     _compressed.round_rest(net, torch.float16)
     return net
 
 
+@pytest.fixture(scope="module")
+def once(technique, model_folder, ids, tokenizer, tmp_path_factory):
+    """Logits in memory, and the folder written from it."""
+    net, folder = quantize(technique, model_folder, ids), tmp_path_factory.mktemp("quantized") / "model"
+    expected = logits(net, ids)
+    models.save(_compressed.pack(net, torch.float16), tokenizer, folder)
+    return expected, folder
+
+
 @torch.no_grad()
-def logits(net, rows):
-    return net(rows).logits
+def logits(net, ids):
+    return net(ids).logits
 
 
 def test_names_its_source(technique):
     assert "arXiv:" in technique.__doc__ or "doi:" in technique.__doc__
 
 
-def test_what_is_reloaded_is_what_was_in_memory(technique, net, rows, tokenizer, tmp_path):
-    expected = logits(quantized(technique, net, rows), rows)
-    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
-    assert torch.equal(logits(models.load(tmp_path / "model"), rows), expected)
+def test_what_is_reloaded_is_what_was_in_memory(once, ids):
+    expected, folder = once
+    assert torch.equal(logits(models.load(folder), ids), expected)
 
 
-def test_changes_little_but_something(technique, net, rows):
-    before = logits(net, rows).log_softmax(-1)
-    after = logits(quantized(technique, net, rows), rows).log_softmax(-1)
+def test_changes_little_but_something(once, model_folder, ids):
+    before, after = logits(models.load(model_folder), ids).log_softmax(-1), once[0].log_softmax(-1)
     kl = (before.exp() * (before - after)).sum(-1).mean()
     assert 0 < kl < 0.1
 
 
-def test_the_same_bytes_twice_and_nothing_volatile(technique, model_folder, rows, tokenizer, tmp_path):
-    for name in ("once", "twice"):
-        net = quantized(technique, models.load(model_folder), rows)
-        models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / name)
-    assert artefacts.digest(tmp_path / "once") == artefacts.digest(tmp_path / "twice")
-    assert {file.name for file in (tmp_path / "once").iterdir()} - {
-        file.name for file in model_folder.iterdir()
-    } == set()
-    assert str(tmp_path) not in (tmp_path / "once" / "config.json").read_text()
+def test_the_same_bytes_twice_and_nothing_volatile(technique, once, model_folder, ids, tokenizer, tmp_path):
+    net = quantize(technique, model_folder, ids)
+    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "twice")
+    assert artefacts.digest(tmp_path / "twice") == artefacts.digest(once[1])
+    assert {file.name for file in once[1].iterdir()} == {file.name for file in model_folder.iterdir()}
+    assert str(model_folder) not in (once[1] / "config.json").read_text()
 
 
-def test_embedding_and_head_stay(technique, net, rows):
-    embedding = net.get_input_embeddings().weight.clone()
-    net = quantized(technique, net, rows)
-    assert torch.equal(net.get_input_embeddings().weight, embedding.half().float())
-    assert net.lm_head.weight is net.get_input_embeddings().weight
+def test_embedding_and_head_stay(once, model_folder):
+    dense, net = models.load(model_folder), models.load(once[1])
+    embedding = net.get_input_embeddings().weight
+    assert torch.equal(embedding, dense.get_input_embeddings().weight.half().float())
+    assert net.lm_head.weight is embedding
     assert not hasattr(net.lm_head, "quantization_scheme")
