@@ -11,9 +11,10 @@ def load(folder: Path) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    model = models.load(folder)
+    if not hasattr(model.config, "quantization_config"):
+        return model
     config: Any = AutoConfig.from_pretrained(folder)
-    if not hasattr(config, "quantization_config"):
-        return models.load(folder)
     config.quantization_config["dequantize"] = True
     unpacked = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).state_dict()
     del config.quantization_config

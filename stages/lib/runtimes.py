@@ -46,8 +46,9 @@ class Transformers:
     BATCH = 64  # sequences
 
     def __init__(self, folder: Path):
-        self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
+        self.folder = folder
         self.model: Any = models.load(folder)
+        self.tokenizer = models.load_tokenizer(folder)
 
     def size(self) -> tuple[int, int]:
         import torch

@@ -156,6 +156,11 @@ def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
     assert abs(runtimes.open_runtime(tmp_path).logits(rows[0].tolist()) - expected).max() < 0.01 * expected.std()
 
 
+def test_a_gguf_is_no_source(export_gguf):
+    with pytest.raises(SystemExit, match="config.json is missing"):
+        _dense.load(export_gguf("F16"))
+
+
 def test_packed_integers_become_floats(model_folder, tmp_path):
     """int8 as compressed-tensors: the file's q * s, recomputed by hand, is what gets exported."""
     from compressed_tensors.compressors import ModelCompressor

@@ -1,5 +1,7 @@
 """Both runtimes against a plain loop over logits, and what a damaged file gets."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -65,7 +67,7 @@ def test_greedy_generation_is_a_loop_over_logits(runtime, prompts):
 
 
 def test_generation_ends_before_the_stop_token(runtime, prompts):
-    for prompt, whole in zip(prompts, runtime.generate(prompts, 8, NEVER), strict=True):
+    for prompt, whole in zip(prompts[:3], runtime.generate(prompts[:3], 8, NEVER), strict=True):
         stop = whole[4]
         expected = whole[: whole.index(stop)]
         assert runtime.generate([prompt], 8, stop) == [expected]
@@ -111,6 +113,13 @@ def test_a_truncated_file_is_named(folder, tmp_path, keep):
         (tmp_path / file.name).write_bytes(content)
     with pytest.raises(SystemExit, match="damaged"):
         runtimes.open_runtime(tmp_path)
+
+
+def test_a_damaged_config_is_named(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"a":')
+    with pytest.raises(SystemExit, match="damaged"):
+        runtimes.open_runtime(tmp_path / "model")
 
 
 def test_an_empty_folder_is_named(tmp_path):

@@ -1,0 +1,102 @@
+"""The stage as DVC calls it: what it measures, and that a refused export leaves nothing behind."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.export import __main__ as stage
+from stages.export.gguf import Params
+from stages.lib import artefacts, models, tokens
+
+PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
+
+
+class Fixed:
+    """A runtime that says the same at every position."""
+
+    tokenizer = None
+
+    def __init__(self, logits, size=(100, 400)):
+        self.row, self.parameters_and_bytes = np.array(logits, dtype=np.float32), size
+
+    def size(self):
+        return self.parameters_and_bytes
+
+    def logits(self, ids):
+        return np.tile(self.row, (len(ids), 1))
+
+
+def test_comparison_is_the_formula():
+    p, q = np.array([0.5, 0.25, 0.25]), np.array([0.25, 0.5, 0.25])
+    seen = stage.compare(Fixed(np.log(p)), Fixed(np.log(q) + 7), torch.tensor([[0, 0, 1], [1, 2, 2]]))
+    assert seen["kl"] == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2))
+    assert seen["same_top"] == 0
+    assert seen["loss_source"] == pytest.approx(-np.log([0.5, 0.25, 0.25, 0.25]).mean())
+    assert seen["loss_export"] == pytest.approx(-np.log([0.25, 0.5, 0.25, 0.25]).mean())
+
+
+@pytest.mark.parametrize(
+    ("kl", "bits", "message"),
+    [(0.3, 8, "kl 0.3 nats/token > max_kl 0.2"), (float("nan"), 8, "kl nan"), (0.01, 33, "only 32.00")],
+)
+def test_a_strange_or_larger_file_is_refused(kl, bits, message):
+    p = Params(method="gguf", type="F16", **PARENTS)
+    with pytest.raises(SystemExit, match=message):
+        stage.refuse("f16", p, {"kl": kl, "bits_per_weight": bits}, Fixed([0]))
+    stage.refuse("f16", p, {"kl": 0.1, "bits_per_weight": 32.1}, Fixed([0]))
+
+
+PARAMS = """
+tokenize:
+  bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}
+prune:
+  half: {method: magnitude, model: prune/half, tokens: tokenize/bpe, sparsity: 0.5}
+export:
+  q4: {method: gguf, type: Q4_K_M, model: prune/half, tokens: tokenize/bpe, rows: 4}
+  strict: {method: gguf, type: Q4_K_M, model: prune/half, tokens: tokenize/bpe, rows: 4, max_kl: 1.0e-9}
+  f16: {method: gguf, type: F16, model: prune/half, tokens: tokenize/bpe, rows: 4}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, rows):
+    """A folder with params.yaml and token rows, as the stage finds them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("params.yaml").write_text(PARAMS)
+    numbers = rows.numpy().astype(np.uint16)
+    tokens.save(Path("tokens"), {"vocab_size": 512, "context": 64}, train=numbers, held_out=numbers)
+
+
+def export(variant, model):
+    stage.main(variant, model=model, tokens=Path("tokens"), out=Path("out"))
+    return json.loads(Path("out/metrics.json").read_text())
+
+
+@pytest.mark.slow
+def test_exports_measures_and_refuses(project, model_folder):
+    seen, folder = export("q4", model_folder), Path("out/model")
+    assert 0 < seen["kl"] < 0.05
+    assert 4.5 < seen["bits_per_weight"] < 6.6
+    assert seen["bytes"] == (folder / "model.gguf").stat().st_size
+    assert {"model.gguf", "Modelfile", "README.md", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
+    assert f"{seen['kl']:.4f} nats/token" in (folder / "README.md").read_text()
+
+    before = artefacts.digest(folder)
+    assert export("q4", model_folder) == seen
+    assert artefacts.digest(folder) == before
+
+    with pytest.raises(SystemExit, match="export.strict strays from prune/half"):
+        export("strict", model_folder)
+    assert artefacts.digest(folder) == before  # the last good export is untouched
+
+    models.load(model_folder).half().save_pretrained("halves")
+    shutil.copytree(
+        model_folder, "halves", ignore=shutil.ignore_patterns("*.safetensors", "config.json"), dirs_exist_ok=True
+    )
+    assert export("f16", Path("halves"))["bits_per_weight"] == pytest.approx(16, abs=0.1)  # not larger than its source
+    assert not list(Path("out").glob(".*"))
