@@ -65,7 +65,7 @@ def energy(work: Callable[[], None], p: Params) -> dict[str, float]:
 
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     tracker = OfflineEmissionsTracker(
-        country_iso_code=p.country, tracking_mode="process", save_to_file=False, allow_multiple_runs=True, log_level=50
+        country_iso_code=p.country, tracking_mode="process", output_methods=[], allow_multiple_runs=True, log_level=50
     )
     tracker.start_task("decode")
     tokens, start = 0, perf_counter()

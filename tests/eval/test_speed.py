@@ -1,0 +1,58 @@
+from time import sleep
+
+import pytest
+
+from stages.eval import _footprint, speed
+
+SECONDS = {"first": 0.02, "token": 0.002}
+
+
+class Metronome:
+    """Takes a known time for the prompt and for every further token."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+        sleep(SECONDS["first"] + SECONDS["token"] * (max_new_tokens - 1))
+        return [[5] * max_new_tokens for _ in prompts]
+
+
+def test_speeds_are_those_of_a_model_of_known_speed(tokenizer, data):
+    p = speed.Params(prompt_tokens=100, new_tokens=32, repeats=5, energy_seconds=0)
+
+    scores = speed.score(Metronome(tokenizer), data, p)
+
+    assert set(scores) == {"prefill_tokens_per_second", "decode_tokens_per_second"}
+    assert scores["prefill_tokens_per_second"] == pytest.approx(100 / SECONDS["first"], rel=0.3)
+    assert scores["decode_tokens_per_second"] == pytest.approx(1 / SECONDS["token"], rel=0.3)
+
+
+def test_energy_is_a_few_watts_and_says_whether_it_was_measured(tokenizer, data):
+    p = speed.Params(prompt_tokens=10, new_tokens=16, repeats=1, energy_seconds=0.3)
+
+    scores = speed.score(Metronome(tokenizer), data, p)
+
+    watts = scores["joules_per_token"] * 16 / (SECONDS["first"] + 15 * SECONDS["token"])
+    assert 0.5 < watts < 2000
+    assert scores["energy_measured"] in (0, 1)
+
+
+def test_peak_memory_sees_what_was_taken_and_given_back():
+    before = _footprint.reset_peak()
+    if before is None:
+        pytest.skip("only Linux tells the peak")
+
+    block = bytearray(b"x" * 80_000_000)
+    del block
+
+    assert 80e6 <= _footprint.peak() - before < 200e6
+    assert _footprint.reset_peak() <= before + 40e6
+
+
+def test_bytes_are_those_of_the_weights(tmp_path, model_folder):
+    assert _footprint.file_bytes(model_folder) == (model_folder / "model.safetensors").stat().st_size
+
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(SystemExit, match="no file that ends in .gguf or .safetensors"):
+        _footprint.file_bytes(tmp_path)

@@ -1,0 +1,54 @@
+"""The whole stage on a small model: the files that DVC and the report rely on."""
+
+import json
+
+import pytest
+
+from stages.lib import records
+
+PARAMS = """
+eval:
+  teacher:
+    model: eval/teacher
+    documents: eval/teacher
+    problems: eval/teacher
+    bits_per_byte: {documents: 4}
+    accuracy: {max_new_tokens: 8}
+    speed: {new_tokens: 4, repeats: 1, energy_seconds: 0}
+"""
+
+
+@pytest.mark.slow
+def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, model_folder, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    from stages.eval.__main__ import main
+
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(tmp_path)
+    documents, problems, out = tmp_path / "documents", tmp_path / "problems", tmp_path / "out"
+    for folder, rows in ((documents, data.documents), (problems, data.problems)):
+        folder.mkdir()
+        records.save(folder, held_out=rows)
+
+    written = []
+    for _ in range(2):
+        main("teacher", model=model_folder, documents=documents, problems=problems, out=out)
+        written.append([(out / name).read_bytes() for name in ("metrics.json", "samples.json")])
+
+    assert written[0] == written[1]
+    metrics, timings = (json.loads((out / name).read_text()) for name in ("metrics.json", "timings.json"))
+    assert metrics["parameters"] == sum(w.numel() for w in load_file(model_folder / "model.safetensors").values())
+    assert metrics["bytes"] == (model_folder / "model.safetensors").stat().st_size
+    assert {"bits_per_byte", "accuracy", "accuracy.gcd"} <= set(metrics)
+    assert {"decode_tokens_per_second", "prefill_tokens_per_second"} <= set(timings)
+    assert not set(metrics) & set(timings)
+
+
+def test_refuses_empty_records_before_it_loads_the_model(tmp_path):
+    from stages.eval import _held_out
+
+    records.save(tmp_path, held_out=[])
+
+    with pytest.raises(SystemExit, match="held_out.jsonl is empty"):
+        _held_out.load(tmp_path, tmp_path)
