@@ -24,6 +24,8 @@ def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints:
             size = p.training.batch_size // p.training.accumulation
             batch = partial(rows.step_batch, rows.load(tokens, "train"), size)
             run.timings |= training.fit(model, batch, partial(technique.loss, model), p.training, run.curve, place)
+        else:
+            run.curve.append({"step": 0, "loss": run.metrics["loss_before"]})
         run.metrics["loss_after"] = losses.evaluate(model, held_out)
         run.metrics["parameters"] = model.num_parameters()
 
