@@ -1,7 +1,8 @@
 """Eval: a model artefact in, what it can do and what it costs out.
 
 In   model artefact (Hugging Face folder or GGUF), documents, problems (record artefacts, the held-out split)
-Out  samples.json; metrics: parameters, bytes (the weights file that ships), and those of every technique;
+Out  samples.json; metrics: parameters, bits_per_weight (scales counted), bytes (the weights file that ships), and
+     those of every technique;
      timings: peak_memory_bytes (to load it and write the samples), and those of every technique
 
 The techniques are what is measured. Each is one file here and defines `Params` with defaults, whether it is

@@ -21,7 +21,8 @@ def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Pat
         if before is not None:
             run.timings["peak_memory_bytes"] = _footprint.peak() - before
 
-        run.metrics["parameters"], _ = runtime.size()
+        parameters, tensor_bytes = runtime.size()
+        run.metrics.update(parameters=parameters, bits_per_weight=8 * tensor_bytes / parameters)
         for name, technique in TECHNIQUES.items():
             result = run.metrics if technique.REPEATABLE else run.timings
             result.update(technique.score(runtime, data, getattr(p, name)))

@@ -17,7 +17,10 @@ from stages.eval import _format, _pictures
 from stages.lib import artefacts, params
 
 HERE = Path(__file__).parent
-QUALITY = ("parameters", "bytes", "bits_per_byte", "accuracy", "accuracy_low", "accuracy_high", "accuracy_macro")
+COPIED = (
+    *("parameters", "bytes", "bits_per_weight", "bits_per_byte"),
+    *("accuracy", "accuracy_low", "accuracy_high", "accuracy_macro", "num_problems"),
+)
 
 
 def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/report"), picture: Path | None = None):
@@ -25,7 +28,7 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
     summary = summarise(tree, artifacts)
     artefacts.write_json(out / "summary.json", summary)
 
-    rows = with_timings(summary["models"], tree, artifacts)
+    rows = with_timings(summary["models"], artifacts)
     teacher, shipped = (find(rows, summary[name]) for name in ("teacher", "shipped"))
     write(
         out / "report.html",
@@ -64,20 +67,20 @@ def summarise(tree: dict[str, Any], artifacts: Path) -> dict[str, Any]:
 def relative(metrics: dict[str, float], teacher: dict[str, float]) -> dict[str, Any]:
     per_family = {key.partition(".")[2]: value for key, value in metrics.items() if key.startswith("accuracy.")}
     return {
-        **{key: metrics[key] for key in QUALITY},
+        **{key: metrics[key] for key in COPIED},
         "accuracy_kept": metrics["accuracy"] / teacher["accuracy"] if teacher["accuracy"] else None,
         "times_smaller": teacher["bytes"] / metrics["bytes"],
         "families": per_family,
     }
 
 
-def with_timings(models: list[dict], tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
+def with_timings(models: list[dict], artifacts: Path) -> list[dict[str, Any]]:
     """Beside the summary's rows: what this machine measured, and how far the file strays from its source."""
     rows = []
     for row in models:
         made = optional(artifacts / row["model"] / "metrics.json")
         timings = optional(artifacts / "eval" / row["variant"] / "timings.json")
-        rows.append({"kl": made.get("kl"), "bits_per_weight": made.get("bits_per_weight"), **row, "timings": timings})
+        rows.append({**row, "kl": made.get("kl"), "timings": timings})
     return rows
 
 

@@ -29,6 +29,7 @@ def metrics(size, accuracy):
         "parameters": size // 4,
         "bytes": size,
         "bits_per_byte": 2.5,
+        "bits_per_weight": 4.85,
         "accuracy": accuracy,
         "accuracy_low": accuracy - 0.1,
         "accuracy_high": accuracy + 0.1,
@@ -62,7 +63,7 @@ def project(tmp_path, monkeypatch):
             }
             write_json(folder / "timings.json", timings)
     artifacts = tmp_path / "artifacts"
-    write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123, "bits_per_weight": 4.85})
+    write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123})
     write_json(artifacts / "prune/base/metrics.json", {"held_out_loss": 2.25})
     write_json(artifacts / "data/corpus/metrics.json", {"documents": 321, "sources": {"moby": {"bytes": 77}}})
     (artifacts / "prune/base/curve.csv").write_text("step,loss,held_out_loss,lr\n10,5,,0.1\n20,3,4.5,0.1\n")

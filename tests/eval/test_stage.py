@@ -39,6 +39,7 @@ def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, m
     assert written[0] == written[1]
     metrics, timings = (json.loads((out / name).read_text()) for name in ("metrics.json", "timings.json"))
     assert metrics["parameters"] == sum(w.numel() for w in load_file(model_folder / "model.safetensors").values())
+    assert metrics["bits_per_weight"] == 32
     assert metrics["bytes"] == (model_folder / "model.safetensors").stat().st_size
     assert {"bits_per_byte", "accuracy", "accuracy.gcd"} <= set(metrics)
     assert {"decode_tokens_per_second", "prefill_tokens_per_second"} <= set(timings)
