@@ -48,6 +48,36 @@ def test_llama_cpp_numbers_a_corpus_as_transformers_does(f16, texts):
         assert f16.model.tokenize(text, add_bos=False, special=True) == f16.tokenizer.encode(text)
 
 
+def test_the_template_alone_writes_the_first_token(f16):
+    text = f16.tokenizer.apply_chat_template(MESSAGES, tokenize=False)
+    assert f16.model.tokenize(text, add_bos=True, special=True) == f16.tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(("single_digits", "name"), [(False, "gpt-2"), (True, "smollm")])
+def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
+    """On a vocabulary whose merges cross what the other one would split: runs of spaces, of digits."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+
+    from stages.tokenize import _special
+
+    text = "a  1 22  333 x 44  4444 5  5  b 12 12 12  7"
+    bpe, bytes_only = Tokenizer(BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([digits, bytes_only]) if single_digits else bytes_only
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=_special.SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator([text], trainer)
+    own = _special.finish(bpe)
+    assert _vocabulary.read(own, len(own))["pre"] == name
+    gguf.write(tiny, own, tmp_path, params())
+    runtime = runtimes.open_runtime(tmp_path)
+    assert runtime.model.tokenize(text, add_bos=False, special=True) == own.encode(text)
+
+
 @pytest.mark.parametrize(("type", "kl"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.05)])
 def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
     source, export = runtimes.open_runtime(model_folder), runtimes.open_runtime(export_gguf(type))
