@@ -15,6 +15,7 @@ for name, value in {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DVC_NO_ANALYTICS": "1",
     "DO_NOT_TRACK": "1",
+    "OMP_WAIT_POLICY": "passive",  # spinning threads of two processes on the same cores slow both down tenfold
     "TOKENIZERS_PARALLELISM": "false",  # a forked stage must not inherit a tokenizer's thread pool
 }.items():
     os.environ.setdefault(name, value)

@@ -14,7 +14,10 @@ def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path
 
     with tracking.run("align", variant, p, out, inputs=[model, problems, examples]) as run:
         net, tokenizer = models.load(model), models.load_tokenizer(model)
-        held_out = replies.batches(tokenizer, records.load(problems, "held_out"), p.context, p.held_out_rows, seed=0)(0)
+        asked = records.load(problems, "held_out")
+        held_out = training.to_device(
+            replies.batches(tokenizer, asked, p.context, p.held_out_rows, seed=0)(0), net.device
+        )
         place = training.place(checkpoints, p, [model, problems, examples], Path(__file__).parent)
         before = copy.deepcopy(net)
 

@@ -76,7 +76,7 @@ def arguments(p: Params, checkpoints: Path) -> Any:
         weight_decay=t.weight_decay,
         max_grad_norm=t.clip,
         beta=p.beta,
-        loss_type=p.loss,
+        loss_type=[p.loss],
         max_length=p.context,
         bf16=training.mixed(t),
         seed=t.seed,

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from stages.lib.params import Params
 
@@ -15,7 +15,7 @@ class LoRA(Params):
     """Adapters on every linear layer but the head."""
 
     rank: PositiveInt = 16
-    alpha: PositiveFloat = 32
+    alpha: PositiveInt = 32
     dropout: float = Field(0.0, ge=0, lt=1)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 from ruamel.yaml import YAML
@@ -114,10 +114,18 @@ def complaint(place: str, schema: type[BaseModel], error: Any) -> str:
     """One line for one wrong value: where, what it is, what is allowed."""
     where = ".".join([place, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
-        return f"{where} is not a parameter; there are: {names(schema.model_fields)}"
+        return f"{where} is not a parameter; there are: {names(fields(schema, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{where} is missing"
     return f"{where} is {error['input']!r}: {error['msg'].lower()}"
+
+
+def fields(schema: Any, path: tuple[Any, ...]) -> list[str]:
+    """Names of the parameters at a place inside a params class, e.g. ("training",)."""
+    for name in path:
+        kinds = [schema.model_fields[name].annotation, *get_args(schema.model_fields[name].annotation)]
+        schema = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(schema.model_fields)
 
 
 def techniques(stage: str) -> list[str]:

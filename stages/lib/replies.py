@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import losses, models, problems, records
+from stages.lib import losses, problems, records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,7 @@ def _batch(ids: "np.ndarray", labels: "np.ndarray", size: int, index: int) -> Ba
     import torch
 
     chosen = [(index * size + i) % len(ids) for i in range(size)]
-    device = models.device()
-    return {"ids": torch.tensor(ids[chosen], device=device), "labels": torch.tensor(labels[chosen], device=device)}
+    return {"ids": torch.from_numpy(ids[chosen]), "labels": torch.from_numpy(labels[chosen])}
 
 
 def loss(model: Any, batch: Batch) -> "Tensor":

@@ -78,6 +78,4 @@ def require_vocabulary(folder: Path, vocab_size: int, place: str) -> None:
 
 def step_batch(split: "np.ndarray", size: int, index: int) -> "Tensor":
     """Batch number `index` of `size` rows, in the order of the artefact and round again; (size, context) int64."""
-    from stages.lib import models
-
-    return batch(split, [(index * size + i) % len(split) for i in range(size)]).to(models.device())
+    return batch(split, [(index * size + i) % len(split) for i in range(size)])

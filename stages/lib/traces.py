@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artefacts, models, records
+from stages.lib import artefacts, records
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def _batch(where: list[tuple[Any, int]], size: int, index: int) -> "dict[str, Te
 
     rows = [where[(index * size + i) % len(where)] for i in range(size)]
     columns = {
-        name: torch.stack([shard.get_slice(name)[row] for shard, row in rows]).to(models.device())
+        name: torch.stack([shard.get_slice(name)[row] for shard, row in rows])
         for name in ("ids", "index", "logprob")
     }
     return columns | {"ids": columns["ids"].long(), "index": columns["index"].long()}

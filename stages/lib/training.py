@@ -19,6 +19,9 @@ from stages.lib import artefacts
 from stages.lib.params import Params
 
 
+Part = Tensor | dict[str, Tensor]  # token ids (B, T), or those as "ids" with what else a loss needs
+
+
 class Training(Params):
     """How a model is trained; what it learns from is the technique's."""
 
@@ -81,10 +84,10 @@ def update(model: nn.Module, optimizer: Any, batch: Any, loss: Any, p: Training,
     """One optimizer step; returns the mean loss and the number of tokens seen."""
     for group in optimizer.param_groups:
         group["lr"] = p.lr * rate(step, p)
-    total, tokens = 0.0, 0
+    total, tokens, device = 0.0, 0, next(model.parameters()).device
     for index in range(step * p.accumulation, (step + 1) * p.accumulation):
-        part = batch(index)
-        with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=mixed(p)):
+        part = to_device(batch(index), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p)):
             value = loss(part) / p.accumulation
         value.backward()
         total += value.item()
@@ -124,10 +127,13 @@ def mixed(p: Training) -> bool:
     return p.precision == "bfloat16"
 
 
-def count(part: Any) -> int:
-    """Tokens in a part: the size of its first two-dimensional tensor."""
-    tensors = [part] if isinstance(part, Tensor) else list(part.values() if isinstance(part, dict) else part)
-    return next(t.numel() for t in tensors if t.ndim == 2)
+def to_device(part: Part, device: torch.device) -> Part:
+    return part.to(device) if isinstance(part, Tensor) else {name: value.to(device) for name, value in part.items()}
+
+
+def count(part: Part) -> int:
+    """Tokens in a part."""
+    return (part if isinstance(part, Tensor) else part["ids"]).numel()
 
 
 def progress(total: int, first: int) -> Any:

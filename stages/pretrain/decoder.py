@@ -47,7 +47,6 @@ def build(tokenizer, p: Params) -> nn.Module:
             num_key_value_heads=p.kv_heads,
             max_position_embeddings=p.context,
             tie_word_embeddings=True,
-            attn_implementation="sdpa",
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -24,8 +24,7 @@ def build(tokenizer: Any, p: Params) -> Any:
     if "gguf_file" in arguments:
         arguments["quantization_config"] = GgufConfig(gguf_file=arguments["gguf_file"], dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True, **arguments)
-    if model.get_input_embeddings().num_embeddings < len(tokenizer):
-        have = model.get_input_embeddings().num_embeddings
+    if (have := model.config.vocab_size) < len(tokenizer):
         raise SystemExit(f"{p.external.source} knows {have} tokens, the tokenizer of '{p.tokens}' has {len(tokenizer)}")
     return model
 

@@ -1,0 +1,30 @@
+# make run     the whole lifecycle with the profile in params.yaml (PROFILE=tiny|laptop|gpu selects another)
+# make test    lint, types and the fast tests
+# make chat    talk to the exported model in the terminal
+# make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+PROFILE ?=
+MODEL ?= artifacts/export/gguf-q8_0/model/model.gguf
+
+run: $(BIN)/ready
+	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
+
+test: $(BIN)/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright && $(BIN)/python -m pytest -m "not slow"
+
+chat: $(BIN)/ready
+	$(BIN)/python -m stages.lib.chat --model $(MODEL)
+
+ui: $(BIN)/ready
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 & \
+	trap "kill $$!" EXIT; $(BIN)/prefect server start --host 127.0.0.1
+
+# Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
+$(BIN)/ready: infra/requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r infra/requirements.lock
+	touch $@
+
+.PHONY: run test chat ui

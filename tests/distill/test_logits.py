@@ -1,0 +1,69 @@
+"""The soft loss by loops, at equality, and against the KL over the whole vocabulary."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import build_llama
+
+from stages.distill import logits
+from stages.lib import artefacts, traces
+
+TEMPERATURE = 2.0
+
+
+def recording(teacher_BTV, k):
+    logprob, index = (teacher_BTV / TEMPERATURE).log_softmax(-1).topk(k)
+    return {"logprob": logprob, "index": index}
+
+
+@pytest.fixture
+def pair():
+    torch.manual_seed(0)
+    return torch.randn(2, 3, 11) * 3, torch.randn(2, 3, 11) * 3  # teacher, student
+
+
+def test_by_loops(pair):
+    teacher, student = pair
+    p, q = (x.div(TEMPERATURE).softmax(-1) for x in pair)
+    total = 0.0
+    for b in range(2):
+        for t in range(3):
+            top = sorted(range(11), key=lambda v: -p[b, t, v].item())[:4]
+            total += sum(p[b, t, v] * (p[b, t, v] / q[b, t, v]).log() for v in top)
+            rest_p, rest_q = 1 - sum(p[b, t, v] for v in top), 1 - sum(q[b, t, v] for v in top)
+            total += rest_p * (rest_p / rest_q).log()
+    torch.testing.assert_close(logits.soft(student, recording(teacher, 4), TEMPERATURE), total / 6)
+
+
+def test_zero_for_the_teacher_itself_and_at_most_the_whole_kl(pair):
+    teacher, student = pair
+    assert logits.soft(teacher, recording(teacher, 4), TEMPERATURE).item() == pytest.approx(0, abs=1e-6)
+    whole = F.kl_div(
+        (student / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).log_softmax(-1), log_target=True, reduction="sum"
+    )
+    shares = [logits.soft(student, recording(teacher, k), TEMPERATURE).item() for k in (1, 4, 10)]
+    assert 0 < shares[0] <= shares[1] <= shares[2] <= whole.item() / 6 + 1e-5
+    assert shares[2] == pytest.approx(whole.item() / 6, rel=1e-3)  # ten of eleven and a bucket of one: all of it
+
+
+def test_alpha_weighs_data_against_teacher(tokenizer, rows):
+    student = build_llama(len(tokenizer), seed=1)
+    with torch.no_grad():
+        teacher = build_llama(len(tokenizer))(input_ids=rows[:2]).logits
+        output = student(input_ids=rows[:2]).logits
+    batch = recording(teacher, 8) | {"ids": rows[:2]}
+    hard = F.cross_entropy(output[:, :-1].flatten(0, 1), rows[:2, 1:].flatten())
+    soft = logits.soft(output, batch, TEMPERATURE)
+    given = {"method": "logits", "model": "a/b", "traces": "a/b", "tokens": "a/b", "training": {"steps": 1}}
+    for alpha in (0.0, 0.3, 1.0):
+        expected = alpha * hard + (1 - alpha) * TEMPERATURE**2 * soft
+        torch.testing.assert_close(logits.loss(student, batch, logits.Params(**given, alpha=alpha)), expected)
+
+
+def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
+    given = {"method": "logits", "model": "a/b", "traces": "a/b", "tokens": "a/b", "training": {"steps": 1}}
+    artefacts.write_json(tmp_path / "about.json", {"technique": {"temperature": 3.0}})
+    with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):
+        logits.batches(None, tmp_path, logits.Params(**given))
+    with pytest.raises(SystemExit, match="no recorded distributions"):
+        traces.batches(tmp_path, 4)

@@ -1,0 +1,54 @@
+"""What every distillation technique must hold. A new file in stages/distill/ is picked up here."""
+
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+from conftest import build_llama
+
+from stages.lib import artefacts, params, records, traces, training
+from stages.lib.training import Training
+from stages.traces import logits as recorder
+
+TRAINING = {"steps": 30, "batch_size": 4, "lr": 5e-3, "precision": "float32"}
+
+
+@pytest.fixture(params=params.techniques("distill"))
+def technique(request):
+    return import_module(f"stages.distill.{request.param}")
+
+
+def make(technique, **more):
+    given = {"method": technique.__name__.rsplit(".", 1)[1], "model": "a/b", "traces": "a/b", "tokens": "a/b"}
+    return technique.Params(**given, training=TRAINING, **more)
+
+
+@pytest.fixture
+def recorded(technique, tiny, tokenizer, rows, tmp_path):
+    """What each technique learns from, written by the teacher `tiny`."""
+    with artefacts.writing(tmp_path / "traces") as folder:
+        if technique.__name__.endswith("logits"):
+            p = recorder.Params(method="logits", model="a/b", problems="a/b", tokens="a/b", rows=8, k=16)
+            items = recorder.record(tiny, tokenizer, [], rows.numpy().astype("uint16"), p)
+            traces.save(folder, {"technique": {"temperature": 2.0}}, items)
+        else:
+            solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(100)]
+            records.save(folder, train=solved)
+    return tmp_path / "traces"
+
+
+def test_a_student_learns(technique, recorded, tokenizer, tmp_path):
+    student, p, curve = build_llama(len(tokenizer), seed=1), None, []
+    p = make(technique)
+    batch = technique.batches(tokenizer, recorded, p)
+    training.fit(student, batch, lambda part: technique.loss(student, part, p), p.training, curve, tmp_path / "c")
+    assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
+
+
+def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tokenizer):
+    p = make(technique)
+    student, batch = build_llama(len(tokenizer), seed=1), technique.batches(tokenizer, recorded, p)
+    for index in range(3):
+        first, second = (technique.loss(student, batch(index), p) for _ in range(2))
+        assert torch.equal(first, second) and first > 0

@@ -1,0 +1,106 @@
+"""The loop: exact resume, accumulation, schedules against PyTorch's and by hand."""
+
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+import torch
+from conftest import build_llama
+
+from stages.lib import losses, training
+from stages.lib.training import Training
+
+VOCABULARY = 64
+
+
+def batch(index: int, size: int = 4):
+    return torch.randint(VOCABULARY, (size, 16), generator=torch.Generator().manual_seed(index))
+
+
+def loss(model, ids):
+    return losses.next_token(model(input_ids=ids).logits, ids)
+
+
+def run(folder, stop_after=None, **more):
+    p = Training(**{"steps": 12, "batch_size": 4, "precision": "float32", "checkpoint_seconds": 3600} | more)
+    model, curve = build_llama(VOCABULARY), []
+
+    def stopping(index):
+        if index == stop_after:
+            raise KeyboardInterrupt
+        return batch(index)
+
+    training.fit(model, stopping, partial(loss, model), p, curve, folder)
+    return model, curve
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(tmp_path, monkeypatch):
+    whole, curve = run(tmp_path / "whole")
+    monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every second step
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", stop_after=7)
+    assert (tmp_path / "cut" / "state.safetensors").exists()
+    resumed, curve_resumed = run(tmp_path / "cut")
+    assert same(whole, resumed) and curve == curve_resumed and len(curve) == 12
+    assert not (tmp_path / "cut").exists(), "a finished run needs no checkpoint"
+
+
+def endless(folder):
+    torch.set_num_threads(1)
+    run(folder, steps=100_000, checkpoint_seconds=1)
+
+
+@pytest.mark.slow
+def test_kill_9_leaves_a_whole_checkpoint(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=endless, args=(tmp_path / "c",))
+    process.start()
+    while not (tmp_path / "c" / "curve.json").exists():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    model, curve = build_llama(VOCABULARY), []
+    optimizer = training.adamw(model, Training(steps=1))
+    assert training.restore(tmp_path / "c", model, optimizer, curve) == curve[-1]["step"] > 0
+
+
+def test_accumulation_is_one_large_batch():
+    model, other = build_llama(VOCABULARY), build_llama(VOCABULARY)
+    parts = [batch(0, 2), batch(1, 2)]
+    for net, p, feed in [
+        (model, Training(steps=1, accumulation=2, precision="float32"), parts.__getitem__),
+        (other, Training(steps=1, precision="float32"), lambda _index: torch.cat(parts)),
+    ]:
+        training.update(net, training.adamw(net, p), feed, partial(loss, net), p, 0)
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(x, y, atol=2e-4, rtol=1e-3)
+
+
+def test_schedules_by_hand():
+    cosine = Training(steps=100, warmup=0.1, lr_floor=0.1)
+    assert [training.rate(step, cosine) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
+    assert training.rate(55, cosine) == pytest.approx(0.1 + 0.9 / 2)  # half-way down
+    wsd = Training(steps=100, warmup=0.1, schedule="wsd", decay=0.2, lr_floor=0)
+    assert training.rate(79, wsd) == 1.0 and training.rate(90, wsd) == pytest.approx(0.5)
+
+
+def test_cosine_is_pytorchs():
+    p = Training(steps=20, warmup=0, lr_floor=0, lr=0.5)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    for step in range(20):
+        assert training.rate(step, p) * p.lr == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+def test_divergence_is_an_error(tmp_path):
+    with pytest.raises(SystemExit, match="training diverged: the loss is nan at step 1"):
+        model = build_llama(VOCABULARY)
+        training.fit(model, batch, lambda ids: loss(model, ids) * torch.nan, Training(steps=2), [], tmp_path / "c")

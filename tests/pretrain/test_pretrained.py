@@ -1,0 +1,42 @@
+"""Somebody else's model: a folder, a GGUF file; what is not what params say is refused."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from stages.export import gguf
+from stages.lib import artefacts, models
+from stages.lib.hub import External
+from stages.pretrain import pretrained
+
+
+def params(path):
+    return pretrained.Params(
+        method="pretrained", tokens="tokenize/bpe", external={"source": str(path), "sha256": artefacts.digest(path)}
+    )
+
+
+def test_a_gguf_file_gives_the_weights_it_was_written_from(model_folder, tokenizer, tmp_path):
+    model = models.load(model_folder)
+    gguf.write(model, tokenizer, tmp_path, gguf.Params(method="gguf", model="a/b", tokens="a/b", type="F16"))
+    back = pretrained.build(tokenizer, params(tmp_path / "model.gguf"))
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(back(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
+
+
+def test_a_source_that_changed_is_refused(model_folder, tokenizer):
+    changed = pretrained.Params(
+        method="pretrained", tokens="tokenize/bpe", external={"source": str(model_folder), "sha256": "0" * 64}
+    )
+    with pytest.raises(SystemExit, match="it changed"):
+        pretrained.build(tokenizer, changed)
+
+
+def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
+    with pytest.raises(ValidationError, match=artefacts.digest(model_folder)):
+        External(source=str(model_folder))
+    with pytest.raises(ValidationError, match="name the commit to take as `revision`"):
+        External(source="org/model")
+    with pytest.raises(ValidationError, match="neither a local folder"):
+        External(source="no/such/place")

@@ -1,0 +1,43 @@
+"""What every pretraining technique must hold. A new file in stages/pretrain/ is picked up here."""
+
+from functools import partial
+from importlib import import_module
+
+import pytest
+import torch
+
+from stages.lib import artefacts, params, training
+from stages.lib.training import Training
+
+
+@pytest.fixture(params=params.techniques("pretrain"))
+def technique(request):
+    return import_module(f"stages.pretrain.{request.param}")
+
+
+@pytest.fixture
+def build(technique, tokenizer, model_folder):
+    name = technique.__name__.rsplit(".", 1)[1]
+    given = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 128}
+    if name == "pretrained":
+        given = {"external": {"source": str(model_folder), "sha256": artefacts.digest(model_folder)}}
+    return lambda: technique.build(tokenizer, technique.Params(method=name, tokens="tokenize/bpe", **given))
+
+
+def test_the_same_params_give_the_same_weights(build):
+    assert all(torch.equal(a, b) for a, b in zip(build().parameters(), build().parameters(), strict=True))
+
+
+def test_it_learns_one_batch_by_heart(technique, build, rows, tmp_path):
+    model, curve = build(), []
+    p = Training(steps=40, batch_size=4, lr=5e-3, precision="float32")
+    training.fit(model, lambda _index: rows[:4], partial(technique.loss, model), p, curve, tmp_path / "c")
+    assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
+
+
+def test_loss_is_the_cross_entropy_of_each_next_token(technique, build, rows):
+    model, ids = build().eval(), rows[:2, :8]
+    with torch.no_grad():
+        log_p = model(input_ids=ids).logits.log_softmax(-1)
+        by_hand = -sum(log_p[b, t, ids[b, t + 1]] for b in range(2) for t in range(7)) / 14
+        torch.testing.assert_close(technique.loss(model, ids), by_hand)

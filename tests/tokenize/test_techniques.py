@@ -1,0 +1,54 @@
+"""What every tokenizer must hold. A new file in stages/tokenize/ is picked up here."""
+
+from importlib import import_module
+
+import pytest
+from transformers import AutoTokenizer
+
+from stages.lib import artefacts, params, problems
+from stages.lib.hub import External
+
+HARD = [
+    "Hello, world!",
+    " leading and trailing ",
+    "tabs\tand\n\n\nlines\r\n",
+    "12 + 345 = 357, -0.5e10",
+    "na\u00efve caf\u00e9 \u2014 \u4f60\u597d \U0001f34e\u200d\U0001f333",
+    "\x00\x7f control",
+    "",
+]
+
+
+@pytest.fixture(params=params.techniques("tokenize"))
+def technique(request):
+    return import_module(f"stages.tokenize.{request.param}")
+
+
+def train(technique, texts, model_folder, **more):
+    name = technique.__name__.rsplit(".", 1)[1]
+    given = {"vocab_size": 600}
+    if name == "pretrained":
+        given = {"external": External(source=str(model_folder), sha256=artefacts.digest(model_folder))}
+    return technique.train(texts, technique.Params(method=name, documents="data/a", problems="data/b", **given, **more))
+
+
+def test_decode_of_encode_is_the_text(technique, texts, model_folder):
+    tokenizer = train(technique, texts, model_folder)
+    for text in [*HARD, *texts[:5]]:
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_saved_and_loaded_it_gives_the_same_ids_and_the_same_bytes(technique, texts, model_folder, tmp_path):
+    for name in ("one", "two"):
+        train(technique, texts, model_folder).save_pretrained(tmp_path / name)
+    assert artefacts.digest(tmp_path / "one") == artefacts.digest(tmp_path / "two")
+    tokenizer, loaded = train(technique, texts, model_folder), AutoTokenizer.from_pretrained(tmp_path / "one")
+    assert [loaded.encode(text) for text in HARD] == [tokenizer.encode(text) for text in HARD]
+
+
+def test_digits_and_roles_are_tokens_of_their_own(technique, texts, model_folder):
+    tokenizer = train(technique, texts, model_folder)
+    assert tokenizer.tokenize("2026") == ["2", "0", "2", "6"]
+    chat, prompt = problems.chat_ids(tokenizer, "1 + 1", "2"), problems.prompt_ids(tokenizer, "1 + 1")
+    assert chat[: len(prompt)] == prompt and chat[-1] == tokenizer.eos_token_id and chat[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(chat) == "<|bos|><|user|>1 + 1<|end|><|assistant|>2<|end|>"
