@@ -72,7 +72,7 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join([""] + [f"{row['stage']:{width}}  {row['state']:10} {row['why']}".rstrip() for row in rows])
 
 
-def wait_until_recorded(flow_run_id: UUID, tasks: int, patience: float = 15) -> None:
+def wait_until_recorded(flow_run_id: UUID | None, tasks: int, patience: float = 15) -> None:
     """Task states reach the database after the flow has ended; a server that lives with the flow must not lose them."""
     this, end = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}}), time.monotonic() + patience
     with get_client(sync_client=True) as client:

@@ -13,6 +13,7 @@ import sys
 import time
 from functools import cache
 from threading import Semaphore
+from uuid import UUID
 
 from flows import plan, profiles, server, warm
 from flows.plan import Step
@@ -24,8 +25,9 @@ if __name__ == "__main__" and not {"--why", "-h", "--help"} & set(sys.argv):
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from flows import history, promote
 from flows.console import Output
@@ -44,7 +46,9 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
         raise
     if not all(step.settled for step in steps):
         warm.start()
-        params.check(params.read())
+        tree = params.read()
+        params.check(tree)
+        promote.gates(tree)
     return steps
 
 
@@ -66,7 +70,6 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
     git = tracking.revision()
     for step in steps:
         run = task(
-            bring_up_to_date,
             name=step.name,
             task_run_name=step.name,
             version=f"{step.code}+g{git[:7]}{git[40:]}",
@@ -74,14 +77,15 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
             retry_delay_seconds=1,
             cache_policy=NO_CACHE,  # DVC is the only cache
             persist_result=False,
-        )
-        futures[step.name] = run.submit(step, wait_for=[futures[parent] for parent in step.needs])
+        )(bring_up_to_date)
+        futures[step.name] = run.submit(step=step, wait_for=[futures[parent] for parent in step.needs])
     return futures
 
 
 def follow(futures: dict[str, PrefectFuture]) -> None:
     """Wait for every stage; show how far the flow is in the UI."""
     shown = create_progress_artifact(0.0, key="progress", description="share of the stages that are done")
+    assert isinstance(shown, UUID)
     for done, _ in enumerate(as_completed(list(futures.values())), 1):
         update_progress_artifact(shown, 100 * done / len(futures))
 

@@ -76,7 +76,7 @@ def repro(stage: str) -> int:
     try:
         with Repo(_wait_for_lock=True) as repo:
             repo.scm_context.quiet = True  # no advice about git after every stage
-            changed = repo.reproduce(targets=[stage], single_item=True)
+            changed = repo.reproduce(targets=[stage], single_item=True)  # type: ignore[call-arg]
     except DvcException as error:
         print(error.__cause__ or error, file=sys.stderr)
         return 1
