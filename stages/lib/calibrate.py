@@ -46,3 +46,9 @@ def check_widths(layers: Mapping[str, nn.Linear], multiple: int, why: str) -> No
     for name, layer in layers.items():
         if layer.in_features % multiple:
             raise SystemExit(f"{name} has {layer.in_features} inputs; {why} needs a multiple of {multiple}")
+
+
+def require_dense(model: Any, place: str) -> None:
+    """Refuse packed integers, which no technique could change: pruning and merging come before quantizing."""
+    if getattr(model.config, "quantization_config", None):
+        raise SystemExit(f"{place}: its parent is quantized already; take the parent of that one")

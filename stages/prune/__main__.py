@@ -14,6 +14,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     with tracking.run("prune", variant, p, out, inputs=[model, tokens]) as run:
         artefacts.require_space(out, artefacts.size(model))
         net, tokenizer = models.load(model), models.load_tokenizer(model)
+        calibrate.require_dense(net, f"prune.{variant}")
         require_vocabulary(tokens, len(tokenizer), f"prune.{variant}.tokens")
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None

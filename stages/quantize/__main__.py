@@ -19,6 +19,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, _compressed.quiet():
         artefacts.require_space(out, artefacts.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
+        calibrate.require_dense(parent, f"quantize.{variant}")
         require_vocabulary(tokens, len(tokenizer), f"quantize.{variant}.tokens")
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
@@ -32,16 +33,16 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
             run.metrics.update(compare(parent, reloaded, unseen), **size(parent, folder))
             run.metrics["loss_before"] = losses.evaluate(parent, unseen)
             run.metrics["loss_after"] = losses.evaluate(reloaded, unseen)
-            check(expected, run.metrics, model)
+            check(variant, expected, run.metrics, model)
 
 
-def check(expected: float, measured: dict[str, float], parent: Path) -> None:
-    if abs(measured["loss_after"] - expected) > TOLERANCE:
-        raise SystemExit(
-            f"reloaded, the model has loss {measured['loss_after']}, in memory it had {expected}: not kept"
-        )
+def check(variant: str, expected: float, measured: dict[str, float], parent: Path) -> None:
+    """Refuse a file that says something else than the model in memory did, or is no smaller than its parent."""
+    if not abs(measured["loss_after"] - expected) <= TOLERANCE:  # also when it is not a number
+        after = measured["loss_after"]
+        raise SystemExit(f"quantize.{variant}: reloaded, the model has loss {after}, in memory it had {expected}")
     if measured["bytes"] >= (before := sum(file.stat().st_size for file in parent.glob("*.safetensors"))):
-        raise SystemExit(f"the result takes {measured['bytes']:,} bytes, {parent} takes {before:,}: not kept")
+        raise SystemExit(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
 
 
 @torch.inference_mode()

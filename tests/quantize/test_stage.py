@@ -1,0 +1,117 @@
+"""The stage as DVC calls it: bits counted by hand, the file measured as reloaded, and what is refused."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stages.lib import artefacts, models, tokens
+from stages.quantize import __main__ as stage
+from stages.quantize import _compressed, int8
+
+PARENTS = {"model": "quantize/int8", "tokens": "tokenize/bpe"}
+PARAMS = """
+tokenize:
+  bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}
+quantize:
+  int8: {method: int8, model: quantize/int8, tokens: tokenize/bpe}
+  again: {method: int8, model: quantize/int8, tokens: tokenize/bpe}
+  awq: {method: awq, model: quantize/int8, tokens: tokenize/bpe, grid: 4, calibration: {rows: 4, seed: 0}}
+"""
+
+
+def test_bits_are_those_of_the_file(model_folder, tokenizer, tmp_path):
+    """int8: a byte a weight, a 16-bit scale a row, the shape in 16 bytes; hidden 256, FFN 512, two layers."""
+    dense = models.load(model_folder)
+    net = int8.quantize(models.load(model_folder), None, int8.Params(method="int8", **PARENTS))
+    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
+    rows = 2 * (256 + 128 + 128 + 256 + 512 + 512 + 256)
+    weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
+    stored = weights + 2 * rows + 14 * 16
+    rest = 2 * (512 * 256 + 5 * 256)  # embedding and norms
+    seen = stage.size(dense, tmp_path / "model")
+    assert seen["bits_per_weight"] == pytest.approx(8 * stored / weights)
+    assert seen["bits_per_weight_model"] == pytest.approx(8 * (stored + rest) / dense.num_parameters())
+    assert seen["bytes"] == (tmp_path / "model" / "model.safetensors").stat().st_size
+
+
+class Fixed(torch.nn.Module):
+    """A model that says the same at every position."""
+
+    device = "cpu"
+
+    def __init__(self, logits):
+        super().__init__()
+        self.row = torch.tensor(logits)
+
+    def forward(self, ids_BT):
+        return type("Output", (), {"logits": self.row.expand(*ids_BT.shape, -1)})
+
+
+def test_comparison_is_the_formula():
+    p, q = (
+        Fixed([math.log(0.5), math.log(0.25), math.log(0.25)]),
+        Fixed([7 + math.log(0.25), 7 + math.log(0.5), 7 + math.log(0.25)]),
+    )
+    seen = stage.compare(p, q, torch.zeros(9, 5, dtype=torch.long), batch=4)
+    assert seen == {"kl": pytest.approx(0.25 * math.log(2)), "same_top": 0}
+    assert stage.compare(p, p, torch.zeros(9, 5, dtype=torch.long)) == {"kl": pytest.approx(0), "same_top": 1}
+
+
+def test_a_file_that_says_something_else_or_is_no_smaller_is_refused(model_folder):
+    stage.check("int8", 2.0, {"loss_after": 2.00001, "bytes": 1000}, model_folder)
+    with pytest.raises(SystemExit, match=r"quantize.int8: reloaded, the model has loss 2.1, in memory it had 2.0"):
+        stage.check("int8", 2.0, {"loss_after": 2.1, "bytes": 1000}, model_folder)
+    with pytest.raises(SystemExit, match="loss nan"):
+        stage.check("int8", 2.0, {"loss_after": float("nan"), "bytes": 1000}, model_folder)
+    with pytest.raises(SystemExit, match="takes 1,000,000,000 bytes"):
+        stage.check("int8", 2.0, {"loss_after": 2.0, "bytes": 10**9}, model_folder)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, rows):
+    """A folder with params.yaml and token rows, as the stage finds them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("params.yaml").write_text(PARAMS)
+    numbers = rows.numpy().astype(np.uint16)
+    tokens.save(Path("tokens"), {"vocab_size": 512, "context": 64}, train=numbers, held_out=numbers)
+
+
+def quantize(variant, model, out):
+    stage.main(variant, model=model, tokens=Path("tokens"), out=Path(out))
+    return json.loads(Path(out, "metrics.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("variant", "bits"), [("int8", 8.06), ("awq", 4.13)])
+def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bits, capfd):
+    seen = quantize(variant, model_folder, "once")
+    assert quantize(variant, model_folder, "twice") == seen
+    assert artefacts.digest(Path("once/model")) == artefacts.digest(Path("twice/model"))
+    assert seen["bits_per_weight"] == pytest.approx(bits, abs=0.02)
+    assert 0 < seen["kl"] < 0.1 and seen["loss_after"] != seen["loss_before"]
+    printed = capfd.readouterr()
+    assert not printed.out and "it/s" not in printed.err, printed
+    assert {path.name for path in Path().iterdir()} <= {
+        "params.yaml",
+        "tokens",
+        "once",
+        "twice",
+        "mlflow.db",
+        "mlflow.db.lock",
+    }
+
+
+@pytest.mark.slow
+def test_what_is_refused_leaves_nothing(project, model_folder):
+    quantize("int8", model_folder, "first")
+    with pytest.raises(SystemExit, match="quantize.again: its parent is quantized already"):
+        quantize("again", Path("first/model"), "second")
+    artefacts.write_json(Path("tokens/tokens.json"), {"vocab_size": 513, "context": 64})
+    with pytest.raises(SystemExit, match=r"quantize\.int8\.tokens: tokens was made with 513 tokens.* 512"):
+        quantize("int8", model_folder, "third")
+    assert not any(list(Path(name).glob("*")) for name in ("second", "third"))
