@@ -78,7 +78,8 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
             cache_policy=NO_CACHE,  # DVC is the only cache
             persist_result=False,
         )(bring_up_to_date)
-        futures[step.name] = run.submit(step=step, wait_for=[futures[parent] for parent in step.needs])
+        parents = [futures[parent] for parent in step.needs]
+        futures[step.name] = run.submit(step, wait_for=parents)  # pyright: ignore[reportCallIssue]
     return futures
 
 
