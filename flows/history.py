@@ -12,7 +12,8 @@ from prefect import get_run_logger, tags
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.states import Crashed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Crashed
 
 from flows.plan import Step
 
