@@ -49,6 +49,12 @@ def build_llama(vocab_size: int, seed: int = 0, hidden: int = 64):
     return LlamaForCausalLM(config).eval()
 
 
+@pytest.fixture(scope="session")
+def llama():
+    """llama(vocab_size, seed=0, hidden=64): a fresh two-layer model."""
+    return build_llama
+
+
 @pytest.fixture
 def tiny(tokenizer):
     """A fresh two-layer llama, hidden size 64; weights differ enough from zero that errors show."""

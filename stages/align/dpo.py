@@ -4,6 +4,7 @@
 model as it came; with LoRA it is the same model with its adapters off, so it costs no memory.
 """
 
+import copy
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -38,6 +39,7 @@ def align(
     started = monotonic()
     trainer = DPOTrainer(
         model=model,
+        ref_model=None if p.lora else copy.deepcopy(model),
         args=arguments(p, checkpoints),
         train_dataset=Dataset.from_list([conversation(pair) for pair in examples]),
         processing_class=tokenizer,

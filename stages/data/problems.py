@@ -53,5 +53,3 @@ def generate(family: str, settings: dict[str, Any], p: Params) -> Iterator[dict[
 
 def direct(_entry: dict[str, Any]) -> str:
     return ""
-
-

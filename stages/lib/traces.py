@@ -68,7 +68,6 @@ def _batch(where: list[tuple[Any, int]], size: int, index: int) -> "dict[str, Te
 
     rows = [where[(index * size + i) % len(where)] for i in range(size)]
     columns = {
-        name: torch.stack([shard.get_slice(name)[row] for shard, row in rows])
-        for name in ("ids", "index", "logprob")
+        name: torch.stack([shard.get_slice(name)[row] for shard, row in rows]) for name in ("ids", "index", "logprob")
     }
     return columns | {"ids": columns["ids"].long(), "index": columns["index"].long()}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from stages.lib import artefacts
 from stages.lib.params import Params
 
-
 Part = Tensor | dict[str, Tensor]  # token ids (B, T), or those as "ids" with what else a loss needs
 
 

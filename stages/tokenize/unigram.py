@@ -1,9 +1,12 @@
-"""Unigram language model over subwords, as in SentencePiece. Kudo 2018, arXiv:1804.10959; arXiv:1808.06226.
+"""Unigram language model over subwords, trained by SentencePiece. Kudo 2018, arXiv:1804.10959; arXiv:1808.06226.
 
 Text is bytes first (the GPT-2 alphabet), so no string is unknown and decode(encode(text)) == text; digits stand alone.
+SentencePiece and not the trainer of tokenizers, which gives another vocabulary on every run.
 """
 
+import io
 from collections.abc import Iterable
+from itertools import chain
 from typing import Literal
 
 from pydantic import Field
@@ -17,21 +20,41 @@ class Params(Tokenization):
 
 
 def train(texts: Iterable[str], p: Params):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     from stages.tokenize import _special
 
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    split = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
+    words = (word for text in texts for word, _ in split.pre_tokenize_str(text))
+    special = [(token, 0.0) for token in _special.SPECIAL]
+    learnt = pieces(words, p.vocab_size - len(special), pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.Unigram(special + learnt, unk_id=0))
+    tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=p.vocab_size,
-        special_tokens=_special.SPECIAL,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        unk_token=_special.PAD,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
     return _special.finish(tokenizer)
+
+
+def pieces(words: Iterable[str], count: int, alphabet: Iterable[str]) -> list[tuple[str, float]]:
+    """Subwords with their log-probabilities; every letter of the alphabet is one of them."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=chain(words, sorted(alphabet)),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=count + 1,  # and the unknown piece, which cannot be switched off
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        split_by_unicode_script=False,
+        split_by_number=False,
+        bos_id=-1,
+        eos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    return [(trained.id_to_piece(i), trained.get_score(i)) for i in range(1, trained.get_piece_size())]

@@ -14,7 +14,10 @@ PAIR = {"id": "0", "family": "f", "prompt": "Say 4", "chosen": "#### 4", "reject
 
 @torch.no_grad()
 def log_probability(model, tokenizer, reply):
-    ids, begin = problems.chat_ids(tokenizer, PAIR["prompt"], reply), len(problems.prompt_ids(tokenizer, PAIR["prompt"]))
+    ids, begin = (
+        problems.chat_ids(tokenizer, PAIR["prompt"], reply),
+        len(problems.prompt_ids(tokenizer, PAIR["prompt"])),
+    )
     log_p = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(log_p[t - 1, ids[t]] for t in range(begin, len(ids)))
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_llama
 
 from stages.distill import logits
 from stages.lib import artefacts, traces
@@ -39,17 +38,20 @@ def test_zero_for_the_teacher_itself_and_at_most_the_whole_kl(pair):
     teacher, student = pair
     assert logits.soft(teacher, recording(teacher, 4), TEMPERATURE).item() == pytest.approx(0, abs=1e-6)
     whole = F.kl_div(
-        (student / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).log_softmax(-1), log_target=True, reduction="sum"
+        (student / TEMPERATURE).log_softmax(-1),
+        (teacher / TEMPERATURE).log_softmax(-1),
+        log_target=True,
+        reduction="sum",
     )
     shares = [logits.soft(student, recording(teacher, k), TEMPERATURE).item() for k in (1, 4, 10)]
     assert 0 < shares[0] <= shares[1] <= shares[2] <= whole.item() / 6 + 1e-5
     assert shares[2] == pytest.approx(whole.item() / 6, rel=1e-3)  # ten of eleven and a bucket of one: all of it
 
 
-def test_alpha_weighs_data_against_teacher(tokenizer, rows):
-    student = build_llama(len(tokenizer), seed=1)
+def test_alpha_weighs_data_against_teacher(tokenizer, rows, llama):
+    student = llama(len(tokenizer), seed=1)
     with torch.no_grad():
-        teacher = build_llama(len(tokenizer))(input_ids=rows[:2]).logits
+        teacher = llama(len(tokenizer))(input_ids=rows[:2]).logits
         output = student(input_ids=rows[:2]).logits
     batch = recording(teacher, 8) | {"ids": rows[:2]}
     hard = F.cross_entropy(output[:, :-1].flatten(0, 1), rows[:2, 1:].flatten())

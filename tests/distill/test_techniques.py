@@ -1,14 +1,11 @@
 """What every distillation technique must hold. A new file in stages/distill/ is picked up here."""
 
-from functools import partial
 from importlib import import_module
 
 import pytest
 import torch
-from conftest import build_llama
 
 from stages.lib import artefacts, params, records, traces, training
-from stages.lib.training import Training
 from stages.traces import logits as recorder
 
 TRAINING = {"steps": 30, "batch_size": 4, "lr": 5e-3, "precision": "float32"}
@@ -38,17 +35,16 @@ def recorded(technique, tiny, tokenizer, rows, tmp_path):
     return tmp_path / "traces"
 
 
-def test_a_student_learns(technique, recorded, tokenizer, tmp_path):
-    student, p, curve = build_llama(len(tokenizer), seed=1), None, []
-    p = make(technique)
+def test_a_student_learns(technique, recorded, tokenizer, llama, tmp_path):
+    student, p, curve = llama(len(tokenizer), seed=1), make(technique), []
     batch = technique.batches(tokenizer, recorded, p)
     training.fit(student, batch, lambda part: technique.loss(student, part, p), p.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
 
 
-def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tokenizer):
+def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tokenizer, llama):
     p = make(technique)
-    student, batch = build_llama(len(tokenizer), seed=1), technique.batches(tokenizer, recorded, p)
+    student, batch = llama(len(tokenizer), seed=1), technique.batches(tokenizer, recorded, p)
     for index in range(3):
         first, second = (technique.loss(student, batch(index), p) for _ in range(2))
         assert torch.equal(first, second) and first > 0

@@ -33,7 +33,11 @@ def set_value(tree, path, value):
         ("prune.wanda-50.model", "distill/nobody", "'distill/nobody'; 'distill' has: .*student"),
         ("prune.wanda-50.model", "nowhere/x", "'nowhere/x'; stages are: data, tokenize"),
         ("prune.wanda-50.sparcity", 0.5, "prune.wanda-50.sparcity is not a parameter; there are: .*sparsity"),
-        ("align.sft.training.learning_rate", 1, "learning_rate is not a parameter; there are: steps, batch_size,.* lr,"),
+        (
+            "align.sft.training.learning_rate",
+            1,
+            "learning_rate is not a parameter; there are: steps, batch_size,.* lr,",
+        ),
         ("prune.wanda-50.sparsity", 1.5, r"prune.wanda-50.sparsity is 1.5: .*less than"),
         ("prune.wanda-50.sparsity", "half", r"prune.wanda-50.sparsity is 'half': .*number"),
         ("pretrain.teacher.training.lr", "fast", r"pretrain.teacher.training.lr is 'fast'"),

@@ -1,5 +1,6 @@
 """The loop: exact resume, accumulation, schedules against PyTorch's and by hand."""
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -8,12 +9,16 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import build_llama
 
 from stages.lib import losses, training
 from stages.lib.training import Training
 
 VOCABULARY = 64
+
+
+@pytest.fixture
+def model(llama):
+    return llama(VOCABULARY)
 
 
 def batch(index: int, size: int = 4):
@@ -24,9 +29,9 @@ def loss(model, ids):
     return losses.next_token(model(input_ids=ids).logits, ids)
 
 
-def run(folder, stop_after=None, **more):
+def run(model, folder, stop_after=None, **more):
     p = Training(**{"steps": 12, "batch_size": 4, "precision": "float32", "checkpoint_seconds": 3600} | more)
-    model, curve = build_llama(VOCABULARY), []
+    curve: list[dict[str, float]] = []
 
     def stopping(index):
         if index == stop_after:
@@ -41,37 +46,37 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(tmp_path, monkeypatch):
-    whole, curve = run(tmp_path / "whole")
+def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(llama, tmp_path, monkeypatch):
+    whole, curve = run(llama(VOCABULARY), tmp_path / "whole")
     monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every second step
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", stop_after=7)
+        run(llama(VOCABULARY), tmp_path / "cut", stop_after=7)
     assert (tmp_path / "cut" / "state.safetensors").exists()
-    resumed, curve_resumed = run(tmp_path / "cut")
+    resumed, curve_resumed = run(llama(VOCABULARY), tmp_path / "cut")
     assert same(whole, resumed) and curve == curve_resumed and len(curve) == 12
     assert not (tmp_path / "cut").exists(), "a finished run needs no checkpoint"
 
 
-def endless(folder):
+def endless(model, folder):
     torch.set_num_threads(1)
-    run(folder, steps=100_000, checkpoint_seconds=1)
+    run(model, folder, steps=100_000, checkpoint_seconds=1)
 
 
 @pytest.mark.slow
-def test_kill_9_leaves_a_whole_checkpoint(tmp_path):
-    process = multiprocessing.get_context("spawn").Process(target=endless, args=(tmp_path / "c",))
+def test_kill_9_leaves_a_whole_checkpoint(model, tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=endless, args=(model, tmp_path / "c"))
     process.start()
     while not (tmp_path / "c" / "curve.json").exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    model, curve = build_llama(VOCABULARY), []
+    curve: list[dict[str, float]] = []
     optimizer = training.adamw(model, Training(steps=1))
     assert training.restore(tmp_path / "c", model, optimizer, curve) == curve[-1]["step"] > 0
 
 
-def test_accumulation_is_one_large_batch():
-    model, other = build_llama(VOCABULARY), build_llama(VOCABULARY)
+def test_accumulation_is_one_large_batch(model):
+    other = copy.deepcopy(model)
     parts = [batch(0, 2), batch(1, 2)]
     for net, p, feed in [
         (model, Training(steps=1, accumulation=2, precision="float32"), parts.__getitem__),
@@ -100,7 +105,6 @@ def test_cosine_is_pytorchs():
         reference.step()
 
 
-def test_divergence_is_an_error(tmp_path):
+def test_divergence_is_an_error(model, tmp_path):
     with pytest.raises(SystemExit, match="training diverged: the loss is nan at step 1"):
-        model = build_llama(VOCABULARY)
         training.fit(model, batch, lambda ids: loss(model, ids) * torch.nan, Training(steps=2), [], tmp_path / "c")
