@@ -122,6 +122,7 @@ def main() -> None:
     if chosen.profile:
         profiles.use(chosen.profile)
     if chosen.why:
+        params.check(params.read())
         print(plan.explain(plan.read(chosen.targets)))
         return
     with history.alone():

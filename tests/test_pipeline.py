@@ -1,0 +1,110 @@
+"""The tiny profile end to end, by the flow and by plain `dvc repro`, in copies of the project."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder: Path, *command: str, code: int = 0) -> str:
+    """Output of `python -m ...` in a project; its exit code must be the expected one."""
+    environment = os.environ | {"PREFECT_HOME": str(folder.parent / "prefect"), "PREFECT_API_URL": ""}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stdout[-5000:] + done.stderr[-5000:]
+    return done.stdout + done.stderr
+
+
+def project(folder: Path) -> Path:
+    """The files of this work tree that git would commit, with the tiny profile chosen, as a repository of its own."""
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in listed.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    shutil.copy(folder / "infra/profiles/tiny.yaml", folder / "params.yaml")
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A project in which the flow has run once."""
+    folder = project(tmp_path_factory.mktemp("flow") / "project")
+    run(folder, "flows.lifecycle")
+    return folder
+
+
+def test_every_model_is_evaluated_and_the_report_shows_it(finished):
+    summary = json.loads((finished / "artifacts/report/summary.json").read_text())
+    names = {row["variant"] for row in summary["models"]}
+    assert {"teacher", "student", "direct-student", "wanda-2of4", "int8", "awq-int4", "gguf-q4_k_m"} <= names
+    page = (finished / "artifacts/report/report.html").read_text()
+    assert all(name in page for name in names)
+
+
+def test_a_second_run_does_nothing(finished):
+    before = (finished / "dvc.lock").read_bytes()
+    run(finished, "flows.lifecycle")
+    assert "didn't change" in run(finished, "dvc", "repro") and (finished / "dvc.lock").read_bytes() == before
+    assert "Running stage" not in run(finished, "dvc", "repro")
+
+
+def test_plain_dvc_repro_gives_the_same_lock_to_the_byte(finished, tmp_path):
+    folder = project(tmp_path / "project")
+    run(folder, "dvc", "repro")
+    assert (folder / "dvc.lock").read_text() == (finished / "dvc.lock").read_text()
+
+
+def changed(folder: Path) -> set[str]:
+    return set(json.loads(run(folder, "dvc", "status", "--json").splitlines()[-1]))
+
+
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished):
+    technique = finished / "stages/prune/wanda.py"
+    source = technique.read_text()
+    technique.write_text(source + "\n# a change\n")
+    assert changed(finished) == {"prune@wanda-50", "prune@wanda-2of4"}
+    technique.write_text(source)
+    assert changed(finished) == set()
+    params = (finished / "params.yaml").read_text()
+    (finished / "params.yaml").write_text(params.replace("k: 16", "k: 8", 1))
+    why = run(finished, "flows.lifecycle", "--why")
+    (finished / "params.yaml").write_text(params)
+    assert "traces@logits" in why and "traces.logits" in why and "16" in why and "8" in why
+
+
+def test_lineage_goes_back_to_the_raw_data(finished):
+    tree = run(finished, "flows.lineage", "export/gguf-q8_0")
+    for step in ("distill/student", "traces/logits", "align/dpo", "pretrain/teacher", "tokenize/bpe", "data/corpus"):
+        assert step in tree
+    assert "stages/data/corpus" in tree
+
+
+def test_a_damaged_artefact_is_replaced(finished):
+    weights = finished / "artifacts/distill/student/model/model.safetensors"
+    whole = weights.read_bytes()
+    weights.unlink()  # a link into the cache may be read-only
+    weights.write_bytes(whole[:1000])
+    run(finished, "flows.lifecycle")
+    assert weights.read_bytes() == whole
+
+
+def test_bad_params_stop_before_any_work_and_leave_everything(finished):
+    params, lock = (finished / "params.yaml").read_text(), (finished / "dvc.lock").read_bytes()
+    (finished / "params.yaml").write_text(params.replace("sparsity: 0.5", "sparsity: 5", 1))
+    said = run(finished, "flows.lifecycle", code=1)
+    (finished / "params.yaml").write_text(params)
+    assert "params.yaml: prune.magnitude-50.sparsity is 5" in said
+    assert (finished / "dvc.lock").read_bytes() == lock
+    assert changed(finished) == set()
