@@ -24,7 +24,7 @@ class Pruning(Variant):
     sparsity: Share | None = None
     pattern: Literal["2of4", "4of8"] | None = Field(None, validate_default=True)  # 2 of every 4 neighbours stay
     calibration: Calibration | None = None
-    held_out_rows: PositiveInt = 128
+    held_out_rows: PositiveInt = 64
 
     @field_validator("pattern")
     @classmethod

@@ -25,4 +25,4 @@ class Quantization(Variant):
     tokens: Parent
     calibration: Calibration | None = None
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of the scales and of all that is not quantized
-    held_out_rows: PositiveInt = 128
+    held_out_rows: PositiveInt = 64

@@ -17,7 +17,7 @@ from stages.quantize import Quantization, _compressed
 
 class Params(Quantization):
     method: Literal["awq"]
-    calibration: Calibration = Calibration(rows=32)
+    calibration: Calibration = Calibration(rows=16)
     group_size: Literal[32, 64, 128] = 128  # widths that vLLM's kernels take
     grid: int = Field(20, ge=4)  # values of a that are tried
 

@@ -1,12 +1,14 @@
-"""Wanda against the formula written out with loops and by hand on a 2x4 layer."""
+"""Wanda against the formula written out with loops, by hand on a 2x4 layer, and against llmcompressor."""
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from stages.lib import calibrate
 from stages.prune import wanda
+from stages.quantize import _compressed
 
 P = {"method": "wanda", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -40,3 +42,16 @@ def test_the_order_of_the_rows_does_not_matter(tiny, rows):
     a = wanda.input_norms(tiny, rows, calibrate.linears(tiny))
     b = wanda.input_norms(tiny, rows.flip(0), calibrate.linears(tiny))
     assert all(torch.allclose(a[name], b[name], rtol=1e-5) for name in a)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "structure"), [({"sparsity": 0.5}, "0:0"), ({"pattern": "2of4"}, "2:4")])
+def test_agrees_with_llmcompressor(tiny, rows, target, structure):
+    """Every mask of every block, so also the order of pruning and calibrating."""
+    from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
+
+    modifier = WandaPruningModifier(sparsity=0.5, mask_structure=structure, targets=["re:.*_proj$"])
+    reference = _compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
+    wanda.prune(tiny, rows, wanda.Params(**P, **target))
+    for name, layer in calibrate.linears(tiny).items():
+        assert torch.equal(layer.weight, reference.get_submodule(name).weight), name

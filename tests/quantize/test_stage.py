@@ -56,9 +56,18 @@ def test_comparison_is_the_formula():
         Fixed([math.log(0.5), math.log(0.25), math.log(0.25)]),
         Fixed([7 + math.log(0.25), 7 + math.log(0.5), 7 + math.log(0.25)]),
     )
-    seen = stage.compare(p, q, torch.zeros(9, 5, dtype=torch.long), batch=4)
-    assert seen == {"kl": pytest.approx(0.25 * math.log(2)), "same_top": 0}
-    assert stage.compare(p, p, torch.zeros(9, 5, dtype=torch.long)) == {"kl": pytest.approx(0), "same_top": 1}
+    rows = torch.tensor([[0, 0, 1, 2], [0, 1, 2, 2], [2, 2, 2, 2]])
+    seen = stage.compare(p, q, rows, batch=2)
+    assert seen["kl"] == pytest.approx(0.25 * math.log(2))
+    assert seen["same_top"] == 0
+    assert seen["loss_before"] == pytest.approx((math.log(2) + 8 * math.log(4)) / 9)  # of 9 next tokens one is 0
+    assert seen["loss_after"] == pytest.approx((2 * math.log(2) + 7 * math.log(4)) / 9)  # and two are 1
+    assert stage.compare(p, p, rows) == {
+        **seen,
+        "kl": 0,
+        "same_top": 1,
+        "loss_after": pytest.approx(seen["loss_before"]),
+    }
 
 
 def test_a_file_that_says_something_else_or_is_no_smaller_is_refused(model_folder):
