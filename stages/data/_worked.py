@@ -37,11 +37,20 @@ def leg_counting(entry: Entry) -> str:
     lines, total = [], 0
     for animal, count in entry["metadata"]["animals"].items():
         legs = count * ANIMALS[animal]
-        lines.append(f"{animal} {count} * {ANIMALS[animal]} = {legs}\n")
-        if total:
+        lines.append(f"{count} * {ANIMALS[animal]} = {legs}\n")
+        if len(lines) > 1:
             lines.append(f"{total} + {legs} = {total + legs}\n")
         total += legs
     return "".join(lines)
+
+
+def products(entry: Entry) -> str:
+    """Tens and ones of the first number, each times the second; nothing to write down for a single digit."""
+    a, b = map(int, entry["metadata"]["expression"].split(" * "))
+    tens, ones = a // 10 * 10, a % 10
+    if not tens or not ones:
+        return ""
+    return f"{tens} * {b} = {tens * b}\n{ones} * {b} = {ones * b}\n{tens * b} + {ones * b} = {a * b}\n"
 
 
 def spell_backward(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, warm-up and decay, accumulation, clipping, mixed precision, checkpoints, exact resume.
+"""The one training loop: Muon or AdamW, warm-up and decay, accumulation, clipping, mixed precision, checkpoints, exact resume.
 
 A batch is a function of the step alone and the optimizer's whole state is in the checkpoint, so a run that was killed
 and started again ends in the very weights of one that was not.
@@ -6,6 +6,7 @@ and started again ends in the very weights of one that was not.
 
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic
@@ -28,6 +29,7 @@ class Training(Params):
     batch_size: PositiveInt = 16  # rows a step, over all accumulated parts
     accumulation: PositiveInt = 1  # parts a batch is worked off in, to save memory
     lr: PositiveFloat = 3e-3
+    optimizer: Literal["muon", "adamw"] = "muon"
     schedule: Literal["cosine", "wsd"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps
     decay: float = Field(0.2, gt=0, le=1)  # share of the steps at the end in which wsd goes down
@@ -52,20 +54,20 @@ def fit(
     `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
     """
     torch.manual_seed(p.seed)
-    optimizer = adamw(model, p)
-    first = restore(checkpoints, model, optimizer, curve)
+    steppers = optimizers(model, p)
+    first = restore(checkpoints, model, steppers, curve)
     model.train()
     started = saved = monotonic()
     seen = 0
     with progress(p.steps, first) as bar:
         for step in range(first, p.steps):
-            value, tokens = update(model, optimizer, batch, loss, p, step)
+            value, tokens = update(model, steppers, batch, loss, p, step)
             seen += tokens
-            curve.append({"step": step + 1, "loss": value, "lr": optimizer.param_groups[0]["lr"]})
+            curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
             bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
             bar.update()
             if monotonic() - saved > p.checkpoint_seconds:
-                checkpoint(checkpoints, model, optimizer, curve)
+                checkpoint(checkpoints, model, steppers, curve)
                 saved = monotonic()
     model.eval()
     artefacts.remove(checkpoints)
@@ -79,9 +81,11 @@ def place(checkpoints: Path, p: Params, inputs: list[Path], code: Path) -> Path:
     return checkpoints / hashlib.sha256("".join([*identity, p.model_dump_json()]).encode()).hexdigest()[:16]
 
 
-def update(model: nn.Module, optimizer: Any, batch: Any, loss: Any, p: Training, step: int) -> tuple[float, int]:
+def update(
+    model: nn.Module, steppers: list[torch.optim.Optimizer], batch: Any, loss: Any, p: Training, step: int
+) -> tuple[float, int]:
     """One optimizer step; returns the mean loss and the number of tokens seen."""
-    for group in optimizer.param_groups:
+    for group in (group for stepper in steppers for group in stepper.param_groups):
         group["lr"] = p.lr * rate(step, p)
     total, tokens, device = 0.0, 0, next(model.parameters()).device
     for index in range(step * p.accumulation, (step + 1) * p.accumulation):
@@ -94,8 +98,9 @@ def update(model: nn.Module, optimizer: Any, batch: Any, loss: Any, p: Training,
     if not math.isfinite(total):
         raise SystemExit(f"training diverged: the loss is {total} at step {step + 1}; try a smaller lr than {p.lr}")
     nn.utils.clip_grad_norm_(model.parameters(), p.clip)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    for stepper in steppers:
+        stepper.step()
+    model.zero_grad(set_to_none=True)
     return total, tokens
 
 
@@ -112,12 +117,23 @@ def rate(step: int, p: Training) -> float:
     return p.lr_floor + (1 - p.lr_floor) * min(1.0, left)
 
 
-def adamw(model: nn.Module, p: Training) -> torch.optim.AdamW:
-    """AdamW (arXiv:1711.05101); gains and biases are not decayed. Fused: one kernel for all weights."""
-    weights = [w for w in model.parameters() if w.requires_grad]
-    matrices, vectors = [w for w in weights if w.ndim >= 2], [w for w in weights if w.ndim < 2]
+def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, if asked for, and AdamW (arXiv:1711.05101) for the rest.
+
+    Muon's update is scaled to AdamW's root mean square (arXiv:2502.16982, eq. 4), so that one lr fits both. Gains and
+    biases are not decayed. Fused: one kernel for all weights.
+    """
+    named = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    inner = [w for name, w in named.items() if p.optimizer == "muon" and w.ndim == 2 and ".layers." in name]
+    rest = [w for w in named.values() if all(w is not other for other in inner)]
+    matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": p.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True)
+    both: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True)
+    ]
+    if inner:
+        both.append(torch.optim.Muon(inner, lr=p.lr, weight_decay=p.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return both
 
 
 def mixed(p: Training) -> bool:
@@ -144,20 +160,21 @@ def progress(total: int, first: int) -> Any:
     return tqdm(total=total, initial=first, mininterval=seconds, dynamic_ncols=True, unit="step")
 
 
-def checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, curve: list[dict[str, float]]) -> None:
-    """Weights, optimizer state and random state as one safetensors file, the curve beside it; both or neither."""
+def checkpoint(folder: Path, model: nn.Module, steppers: list[Any], curve: list[dict[str, float]]) -> None:
+    """Weights, optimizer and random state as one safetensors file, the curve beside it; both or neither."""
     from safetensors.torch import save_file
 
     state = {f"weight.{name}": w.detach() for name, w in model.named_parameters() if w.requires_grad}
-    for index, slots in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    for number, stepper in enumerate(steppers):
+        for index, slots in stepper.state_dict()["state"].items():
+            state |= {f"optimizer.{number}.{index}.{slot}": value for slot, value in slots.items()}
     with artefacts.writing(folder) as temporary:
         save_file({k: v.contiguous() for k, v in state.items()} | random_state(), temporary / "state.safetensors")
         artefacts.write_json(temporary / "curve.json", curve)
 
 
-def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, curve: list[dict[str, float]]) -> int:
-    """Steps already done: 0, or those of the checkpoint, which is loaded into model, optimizer and curve."""
+def restore(folder: Path, model: nn.Module, steppers: list[Any], curve: list[dict[str, float]]) -> int:
+    """Steps already done: 0, or those of the checkpoint, which is loaded into model, optimizers and curve."""
     if not (folder / "state.safetensors").is_file():
         return 0
     from safetensors.torch import load_file
@@ -167,12 +184,13 @@ def restore(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, cu
         for name, w in model.named_parameters():
             if w.requires_grad:
                 w.copy_(state[f"weight.{name}"])
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        if name.startswith("optimizer."):
-            _, index, slot = name.split(".")
-            slots.setdefault(int(index), {})[slot] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": slots})
+    for number, stepper in enumerate(steppers):
+        slots: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name in state:
+            if name.startswith(f"optimizer.{number}."):
+                *_, index, slot = name.split(".")
+                slots[int(index)][slot] = state[name]
+        stepper.load_state_dict(stepper.state_dict() | {"state": dict(slots)})
     torch.set_rng_state(state["random.cpu"])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state(state["random.cuda"])

@@ -47,6 +47,7 @@ def build(tokenizer, p: Params) -> nn.Module:
             num_key_value_heads=p.kv_heads,
             max_position_embeddings=p.context,
             tie_word_embeddings=True,
+            initializer_range=p.hidden**-0.5,  # 0.02, made for wide models, leaves narrow ones' attention flat for long
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -71,8 +71,8 @@ def test_kill_9_leaves_a_whole_checkpoint(model, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     curve: list[dict[str, float]] = []
-    optimizer = training.adamw(model, Training(steps=1))
-    assert training.restore(tmp_path / "c", model, optimizer, curve) == curve[-1]["step"] > 0
+    steppers = training.optimizers(model, Training(steps=1))
+    assert training.restore(tmp_path / "c", model, steppers, curve) == curve[-1]["step"] > 0
 
 
 def test_accumulation_is_one_large_batch(model):
@@ -82,7 +82,7 @@ def test_accumulation_is_one_large_batch(model):
         (model, Training(steps=1, accumulation=2, precision="float32"), parts.__getitem__),
         (other, Training(steps=1, precision="float32"), lambda _index: torch.cat(parts)),
     ]:
-        training.update(net, training.adamw(net, p), feed, partial(loss, net), p, 0)
+        training.update(net, training.optimizers(net, p), feed, partial(loss, net), p, 0)
     for x, y in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(x, y, atol=2e-4, rtol=1e-3)
 
