@@ -14,7 +14,7 @@ def main(variant: str, *, model: Path, traces: Path, tokens: Path, out: Path, ch
 
     with tracking.run("distill", variant, p, out, inputs=[model, traces, tokens]) as run:
         student, tokenizer = models.load(model), models.load_tokenizer(model)
-        rows.require_vocabulary(tokens, len(tokenizer), f"distill.{variant}")
+        rows.require_tokenizer(tokens, model)
         if (traces / "about.json").exists():
             recorded.require_tokenizer(traces, rows.about(tokens)["tokenizer"])
         held_out = rows.held_out(tokens, p.held_out_rows)

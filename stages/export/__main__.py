@@ -9,7 +9,7 @@ import torch
 from stages.export import Export, _card, _dense
 from stages.lib import artefacts, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
-from stages.lib.tokens import held_out, require_vocabulary
+from stages.lib.tokens import held_out, require_tokenizer
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
@@ -17,7 +17,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     with tracking.run("export", variant, p, out, inputs=[model, tokens]) as run:
         artefacts.require_space(out, 2 * artefacts.size(model))
         source, dense = runtimes.open_runtime(model), _dense.load(model)
-        require_vocabulary(tokens, len(source.tokenizer), f"export.{variant}.tokens")
+        require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.rows)
 
         with artefacts.writing(out / "model") as folder:

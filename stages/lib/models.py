@@ -18,6 +18,7 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    quiet()
     if not (folder / "config.json").is_file():
         raise SystemExit(f"{folder} is no model: config.json is missing")
     try:
@@ -37,15 +38,17 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
 def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer; the same weights give the same bytes."""
+    quiet()
     with artefacts.writing(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
 
 
-def same_vocabulary(a: Any, b: Any, place: str) -> None:
-    """Refuse to compare or train across two tokenizers that number tokens differently."""
-    if a.get_vocab() != b.get_vocab():
-        raise SystemExit(f"{place}: the vocabularies differ ({len(a)} and {len(b)} tokens); both need one tokenizer")
+def quiet() -> None:
+    """No progress bars for models that are read in a blink."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def device() -> str:

@@ -70,10 +70,11 @@ def batch(split: "np.ndarray", indices: Any) -> "Tensor":
     return torch.from_numpy(split[list(indices)].astype("int64"))
 
 
-def require_vocabulary(folder: Path, vocab_size: int, place: str) -> None:
-    """Refuse token rows of another tokenizer before they index past an embedding."""
-    if (have := about(folder)["vocab_size"]) != vocab_size:
-        raise SystemExit(f"{place}: {folder} was made with {have} tokens, the model knows {vocab_size}")
+def require_tokenizer(folder: Path, model: Path) -> None:
+    """Refuse rows of another tokenizer than the model's before they are learnt from or measured on."""
+    rows, own = about(folder)["tokenizer"], artefacts.digest(model / "tokenizer.json")
+    if rows != own:
+        raise SystemExit(f"the vocabularies differ: {folder} has tokenizer {rows[:12]}, {model} has {own[:12]}")
 
 
 def step_batch(split: "np.ndarray", size: int, index: int) -> "Tensor":

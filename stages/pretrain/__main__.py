@@ -15,7 +15,7 @@ def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints:
     with tracking.run("pretrain", variant, p, out, inputs=[tokens, tokenizer]) as run:
         vocabulary = models.load_tokenizer(tokenizer)
         model = technique.build(vocabulary, p).to(models.device())
-        rows.require_vocabulary(tokens, model.config.vocab_size, f"pretrain.{variant}")
+        rows.require_tokenizer(tokens, tokenizer)
         held_out = rows.held_out(tokens, p.held_out_rows)
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)

@@ -6,7 +6,7 @@ import cyclopts
 from torch import nn
 
 from stages.lib import artefacts, calibrate, losses, models, params, tracking
-from stages.lib.tokens import held_out, require_vocabulary, sample
+from stages.lib.tokens import held_out, require_tokenizer, sample
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
@@ -15,7 +15,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         artefacts.require_space(out, artefacts.size(model))
         net, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(net, f"prune.{variant}")
-        require_vocabulary(tokens, len(tokenizer), f"prune.{variant}.tokens")
+        require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib import artefacts, calibrate, losses, models, params, tracking
-from stages.lib.tokens import held_out, require_vocabulary, sample
+from stages.lib.tokens import held_out, require_tokenizer, sample
 from stages.quantize import _compressed
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
@@ -20,7 +20,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         artefacts.require_space(out, artefacts.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
-        require_vocabulary(tokens, len(tokenizer), f"quantize.{variant}.tokens")
+        require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
 

@@ -14,7 +14,7 @@ def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path) 
 
     with tracking.run("traces", variant, p, out, inputs=[model, problems, tokens]) as run:
         teacher, tokenizer = models.load(model), models.load_tokenizer(model)
-        rows.require_vocabulary(tokens, len(tokenizer), f"traces.{variant}")
+        rows.require_tokenizer(tokens, model)
         asked, seen = records.load(problems, "train"), rows.load(tokens, "train")
         about = {
             "technique": p.model_dump(mode="json"),

@@ -63,13 +63,14 @@ export:
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, rows):
+def project(tmp_path, monkeypatch, rows, model_folder):
     """A folder with params.yaml and token rows, as the stage finds them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
     numbers = rows.numpy().astype(np.uint16)
-    tokens.save(Path("tokens"), {"vocab_size": 512, "context": 64}, train=numbers, held_out=numbers)
+    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
+    tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
 def export(variant, model):

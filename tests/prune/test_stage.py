@@ -32,13 +32,14 @@ def test_zeros_are_counted_over_what_may_change_and_over_all(tiny):
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch, rows):
+def project(tmp_path, monkeypatch, rows, model_folder):
     """A folder with params.yaml and token rows, as the stage finds them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
     numbers = rows.numpy().astype(np.uint16)
-    tokens.save(Path("tokens"), {"vocab_size": 512, "context": 64}, train=numbers, held_out=numbers)
+    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
+    tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
 @pytest.mark.slow
@@ -58,7 +59,7 @@ def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant
 
 @pytest.mark.slow
 def test_another_vocabulary_is_refused_and_nothing_is_written(project, model_folder):
-    artefacts.write_json(Path("tokens/tokens.json"), {"vocab_size": 513, "context": 64})
-    with pytest.raises(SystemExit, match=r"prune\.wanda-50\.tokens: tokens was made with 513 tokens.* 512"):
+    artefacts.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
+    with pytest.raises(SystemExit, match="the vocabularies differ: tokens has tokenizer 000000000000"):
         stage.main("wanda-50", model=model_folder, tokens=Path("tokens"), out=Path("out"))
     assert not Path("out").exists() or not list(Path("out").iterdir())
