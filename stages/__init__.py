@@ -1,4 +1,5 @@
-"""The ten stages of the lifecycle, in order: data, tokenize, pretrain, align, traces, distill, prune, quantize, export, eval.
+"""The ten stages of the lifecycle, in order: data, tokenize, pretrain, align, traces, distill, prune, quantize, export
+and eval.
 
 `ls stages/NAME` lists the techniques of a stage; `stages/NAME/__init__.py` says what a technique promises,
 `stages/NAME/__main__.py` is the stage itself.

@@ -1,4 +1,4 @@
-"""Small real things that many tests need: a tokenizer, a llama of a few hundred thousand weights, its rows and folder."""
+"""Small real things that many tests need: a tokenizer, a llama of a few hundred thousand weights, rows and a folder."""
 
 import json
 import lzma

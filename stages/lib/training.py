@@ -1,4 +1,4 @@
-"""The one training loop: Muon or AdamW, warm-up and decay, accumulation, clipping, mixed precision, checkpoints, exact resume.
+"""The one training loop: Muon or AdamW, warm-up and decay, accumulation, clipping, mixed precision, exact resume.
 
 A batch is a function of the step alone and the optimizer's whole state is in the checkpoint, so a run that was killed
 and started again ends in the very weights of one that was not.
@@ -53,6 +53,7 @@ def fit(
 
     `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
     """
+    artefacts.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
     steppers = optimizers(model, p)
     first = restore(checkpoints, model, steppers, curve)
