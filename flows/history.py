@@ -24,7 +24,9 @@ REPORT = Path("artifacts/report/report.html")
 def alone() -> Iterator[None]:
     """One flow a project at a time; so every other one that Prefect believes to be running here was killed."""
     project = str(Path.cwd())
-    with Path(".dvc/tmp/lifecycle.lock").open("w") as file:
+    lock = Path(".dvc/tmp/lifecycle.lock")
+    lock.parent.mkdir(exist_ok=True)  # a fresh clone has none yet
+    with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
