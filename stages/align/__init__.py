@@ -25,4 +25,4 @@ class Alignment(Variant):
     training: Training
     lora: LoRA | None = None
     context: int = Field(256, ge=16)
-    held_out_rows: int = Field(200, ge=1)
+    held_out_rows: int = Field(32, ge=1)

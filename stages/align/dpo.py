@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import PositiveFloat
 
 from stages.align import Alignment
-from stages.lib import artefacts, training
+from stages.lib import artefacts, models, training
 from stages.lib.records import Record
 
 
@@ -81,6 +81,7 @@ def arguments(p: Params, checkpoints: Path) -> Any:
         loss_type=[p.loss],
         max_length=p.context,
         bf16=training.mixed(t),
+        use_cpu=models.device() == "cpu",
         seed=t.seed,
         logging_steps=1,
         save_steps=max(1, t.steps // 4),

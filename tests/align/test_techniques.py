@@ -24,7 +24,7 @@ def align(technique, model, tokenizer, folder, adapter=None):
     name = technique.__name__.rsplit(".", 1)[1]
     p = technique.Params(
         method=name, model="a/b", problems="a/b", examples="a/b", context=64, lora=adapter,
-        training={"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0, "precision": "float32"},
+        training={"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0},
     )  # fmt: skip
     examples = PAIRS if name == "dpo" else PROBLEMS
     curve: list[dict[str, float]] = []
