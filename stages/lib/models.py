@@ -25,7 +25,7 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
     except (SafetensorError, OSError) as error:
         raise SystemExit(f"{folder} is damaged ({error}); delete it and run again") from error
-    return model.to(device()).eval()
+    return model.to(torch.device(device())).eval()  # pyright: ignore[reportArgumentType]
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":

@@ -21,7 +21,7 @@ def score(problem: Record, text: str) -> float:
     from reasoning_gym import get_score_answer_fn
 
     answer = extract(text)
-    return 0.0 if answer is None else float(get_score_answer_fn(problem["family"])(answer, problem["entry"]))
+    return 0.0 if answer is None else float(get_score_answer_fn(problem["family"])(answer, problem["entry"]))  # pyright: ignore[reportCallIssue]
 
 
 def correct(problem: Record, text: str) -> bool:

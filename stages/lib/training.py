@@ -143,7 +143,7 @@ def mixed(p: Training) -> bool:
     return p.precision == "bfloat16"
 
 
-def to_device(part: Part, device: torch.device) -> Part:
+def to_device(part: Any, device: torch.device) -> Any:
     return part.to(device) if isinstance(part, Tensor) else {name: value.to(device) for name, value in part.items()}
 
 

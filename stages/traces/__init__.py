@@ -1,7 +1,7 @@
 """Traces: what a teacher knows, written down once for every student.
 
 In   model artefact (the teacher), problems, tokens
-Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (see stages/lib/traces.py);
+Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/traces.py);
      metrics: what was kept, bytes/token
 
 A technique is one file here. It defines `Params` and `record(teacher, tokenizer, problems, rows, params)`, a stream of
