@@ -2,7 +2,7 @@
 
 python -m flows.lifecycle [TARGETS] [--why] [--profile NAME]
 python -m flows.lineage MODEL
-python -m flows.promote [MODEL]
+python -m flows.promote
 """
 
 import os

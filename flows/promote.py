@@ -68,11 +68,12 @@ def offer() -> str:
     name = f"orchard-{variant}"
     models = {name: gate.model, f"{name}-source": tree[stage][variant]["model"]}
     versions = {each: tracking.register(each, ARTIFACTS / parent / "model", {}) for each, parent in models.items()}
+    said = f"{ARTIFACTS / gate.model / 'model'}: {name} version {versions[name]}"
     if reasons := refusals(gate):
-        return f"{name} version {versions[name]} stays candidate: {'; '.join(reasons)}"
+        return f"{said} stays candidate: {'; '.join(reasons)}"
     for each, version in versions.items():
         tracking.set_alias(each, "champion", version)
-    return f"{name} version {versions[name]} is champion"
+    return f"{said} is champion"
 
 
 if __name__ == "__main__":
