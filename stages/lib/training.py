@@ -129,12 +129,12 @@ def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
     rest = [w for w in named.values() if all(w is not other for other in inner)]
     matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": p.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    both: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True)
-    ]
+    steppers: list[torch.optim.Optimizer] = []
+    if rest:  # of adapters, nothing is left for AdamW
+        steppers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True))
     if inner:
-        both.append(torch.optim.Muon(inner, lr=p.lr, weight_decay=p.weight_decay, adjust_lr_fn="match_rms_adamw"))
-    return both
+        steppers.append(torch.optim.Muon(inner, lr=p.lr, weight_decay=p.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return steppers
 
 
 def mixed(p: Training) -> bool:

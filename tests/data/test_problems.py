@@ -39,7 +39,7 @@ def test_steps_by_hand():
     assert _worked.chain_sum({"metadata": {"expression": "4 - 1 - 7"}}) == "4 - 1 = 3\n3 - 7 = -4\n"
     assert _worked.gcd({"metadata": {"numbers": [12, 18]}}) == "18 % 12 = 6\n12 % 6 = 0\n"
     legs = {"metadata": {"animals": {"dog": 2, "spider": 1}}}
-    assert _worked.leg_counting(legs) == "dog 2 * 4 = 8\nspider 1 * 8 = 8\n8 + 8 = 16\n"
+    assert _worked.leg_counting(legs) == "2 * 4 = 8\n1 * 8 = 8\n8 + 8 = 16\n"
     assert _worked.spell_backward({"metadata": {"word": "sun"}}) == "s u n\nn u s\n"
 
 
