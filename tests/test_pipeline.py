@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 
 def run(folder: Path, *command: str, code: int = 0) -> str:
     """Output of `python -m ...` in a project; its exit code must be the expected one."""
-    environment = os.environ | {"PREFECT_HOME": str(folder.parent / "prefect"), "PREFECT_API_URL": ""}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # what an activated environment does
+    environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder.parent / "prefect"), "PREFECT_API_URL": ""}
     done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == code, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
