@@ -43,7 +43,9 @@ def gates(tree: dict[str, Any]) -> Gates | None:
 
 def refusals(gate: Gates) -> list[str]:
     """Why the model must not be champion; none: it may."""
-    teacher, student = (artefacts.read_json(ARTIFACTS / "eval" / name / "metrics.json") for name in names(gate))
+    teacher, student = (
+        artefacts.read_json(ARTIFACTS / "eval" / name / "metrics.json") for name in (gate.teacher, gate.student)
+    )
     kl = artefacts.read_json(ARTIFACTS / gate.model / "metrics.json")["kl"]
     kept = student["accuracy"] / teacher["accuracy"] if teacher["accuracy"] else 0.0
     checks = [
@@ -52,10 +54,6 @@ def refusals(gate: Gates) -> list[str]:
         (student["bytes"] <= gate.bytes, f"it has {student['bytes']:,} bytes; at most {gate.bytes:,} allowed"),
     ]
     return [reason for passed, reason in checks if not passed]
-
-
-def names(gate: Gates) -> tuple[str, str]:
-    return gate.teacher, gate.student
 
 
 def offer() -> str:

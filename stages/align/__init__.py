@@ -2,7 +2,6 @@
 
 In   model artefact, problems and `examples` (record artefacts: instructions or preference pairs)
 Out  model artefact, curve.csv; metrics: reply_loss_before, reply_loss_after (nats/token of held-out solutions),
-     preference_before, preference_after (share of held-out problems whose solution is likelier than a wrong one),
      kl_reference (nats/token from the model before, on held-out solutions)
 
 A technique is one file here. It defines `Params` and `align(model, tokenizer, problems, examples, params, curve,
