@@ -32,11 +32,12 @@ def alone() -> Iterator[None]:
         except BlockingIOError:
             raise SystemExit(f"another flow is running in {project}") from None
         with tags(project):
-            close_killed(project)
             yield
 
 
-def close_killed(project: str) -> None:
+def close_killed() -> None:
+    """Caller is alone(). It waits for Prefect's server, so what needs none comes before."""
+    project = str(Path.cwd())
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [project]}})
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=running):

@@ -126,7 +126,8 @@ def main() -> None:
         print(plan.explain(plan.read(chosen.targets)))
         return
     with history.alone():
-        steps = prepare(tuple(chosen.targets))
+        steps = prepare(tuple(chosen.targets))  # while the server starts
+        history.close_killed()
         state = lifecycle(chosen.targets, return_state=True)
         history.wait_until_recorded(state.state_details.flow_run_id, len(steps))
     sys.exit(0 if state.is_completed() else 1)

@@ -35,13 +35,11 @@ def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path
 @torch.no_grad()
 def compare(before: torch.nn.Module, after: torch.nn.Module, held_out: replies.Batch) -> dict[str, float]:
     """Reply loss of both models and how far the second went from the first, nats/token on reply tokens."""
-    p_BTV, q_BTV = (model(input_ids=held_out["ids"]).logits[:, :-1].log_softmax(-1) for model in (before, after))
-    learnt = held_out["labels"][:, 1:] >= 0
-    kl_BT = (q_BTV.exp() * (q_BTV - p_BTV)).sum(-1)
+    p_NV, q_NV = (replies.logits(model, held_out)[0].log_softmax(-1) for model in (before, after))
     return {
         "reply_loss_before": replies.loss(before, held_out).item(),
         "reply_loss_after": replies.loss(after, held_out).item(),
-        "kl_reference": kl_BT[learnt].mean().item(),
+        "kl_reference": (q_NV.exp() * (q_NV - p_NV)).sum(-1).mean().item(),
     }
 
 

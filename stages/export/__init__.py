@@ -2,8 +2,8 @@
 
 In   model artefact (dense, pruned or quantized), token artefact (held-out rows)
 Out  model: what the format needs, the tokenizer, README.md (model card);
-     metrics: kl (nats/token, source || export), same_top (share of positions), loss_source, loss_export (nats/token),
-     parameters, bytes (of the model file), bits_per_weight (scales counted)
+     metrics: kl (source || export), same_top (share of positions), loss_before (source's),
+     loss_after (nats/token), parameters, bytes (of the model file), bits_per_weight (scales counted)
 
 A technique is one file here. It defines `Params` and `write(model, tokenizer, folder, params)`: it writes a dense
 model of 32-bit floats into an existing folder. The stage reads the folder back with `runtimes.open_runtime` and

@@ -7,7 +7,7 @@ import cyclopts
 import torch
 
 from stages.export import Export, _card, _dense
-from stages.lib import artefacts, params, runtimes, tracking
+from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
 from stages.lib.tokens import held_out, require_tokenizer
 
@@ -23,23 +23,15 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         with artefacts.writing(out / "model") as folder:
             technique.write(dense, source.tokenizer, folder, p)
             export = runtimes.open_runtime(folder)
-            run.metrics.update(compare(source, export, unseen) | footprint(export, folder))
+            run.metrics |= losses.compare(each(source), each(export), unseen, batch=1) | footprint(export, folder)
             refuse(variant, p, run.metrics, source)
             card = _card.text(variant, p, dense.config, source.tokenizer, run.metrics)
             (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def compare(source: Runtime, export: Runtime, rows_NT: torch.Tensor) -> dict[str, float]:
-    """Means over rows: KL(source || export), equal top tokens, next-token losses; V = vocabulary."""
-    per_row = []
-    for ids_T in rows_NT:
-        p_TV, q_TV = (torch.from_numpy(r.logits(ids_T.tolist())).log_softmax(-1) for r in (source, export))
-        kl = (p_TV.exp() * (p_TV - q_TV)).sum(-1).mean()
-        same_top = (p_TV.argmax(-1) == q_TV.argmax(-1)).float().mean()
-        losses = [torch.nn.functional.nll_loss(each[:-1], ids_T[1:]) for each in (p_TV, q_TV)]
-        per_row.append(torch.stack([kl, same_top, *losses]))
-    means = torch.stack(per_row).double().mean(0).tolist()
-    return dict(zip(("kl", "same_top", "loss_source", "loss_export"), means, strict=True))
+def each(runtime: Runtime) -> losses.Logits:
+    """One row at a time, as runtimes take them."""
+    return lambda ids_1T: torch.from_numpy(runtime.logits(ids_1T[0].tolist()))[None]
 
 
 def footprint(export: Runtime, folder: Path) -> dict[str, Any]:

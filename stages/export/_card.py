@@ -15,7 +15,7 @@ A language model exported by Orchard from `{source}` as {format}.
 | vocabulary, context | {vocabulary:,} tokens, {context:,} tokens |
 | KL divergence from its source, held out | {kl:.4f} nats/token |
 | same most likely token as its source | {same_top:.2%} |
-| held-out loss: source, this file | {loss_source:.4f}, {loss_export:.4f} nats/token |
+| held-out loss: source, this file | {loss_before:.4f}, {loss_after:.4f} nats/token |
 
 ## Run
 

@@ -1,5 +1,6 @@
 """Losses shared by several techniques. B sequences, T positions, V tokens of vocabulary."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Logits = Callable[[Tensor], Tensor]  # ids (B, T) -> (B, T, V), on any device
 IGNORE = -100  # label of a position that is not learnt from; the default of torch's cross entropy
 
 
@@ -26,3 +28,16 @@ def evaluate(model: "PreTrainedModel", rows_NT: Tensor, batch: int = 16) -> floa
         for ids in (chunk.to(model.device) for chunk in rows_NT.split(batch))
     )
     return total / len(rows_NT)
+
+
+@torch.inference_mode()
+def compare(before: Logits, after: Logits, rows_NT: Tensor, batch: int = 16) -> dict[str, float]:
+    """Means over rows: KL(before || after), share of equal first choices, both next-token losses; nats/token."""
+    sums = torch.zeros(4, dtype=torch.float64)
+    for ids_BT in rows_NT.split(batch):
+        p_BTV, q_BTV = (logits(ids_BT).float().log_softmax(-1) for logits in (before, after))
+        kl_B = (p_BTV.exp() * (p_BTV - q_BTV)).sum(-1).mean(1)
+        same_B = (p_BTV.argmax(-1) == q_BTV.argmax(-1)).float().mean(1)
+        both = [next_token(each_BTV, ids_BT.to(each_BTV.device)) * len(ids_BT) for each_BTV in (p_BTV, q_BTV)]
+        sums += torch.stack([kl_B.sum(), same_B.sum(), *both]).cpu()
+    return dict(zip(("kl", "same_top", "loss_before", "loss_after"), (sums / len(rows_NT)).tolist(), strict=True))

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from stages.lib import artefacts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
@@ -49,6 +52,11 @@ def quiet() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+
+
+def logits(model: "PreTrainedModel") -> "Callable[[Tensor], Tensor]":
+    """The model as a function ids (B, T) -> logits (B, T, V)."""
+    return lambda ids_BT: model(ids_BT.to(model.device), use_cache=False).logits
 
 
 def device() -> str:

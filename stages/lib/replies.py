@@ -1,46 +1,94 @@
-"""Supervised rows: prompts and replies packed end to end, where only the reply (and its end token) is learnt."""
+"""Supervised rows: prompts with replies, several to a row, of which only the replies (and their end tokens) are learnt.
+
+No example is cut and none sees its neighbours: positions begin at 0 for each, from which transformers makes the mask
+(document masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830).
+Shapes: N rows or reply tokens, B rows of a batch, T context, V vocabulary.
+"""
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from stages.lib import losses, problems, records
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-Batch = dict[str, "Tensor"]
-
-
-def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> "tuple[np.ndarray, np.ndarray]":
-    """(ids, labels), each (N, context): rows in a seeded order, prompts labelled -100; what fills no row is dropped."""
-    import numpy as np
-
-    ids, labels = [], []
-    for i in np.random.default_rng(seed).permutation(len(rows)):
-        whole = problems.chat_ids(tokenizer, rows[i]["prompt"], rows[i]["solution"])
-        begin = len(problems.prompt_ids(tokenizer, rows[i]["prompt"]))
-        ids += whole
-        labels += [losses.IGNORE] * begin + whole[begin:]
-    full = len(ids) // context * context
-    if not full:
-        raise SystemExit(f"{len(rows)} replies do not fill one row of {context} tokens")
-    return np.array(ids[:full]).reshape(-1, context), np.array(labels[:full]).reshape(-1, context)
+OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
+Batch = dict[str, Tensor]  # ids, labels (-100 where nothing is learnt), positions: (B, T)
 
 
 def batches(tokenizer: Any, rows: list[records.Record], context: int, size: int, seed: int) -> Callable[[int], Batch]:
     """Batch number i, round and round the packed rows."""
-    return partial(_batch, *pack(tokenizer, rows, context, seed), size)
+    return partial(_batch, pack(tokenizer, rows, context, seed), size)
 
 
-def _batch(ids: "np.ndarray", labels: "np.ndarray", size: int, index: int) -> Batch:
-    import torch
-
-    chosen = [(index * size + i) % len(ids) for i in range(size)]
-    return {"ids": torch.from_numpy(ids[chosen]), "labels": torch.from_numpy(labels[chosen])}
+def _batch(packed: dict[str, np.ndarray], size: int, index: int) -> Batch:
+    chosen = np.arange(index * size, (index + 1) * size) % len(packed["ids"])
+    return {name: torch.from_numpy(rows[chosen]) for name, rows in packed.items()}
 
 
-def loss(model: Any, batch: Batch) -> "Tensor":
+def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> dict[str, np.ndarray]:
+    """ids, labels and positions, each (N, context): every example whole, in a seeded order, the rest padding."""
+    examples = [encode(tokenizer, rows[i]) for i in np.random.default_rng(seed).permutation(len(rows))]
+    fitting = [example for example in examples if len(example[0]) <= context]
+    if not fitting:
+        raise SystemExit(f"none of {len(rows)} examples fits into a context of {context} tokens")
+    if left_out := len(examples) - len(fitting):
+        print(f"{left_out} of {len(examples)} examples are longer than {context} tokens and left out")
+    filler = (tokenizer.pad_token_id, losses.IGNORE, 0)
+    columns = zip(*(whole(row, context, filler) for row in fit(fitting, context)), strict=True)
+    return {name: np.array(column) for name, column in zip(("ids", "labels", "positions"), columns, strict=True)}
+
+
+Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
+
+
+def encode(tokenizer: Any, row: records.Record) -> Example:
+    ids = problems.chat_ids(tokenizer, row["prompt"], row["solution"])
+    begin = len(problems.prompt_ids(tokenizer, row["prompt"]))
+    return ids, [losses.IGNORE] * begin + ids[begin:], list(range(len(ids)))
+
+
+def fit(examples: list[Example], context: int) -> list[list[Example]]:
+    """Best fit: each example into the fullest open row that has room; the fullest row closes when too many are open."""
+    done: list[list[Example]] = []
+    open_rows: list[list[Example]] = []
+    for example in examples:
+        room = [row for row in open_rows if length(row) + len(example[0]) <= context]
+        if room:
+            max(room, key=length).append(example)
+            continue
+        if len(open_rows) == OPEN:
+            fullest = max(open_rows, key=length)
+            open_rows.remove(fullest)
+            done.append(fullest)
+        open_rows.append([example])
+    return done + open_rows
+
+
+def whole(row: list[Example], context: int, filler: tuple[int, int, int]) -> list[list[int]]:
+    """The ids, labels and positions of a row, filled up."""
+    parts = [[value for example in row for value in example[i]] for i in range(3)]
+    return [part + [each] * (context - len(part)) for part, each in zip(parts, filler, strict=True)]
+
+
+def length(row: list[Example]) -> int:
+    return sum(len(ids) for ids, _, _ in row)
+
+
+def logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """What the model says where a reply token comes next, (N, V), and those tokens, (N,); the head skips the rest."""
+    inputs = {"input_ids": batch["ids"], "position_ids": batch["positions"], "use_cache": False}
+    hidden_BTD = model.get_decoder()(**inputs).last_hidden_state[:, :-1]
+    labels_BT = batch["labels"][:, 1:]
+    learnt_BT = labels_BT != losses.IGNORE
+    return model.get_output_embeddings()(hidden_BTD[learnt_BT]), labels_BT[learnt_BT]
+
+
+def loss(model: Any, batch: Batch) -> Tensor:
     """Mean next-token loss over the reply tokens, nats/token."""
-    return losses.next_token(model(input_ids=batch["ids"], use_cache=False).logits, batch["labels"])
+    logits_NV, tokens_N = logits(model, batch)
+    return F.cross_entropy(logits_NV.float(), tokens_N)

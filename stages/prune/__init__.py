@@ -1,8 +1,8 @@
-"""Prune: a dense model in, a sparse one out.
+"""Prune: a dense model in, a sparse or a smaller one out.
 
 In   model artefact, token artefact (calibration and held-out rows)
 Out  model artefact, stored dense; metrics: sparsity (share of zeros in the Linears a technique may change),
-     sparsity_model (in all parameters), nonzero_parameters, loss_before, loss_after (nats/token on held-out rows)
+     sparsity_model (in all parameters), parameters, nonzero_parameters, loss_before, loss_after (nats/token, held out)
 
 A technique is one file here. It defines `Params` and `prune(model, rows, params) -> model`, where rows (N, T) are the
 calibration rows, or None if its params ask for none. It may change the model in place; embeddings and head stay dense.
@@ -17,14 +17,19 @@ from stages.lib.params import Calibration, Parent, Share, Variant
 
 
 class Pruning(Variant):
-    """What every technique's variants share: how much goes, given as a share or as a pattern."""
+    """What every technique's variants share."""
 
     model: Parent
     tokens: Parent
-    sparsity: Share | None = None
-    pattern: Literal["2of4", "4of8"] | None = Field(None, validate_default=True)  # 2 of every 4 neighbours stay
     calibration: Calibration | None = None
     held_out_rows: PositiveInt = 64
+
+
+class Sparse(Pruning):
+    """Single weights become zero, their place stays; how many is given as a share or as a pattern."""
+
+    sparsity: Share | None = None
+    pattern: Literal["2of4", "4of8"] | None = Field(None, validate_default=True)  # 2 of every 4 neighbours stay
 
     @field_validator("pattern")
     @classmethod

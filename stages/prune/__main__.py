@@ -35,6 +35,7 @@ def zeros(net: nn.Module) -> dict[str, float]:
     return {
         "sparsity": 1 - sum(int(weight.count_nonzero()) for weight in prunable) / sum(w.numel() for w in prunable),
         "sparsity_model": 1 - kept / sum(weight.numel() for weight in every),
+        "parameters": sum(weight.numel() for weight in every),
         "nonzero_parameters": kept,
     }
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from stages.lib import calibrate, masks
-from stages.prune import Pruning
+from stages.prune import Sparse
 
 
-class Params(Pruning):
+class Params(Sparse):
     method: Literal["magnitude"]
     calibration: None = None
 

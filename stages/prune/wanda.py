@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from stages.lib import calibrate, masks
 from stages.lib.params import Calibration
-from stages.prune import Pruning
+from stages.prune import Sparse
 
 
-class Params(Pruning):
+class Params(Sparse):
     method: Literal["wanda"]
     calibration: Calibration = Calibration()
 

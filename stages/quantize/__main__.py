@@ -1,11 +1,10 @@
 """Quantize one variant: model + tokens -> packed model + metrics of what was reloaded. See this package's docstring."""
 
 from pathlib import Path
-from typing import Any
 
 import cyclopts
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stages.lib import artefacts, calibrate, losses, models, params, tracking
 from stages.lib.tokens import held_out, require_tokenizer, sample
@@ -30,7 +29,7 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         with artefacts.writing(out / "model") as folder:
             models.save(_compressed.pack(net, getattr(torch, p.dtype)), tokenizer, folder)
             reloaded = models.load(folder)
-            run.metrics.update(compare(parent, reloaded, unseen), **size(parent, folder))
+            run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
 
 
@@ -41,19 +40,6 @@ def check(variant: str, expected: float, measured: dict[str, float], parent: Pat
         raise SystemExit(f"quantize.{variant}: reloaded, the model has loss {after}, in memory it had {expected}")
     if measured["bytes"] >= (before := sum(file.stat().st_size for file in parent.glob("*.safetensors"))):
         raise SystemExit(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
-
-
-@torch.inference_mode()
-def compare(parent: Any, quantized: Any, rows_NT: Tensor, batch: int = 16) -> dict[str, float]:
-    """Means over the rows: KL(parent || quantized), share of equal first choices, next-token losses."""
-    sums = torch.zeros(4, dtype=torch.float64)
-    for rows in rows_NT.to(parent.device).split(batch):
-        p_BTV, q_BTV = (model(rows).logits.float().log_softmax(-1) for model in (parent, quantized))
-        kl_B = (p_BTV.exp() * (p_BTV - q_BTV)).sum(-1).mean(1)
-        same_B = (p_BTV.argmax(-1) == q_BTV.argmax(-1)).float().mean(1)
-        loss, loss_q = (losses.next_token(each_BTV, rows) * len(rows) for each_BTV in (p_BTV, q_BTV))
-        sums += torch.stack([kl_B.sum(), same_B.sum(), loss, loss_q]).cpu()
-    return dict(zip(("kl", "same_top", "loss_before", "loss_after"), (sums / len(rows_NT)).tolist(), strict=True))
 
 
 def size(parent: nn.Module, folder: Path) -> dict[str, float]:

@@ -6,7 +6,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import lora, params, problems, records
+from stages.lib import lora, params, problems
 
 PAIRS = [
     {"id": str(n), "family": "f", "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": f"#### {n + 1}"}
@@ -79,14 +79,3 @@ def test_records_of_the_wrong_kind_are_refused(tiny, tokenizer, tmp_path):
     p = dpo.Params(method="dpo", model="a/b", problems="a/b", examples="a/b", training={"steps": 1})
     with pytest.raises(SystemExit, match="preference pairs; chosen, rejected missing"):
         dpo.align(tiny, tokenizer, PROBLEMS, PROBLEMS, p, [], tmp_path)
-
-
-def test_packing_learns_replies_only(tokenizer):
-    from stages.lib import replies
-
-    rows: list[records.Record] = PROBLEMS * 8
-    ids, labels = replies.pack(tokenizer, rows, 32, seed=0)
-    learnt = [i for row, marks in zip(ids, labels, strict=True) for i, m in zip(row, marks, strict=True) if m >= 0]
-    expected = [tokenizer.encode(row["solution"]) + [tokenizer.eos_token_id] for row in rows]
-    assert len(learnt) <= sum(map(len, expected)) and {*learnt} == {i for reply in expected for i in reply}
-    assert (ids[labels >= 0] == labels[labels >= 0]).all()

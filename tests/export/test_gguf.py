@@ -8,8 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.export import _dense, _vocabulary, gguf
-from stages.export.__main__ import compare
-from stages.lib import chat, models, runtimes
+from stages.export.__main__ import each
+from stages.lib import chat, losses, models, runtimes
 
 HARD = [
     "12345 a 1b2 3.14 ½ ² Ⅷ ٣",
@@ -81,7 +81,7 @@ def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
 @pytest.mark.parametrize(("type", "kl"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.05)])
 def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
     source, export = runtimes.open_runtime(model_folder), runtimes.open_runtime(export_gguf(type))
-    seen = compare(source, export, rows[:4])
+    seen = losses.compare(each(source), each(export), rows[:4], batch=1)
     assert seen["kl"] < kl
     assert (seen["kl"] > 1e-6) == (type != "F16")  # a quantized file that loses nothing was not quantized
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stages.export import _dense
-from stages.export.__main__ import compare, footprint
-from stages.lib import artefacts, models, params, runtimes
+from stages.export.__main__ import each, footprint
+from stages.lib import artefacts, losses, models, params, runtimes
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 SETTINGS = {"gguf": {"type": "Q8_0"}}  # what a technique needs beyond its parents
@@ -33,10 +33,10 @@ def test_names_its_source(technique):
 def test_reads_back_as_the_same_model(technique, model_folder, rows, tmp_path):
     export = runtimes.open_runtime(write(technique, model_folder, tmp_path / "export"))
     source = runtimes.open_runtime(model_folder)
-    seen = compare(source, export, rows[:4])
+    seen = losses.compare(each(source), each(export), rows[:4], batch=1)
     assert 0 <= seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
-    assert seen["loss_export"] == pytest.approx(seen["loss_source"], abs=0.01)
+    assert seen["loss_after"] == pytest.approx(seen["loss_before"], abs=0.01)
     assert export.size()[0] == source.size()[0] == models.load(model_folder).num_parameters()
 
 

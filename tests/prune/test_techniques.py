@@ -6,23 +6,39 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import calibrate, params
+from stages.lib import calibrate, models, params
+from stages.prune import Sparse
 
+NEEDS = {"depth": {"layers": 1}}  # what a technique wants to know beyond its parents
 TARGETS = {"half": {"sparsity": 0.5}, "most": {"sparsity": 0.8}, "2of4": {"pattern": "2of4"}}
 PARENTS = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 
 
-@pytest.fixture(params=params.techniques("prune"))
+def load(name):
+    return import_module(f"stages.prune.{name}")
+
+
+EVERY = params.techniques("prune")
+SPARSE = [name for name in EVERY if issubclass(load(name).Params, Sparse)]
+
+
+@pytest.fixture(params=EVERY)
+def any_technique(request):
+    return load(request.param)
+
+
+@pytest.fixture(params=SPARSE)
 def technique(request):
-    return import_module(f"stages.prune.{request.param}")
+    return load(request.param)
 
 
 def make(technique, **target):
-    return technique.Params(method=technique.__name__.rsplit(".", 1)[1], **PARENTS, **target)
+    name = technique.__name__.rsplit(".", 1)[1]
+    return technique.Params(method=name, **PARENTS, **(NEEDS.get(name, {}) or target))
 
 
-def test_names_its_source(technique):
-    assert "arXiv:" in technique.__doc__ or "doi:" in technique.__doc__
+def test_names_its_source(any_technique):
+    assert "arXiv:" in any_technique.__doc__ or "doi:" in any_technique.__doc__
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
@@ -39,10 +55,17 @@ def test_a_pattern_holds_in_every_group(technique, tiny, rows):
         assert ((layer.weight != 0).unflatten(1, (-1, 4)).sum(2) == 2).all(), name
 
 
-def test_same_inputs_give_the_same_bits(technique, tiny, rows):
-    a = technique.prune(copy.deepcopy(tiny), rows, make(technique, sparsity=0.5))
-    b = technique.prune(copy.deepcopy(tiny), rows, make(technique, sparsity=0.5))
+def test_same_inputs_give_the_same_bits(any_technique, tiny, rows):
+    a, b = (any_technique.prune(copy.deepcopy(tiny), rows, make(any_technique, sparsity=0.5)) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_pruned_model_is_saved_loaded_and_writes(any_technique, tiny, tokenizer, rows, tmp_path):
+    pruned = any_technique.prune(tiny, rows, make(any_technique, sparsity=0.5))
+    models.save(pruned, tokenizer, tmp_path / "model")
+    loaded = models.load(tmp_path / "model")
+    assert torch.equal(loaded(rows[:2]).logits, pruned(rows[:2]).logits)
+    assert loaded.generate(rows[:2], max_new_tokens=3).shape == (2, rows.shape[1] + 3)
 
 
 def test_what_stays_is_unchanged_and_the_rest_is_untouched(technique, tiny, rows):

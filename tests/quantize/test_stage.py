@@ -1,7 +1,6 @@
 """The stage as DVC calls it: bits counted by hand, the file measured as reloaded, and what is refused."""
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -36,38 +35,6 @@ def test_bits_are_those_of_the_file(model_folder, tokenizer, tmp_path):
     assert seen["bits_per_weight"] == pytest.approx(8 * stored / weights)
     assert seen["bits_per_weight_model"] == pytest.approx(8 * (stored + rest) / dense.num_parameters())
     assert seen["bytes"] == (tmp_path / "model" / "model.safetensors").stat().st_size
-
-
-class Fixed(torch.nn.Module):
-    """A model that says the same at every position."""
-
-    device = "cpu"
-
-    def __init__(self, logits):
-        super().__init__()
-        self.row = torch.tensor(logits)
-
-    def forward(self, ids_BT):
-        return type("Output", (), {"logits": self.row.expand(*ids_BT.shape, -1)})
-
-
-def test_comparison_is_the_formula():
-    p, q = (
-        Fixed([math.log(0.5), math.log(0.25), math.log(0.25)]),
-        Fixed([7 + math.log(0.25), 7 + math.log(0.5), 7 + math.log(0.25)]),
-    )
-    rows = torch.tensor([[0, 0, 1, 2], [0, 1, 2, 2], [2, 2, 2, 2]])
-    seen = stage.compare(p, q, rows, batch=2)
-    assert seen["kl"] == pytest.approx(0.25 * math.log(2))
-    assert seen["same_top"] == 0
-    assert seen["loss_before"] == pytest.approx((math.log(2) + 8 * math.log(4)) / 9)  # of 9 next tokens one is 0
-    assert seen["loss_after"] == pytest.approx((2 * math.log(2) + 7 * math.log(4)) / 9)  # and two are 1
-    assert stage.compare(p, p, rows) == {
-        **seen,
-        "kl": 0,
-        "same_top": 1,
-        "loss_after": pytest.approx(seen["loss_before"]),
-    }
 
 
 def test_a_file_that_says_something_else_or_is_no_smaller_is_refused(model_folder):

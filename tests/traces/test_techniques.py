@@ -60,7 +60,7 @@ def test_kept_solutions_are_right_by_the_scorer(tokenizer, asked, tiny, tmp_path
     from stages.traces import solutions
 
     taught = [row | {"solution": "#### Yes"} for row in asked]
-    batch = replies.batches(tokenizer, taught, 64, 8, seed=0)
+    batch = replies.batches(tokenizer, taught, 256, 2, seed=0)
     p = Training(steps=80, batch_size=8, lr=5e-3, precision="float32")
     training.fit(tiny, batch, partial(replies.loss, tiny), p, [], tmp_path / "c")
     greedy = solutions.Params(

@@ -1,0 +1,61 @@
+"""Packed rows against the same examples one by one."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from stages.lib import problems, replies
+
+ROWS = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}" * (1 + n % 3)} for n in range(60)]
+
+
+def test_every_example_is_there_once_and_whole(tokenizer):
+    packed = replies.pack(tokenizer, ROWS, 48, seed=0)
+    seen = []
+    for ids, positions in zip(packed["ids"], packed["positions"], strict=True):
+        begins = [*np.flatnonzero(positions == 0), len(ids)]
+        seen += [tuple(ids[a:b].tolist()) for a, b in zip(begins, begins[1:], strict=False)]
+    padding = (tokenizer.pad_token_id,)
+    expected = [tuple(problems.chat_ids(tokenizer, row["prompt"], row["solution"])) for row in ROWS]
+    assert sorted(each for each in seen if each != padding) == sorted(expected)
+    assert seen.count(padding) < 0.1 * packed["ids"].size
+
+
+def test_replies_are_learnt_and_nothing_else(tokenizer):
+    packed = replies.pack(tokenizer, ROWS, 48, seed=0)
+    learnt = packed["labels"][packed["labels"] >= 0]
+    expected = [i for row in ROWS for i in [*tokenizer.encode(row["solution"]), tokenizer.eos_token_id]]
+    assert sorted(learnt) == sorted(expected)
+    assert (packed["ids"][packed["labels"] >= 0] == learnt).all()
+
+
+def test_no_example_sees_another(tiny, tokenizer):
+    """The loss over packed rows is that over the examples alone, by transformers' own loss."""
+    batch = replies.batches(tokenizer, ROWS, 48, size=8, seed=0)(0)
+    alone, tokens = 0.0, 0
+    for ids, labels, positions in zip(*batch.values(), strict=True):
+        begins = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
+        for a, b in zip(begins, begins[1:], strict=False):
+            if number := int((labels[a + 1 : b] >= 0).sum()):
+                alone += tiny(input_ids=ids[None, a:b], labels=labels[None, a:b]).loss.item() * number
+                tokens += number
+    assert replies.loss(tiny, batch).item() == pytest.approx(alone / tokens, rel=1e-4)
+    logits, chosen = replies.logits(tiny, batch)
+    assert len(logits) == len(chosen) == tokens
+    assert F.cross_entropy(logits, chosen).item() == pytest.approx(alone / tokens, rel=1e-4)
+
+
+def test_batches_go_round(tokenizer):
+    packed = replies.pack(tokenizer, ROWS, 48, seed=0)["ids"]
+    batch = replies.batches(tokenizer, ROWS, 48, size=len(packed) - 1, seed=0)
+    assert batch(1)["ids"].tolist() == [packed[-1].tolist(), *packed[:-2].tolist()]
+
+
+def test_what_does_not_fit_is_left_out_and_said(tokenizer, capsys):
+    long = {"id": "long", "prompt": "Say it", "solution": "a long story " * 30}
+    sizes = [replies.pack(tokenizer, examples, 48, 0)["ids"].size for examples in (ROWS, [*ROWS, long])]
+    assert sizes[0] == sizes[1]
+    assert "1 of 61 examples are longer than 48 tokens" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="none of 1 examples fits into a context of 48 tokens"):
+        replies.pack(tokenizer, [long], 48, 0)

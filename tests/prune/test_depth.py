@@ -1,0 +1,50 @@
+"""Depth by the formula in loops, and on a model where one block visibly does nothing."""
+
+import copy
+
+import pytest
+import torch
+
+from stages.lib import models
+from stages.prune import depth
+
+P = {"method": "depth", "model": "pretrain/base", "tokens": "tokenize/bpe"}
+
+
+def test_influence_is_one_minus_the_mean_cosine(tiny, rows):
+    seen = tiny(rows, output_hidden_states=True).hidden_states[:2]  # what the first block reads and writes
+    cosines = [
+        torch.dot(x, y) / (x.norm() * y.norm())
+        for before, after in zip(*seen, strict=True)
+        for x, y in zip(before, after, strict=True)
+    ]
+    assert depth.block_influence(tiny, rows)[0] == pytest.approx(1 - torch.stack(cosines).mean().item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("idle", [0, 1])
+def test_a_block_that_does_nothing_goes(tiny, rows, idle):
+    block = tiny.model.layers[idle]
+    for layer in (block.self_attn.o_proj, block.mlp.down_proj):
+        layer.weight.data.zero_()
+    before = copy.deepcopy(tiny)
+    pruned = depth.prune(tiny, rows, depth.Params(**P, layers=1))
+    assert depth.block_influence(before, rows)[idle] == pytest.approx(0, abs=1e-6)
+    assert pruned.config.num_hidden_layers == len(pruned.model.layers) == 1
+    torch.testing.assert_close(pruned(rows).logits, before(rows).logits)
+
+
+def test_layer_types_follow(rows, tokenizer, tmp_path):
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=32,
+    )  # fmt: skip
+    pruned = depth.prune(Qwen3ForCausalLM(config).eval(), rows, depth.Params(**P, layers=2))
+    models.save(pruned, tokenizer, tmp_path / "model")
+    assert torch.equal(models.load(tmp_path / "model")(rows).logits, pruned(rows).logits)
+
+
+def test_as_many_blocks_as_there_are_is_refused(tiny, rows):
+    with pytest.raises(SystemExit, match="layers is 2, but pretrain/base has no more than 2 blocks"):
+        depth.prune(tiny, rows, depth.Params(**P, layers=2))
