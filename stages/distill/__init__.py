@@ -1,10 +1,16 @@
-"""Distill: a small model learns from what a teacher recorded.
+"""Distill: a small model learns from a large one, live or from what it recorded.
 
-In   model artefact (the student as it begins), traces (or problems: solutions from the data instead), tokens (held out)
-Out  model artefact, curve.csv; metrics: loss_before, loss_after (nats/token, held out), parameters, tokens_seen
+In   model artefact (the student as it begins), teacher (model artefact), traces (or problems: solutions from the data
+     instead), tokens (held out)
+Out  model artefact, curve.csv; metrics: loss_before, loss_after (nats/token, held out), acceptance_before,
+     acceptance_after (the share of a student's proposals that the teacher would accept, where the vocabulary is one),
+     parameters, tokens_seen, and the training's arithmetic: student_flops, teacher_flops
 
 A technique is one file here. It defines `Params`, `batches(tokenizer, traces, params) -> (step -> batch)` and
-`loss(student, batch, params) -> Tensor`, zero or the entropy of the data when the student equals its teacher.
+`loss(student, teacher, batch, params) -> Tensor`, zero or the entropy of the data when the student equals its teacher.
+With `prepare(student, teacher, params)` a technique may hang modules that only training needs on `student.scaffold`;
+the stage takes them off again. Progressive and self (born
+again) distillation are no files: their teacher is another variant (arXiv:1805.04770).
 """
 
 from pydantic import Field
@@ -17,6 +23,7 @@ class Distillation(Variant):
     """What every technique's variants share."""
 
     model: Parent
+    teacher: Parent
     traces: Parent
     tokens: Parent
     training: Training

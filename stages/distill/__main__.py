@@ -1,35 +1,75 @@
-"""Distill, one variant: student + traces -> taught student. See stages/distill/__init__.py."""
+"""Distill, one variant: student + teacher or its traces -> taught student. See stages/distill/__init__.py."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cyclopts
+import torch
 
 from stages.lib import losses, models, params, tracking, training
 from stages.lib import tokens as rows
 from stages.lib import traces as recorded
 
 
-def main(variant: str, *, model: Path, traces: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
+def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
     technique, p = params.load("distill", variant)
 
-    with tracking.run("distill", variant, p, out, inputs=[model, traces, tokens]) as run:
-        student, tokenizer = models.load(model), models.load_tokenizer(model)
+    with tracking.run("distill", variant, p, out, inputs=[model, teacher, traces, tokens]) as run:
+        student, tokenizer, master = models.load(model), models.load_tokenizer(model), models.load(teacher)
         rows.require_tokenizer(tokens, model)
         if (traces / "about.json").exists():
             recorded.require_tokenizer(traces, rows.about(tokens)["tokenizer"])
         held_out = rows.held_out(tokens, p.held_out_rows)
-        place = training.place(checkpoints, p, [model, traces], Path(__file__).parent)
+        place = training.place(checkpoints, p, [model, teacher, traces], Path(__file__).parent)
+        shared = models.same_tokenizer(model, teacher)
 
-        run.metrics["loss_before"] = losses.evaluate(student, held_out)
+        def measure(when: str) -> None:
+            run.metrics[f"loss_{when}"] = losses.evaluate(student, held_out)
+            if shared:
+                run.metrics[f"acceptance_{when}"] = losses.acceptance(master, student, held_out)
+
+        measure("before")
         batch = technique.batches(tokenizer, traces, p)
-        run.timings |= training.fit(
-            student, batch, lambda part: technique.loss(student, part, p), p.training, run.curve, place
-        )
-        run.metrics["loss_after"] = losses.evaluate(student, held_out)
+        if hasattr(technique, "prepare"):
+            technique.prepare(student, master, p)
+
+        def loss(part: Any) -> torch.Tensor:
+            return technique.loss(student, master, part, p)
+
+        run.metrics |= cost(student, master, lambda: loss(batch(0)), p.training)
+        run.timings |= training.fit(student, batch, loss, p.training, run.curve, place)
+        if hasattr(technique, "prepare"):
+            del student.scaffold
+        measure("after")
         run.metrics["parameters"] = student.num_parameters()
-        run.metrics["tokens_seen"] = p.training.steps * p.training.accumulation * training.count(batch(0))
 
         models.save(student, tokenizer, out / "model")
+
+
+def cost(student: Any, teacher: Any, work: Callable[[], Any], p: training.Training) -> dict[str, float]:
+    """Tokens seen and arithmetic of the training, counted over one batch of it.
+
+    2 operations a parameter and token for a forward pass, 6 with the backward one (Kaplan 2020, arXiv:2001.08361).
+    """
+    flops = {"student": 0.0, "teacher": 0.0}
+    seen = 0
+
+    def count(name: str, model: Any, inputs: Any) -> None:
+        nonlocal seen
+        learns = name == "student" and torch.is_grad_enabled()
+        seen += learns * inputs[0].numel()
+        flops[name] += (6 if learns else 2) * model.num_parameters() * inputs[0].numel()
+
+    hooks = [
+        model.get_input_embeddings().register_forward_hook(lambda _, i, __, n=name, m=model: count(n, m, i))
+        for name, model in (("student", student), ("teacher", teacher))
+    ]
+    work()
+    for hook in hooks:
+        hook.remove()
+    parts = p.steps * p.accumulation
+    return {"tokens_seen": float(seen * parts)} | {f"{name}_flops": each * parts for name, each in flops.items()}
 
 
 if __name__ == "__main__":

@@ -25,5 +25,5 @@ def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str
     return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
 
 
-def loss(student: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:
+def loss(student: Any, _teacher: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:
     return replies.loss(student, batch)

@@ -31,6 +31,19 @@ def evaluate(model: "PreTrainedModel", rows_NT: Tensor, batch: int = 16) -> floa
 
 
 @torch.inference_mode()
+def acceptance(teacher: "PreTrainedModel", student: "PreTrainedModel", rows_NT: Tensor, batch: int = 16) -> float:
+    """Mean of sum_v min(p_v, q_v): how often speculative decoding with the student as draft would accept a token.
+
+    Leviathan et al. 2022, arXiv:2211.17192, corollary 3.6; teacher-forced, so no text is drawn.
+    """
+    total = 0.0
+    for ids_BT in rows_NT.to(student.device).split(batch):
+        p_BTV, q_BTV = (model(ids_BT, use_cache=False).logits.float().softmax(-1) for model in (teacher, student))
+        total += torch.minimum(p_BTV, q_BTV).sum(-1).mean(1).sum().item()
+    return total / len(rows_NT)
+
+
+@torch.inference_mode()
 def compare(before: Logits, after: Logits, rows_NT: Tensor, batch: int = 16) -> dict[str, float]:
     """Means over rows: KL(before || after), share of equal first choices, both next-token losses; nats/token."""
     sums = torch.zeros(4, dtype=torch.float64)

@@ -39,6 +39,11 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
+def same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether token numbers mean the same to two model artefacts."""
+    return artefacts.digest(one / "tokenizer.json") == artefacts.digest(other / "tokenizer.json")
+
+
 def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer; the same weights give the same bytes."""
     quiet()

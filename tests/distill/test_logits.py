@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from stages.distill import logits
-from stages.lib import artefacts, traces
+from stages.lib import artefacts, problems, records, traces
 
 TEMPERATURE = 2.0
+PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
+GIVEN = {"method": "logits", "training": {"steps": 1}} | PARENTS
 
 
 def recording(teacher_BTV, k):
@@ -56,16 +58,32 @@ def test_alpha_weighs_data_against_teacher(tokenizer, rows, llama):
     batch = recording(teacher, 8) | {"ids": rows[:2]}
     hard = F.cross_entropy(output[:, :-1].flatten(0, 1), rows[:2, 1:].flatten())
     soft = logits.soft(output, batch, TEMPERATURE)
-    given = {"method": "logits", "model": "a/b", "traces": "a/b", "tokens": "a/b", "training": {"steps": 1}}
     for alpha in (0.0, 0.3, 1.0):
         expected = alpha * hard + (1 - alpha) * TEMPERATURE**2 * soft
-        torch.testing.assert_close(logits.loss(student, batch, logits.Params(**given, alpha=alpha)), expected)
+        torch.testing.assert_close(logits.loss(student, None, batch, logits.Params(**GIVEN, alpha=alpha)), expected)
+
+
+def test_live_it_is_the_same_over_the_replies(tokenizer, tiny, llama, tmp_path):
+    """Against F.kl_div over one whole example; zero for the teacher itself."""
+    solved = [{"id": "0", "prompt": "Say 7", "solution": "#### 7"}]
+    records.save(tmp_path / "records", train=solved)
+    p = logits.Params(**GIVEN | {"training": {"steps": 1, "batch_size": 1}}, alpha=0.0)
+    batch = logits.batches(tokenizer, tmp_path / "records", p)(0)
+    student = llama(len(tokenizer), seed=1)
+    ids = problems.chat_ids(tokenizer, "Say 7", "#### 7")
+    begin = len(problems.prompt_ids(tokenizer, "Say 7"))
+    said = [
+        (model(input_ids=torch.tensor([ids])).logits[0, begin - 1 : -1] / TEMPERATURE).log_softmax(-1)
+        for model in (student, tiny)
+    ]
+    expected = TEMPERATURE**2 * F.kl_div(*said, log_target=True, reduction="batchmean")
+    torch.testing.assert_close(logits.loss(student, tiny, batch, p), expected)
+    assert logits.loss(tiny, tiny, batch, p).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
-    given = {"method": "logits", "model": "a/b", "traces": "a/b", "tokens": "a/b", "training": {"steps": 1}}
     artefacts.write_json(tmp_path / "about.json", {"technique": {"temperature": 3.0}})
     with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):
-        logits.batches(None, tmp_path, logits.Params(**given))
+        logits.batches(None, tmp_path, logits.Params(**GIVEN))
     with pytest.raises(SystemExit, match="no recorded distributions"):
         traces.batches(tmp_path, 4)

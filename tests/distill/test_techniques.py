@@ -8,6 +8,7 @@ import torch
 from stages.lib import artefacts, params, records, traces, training
 from stages.traces import logits as recorder
 
+PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 TRAINING = {"steps": 30, "batch_size": 4, "lr": 5e-3, "precision": "float32"}
 
 
@@ -17,7 +18,13 @@ def technique(request):
 
 
 def make(technique, **more):
-    given = {"method": technique.__name__.rsplit(".", 1)[1], "model": "a/b", "traces": "a/b", "tokens": "a/b"}
+    given = {
+        "method": technique.__name__.rsplit(".", 1)[1],
+        "model": "a/b",
+        "teacher": "a/b",
+        "traces": "a/b",
+        "tokens": "a/b",
+    }
     return technique.Params(**given, training=TRAINING, **more)
 
 
@@ -35,16 +42,16 @@ def recorded(technique, tiny, tokenizer, rows, tmp_path):
     return tmp_path / "traces"
 
 
-def test_a_student_learns(technique, recorded, tokenizer, llama, tmp_path):
+def test_a_student_learns(technique, recorded, tiny, tokenizer, llama, tmp_path):
     student, p, curve = llama(len(tokenizer), seed=1), make(technique), []
     batch = technique.batches(tokenizer, recorded, p)
-    training.fit(student, batch, lambda part: technique.loss(student, part, p), p.training, curve, tmp_path / "c")
+    training.fit(student, batch, lambda part: technique.loss(student, tiny, part, p), p.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
 
 
-def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tokenizer, llama):
+def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tiny, tokenizer, llama):
     p = make(technique)
     student, batch = llama(len(tokenizer), seed=1), technique.batches(tokenizer, recorded, p)
     for index in range(3):
-        first, second = (technique.loss(student, batch(index), p) for _ in range(2))
+        first, second = (technique.loss(student, tiny, batch(index), p) for _ in range(2))
         assert torch.equal(first, second) and first > 0

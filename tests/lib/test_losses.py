@@ -38,3 +38,13 @@ def test_comparison_by_hand():
     assert seen["loss_after"] == pytest.approx((2 * math.log(2) + 7 * math.log(4)) / 9)  # and two are 1
     itself = losses.compare(p, p, rows)
     assert (itself["kl"], itself["same_top"]) == (0, 1)
+
+
+def test_acceptance_is_one_minus_the_total_variation(tiny, llama, tokenizer, rows):
+    """arXiv:2211.17192, corollary 3.6, in loops over positions."""
+    other = llama(len(tokenizer), seed=1)
+    with torch.no_grad():
+        pairs = zip(*(model(rows[:3]).logits.softmax(-1).flatten(0, 1) for model in (tiny, other)), strict=True)
+        expected = [1 - 0.5 * (p - q).abs().sum().item() for p, q in pairs]
+    assert losses.acceptance(tiny, other, rows[:3], batch=2) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert losses.acceptance(tiny, tiny, rows) == pytest.approx(1)
