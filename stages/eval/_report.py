@@ -42,6 +42,7 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
         problems=samples(tree, artifacts, "answers", "prompt", "answer"),
         texts=samples(tree, artifacts, "continuations", "opening", "continuation"),
         stages=stages(tree, artifacts),
+        distilled=distilled(tree, artifacts, rows),
     )
     if picture:
         write(picture, "_picture.svg.j2", picture=_pictures.pareto(rows, teacher, shipped, 960), standalone=True)
@@ -101,6 +102,19 @@ def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
                     "seconds": optional(folder / "timings.json").get("seconds"),
                     "curve": _pictures.curve(read_curve(folder / "curve.csv")),
                 })  # fmt: skip
+    return found
+
+
+def distilled(tree: dict[str, Any], artifacts: Path, rows: list[dict]) -> list[dict[str, Any]]:
+    """What each distillation cost and reached; `row` is its model's evaluation, where there is one."""
+    evaluated = {row["model"]: row for row in rows}
+    found = []
+    for variant, entry in (tree.get("distill") or {}).items():
+        folder = artifacts / "distill" / variant
+        if (folder / "metrics.json").is_file():
+            metrics, timings = (optional(folder / f"{name}.json") for name in ("metrics", "timings"))
+            row = evaluated.get(f"distill/{variant}")
+            found.append({"variant": variant, "entry": entry, "row": row, "metrics": metrics, "timings": timings})
     return found
 
 

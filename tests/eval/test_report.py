@@ -14,6 +14,8 @@ data:
   corpus: {method: documents}
 prune:
   base: {method: wanda}
+distill:
+  pupil: {method: logits, model: pretrain/small, teacher: align/large}
 export:
   small: {method: gguf}
   never-run: {method: gguf}
@@ -22,6 +24,7 @@ eval:
   student-with-a-long-name: {model: prune/base}
   shipped: {model: export/small}
 """
+PUPIL = {"tokens_seen": 409600.0, "student_flops": 1.23e12, "teacher_flops": 0.0}
 
 
 def metrics(size, accuracy):
@@ -66,6 +69,8 @@ def project(tmp_path, monkeypatch):
     write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123})
     write_json(artifacts / "prune/base/metrics.json", {"held_out_loss": 2.25})
     write_json(artifacts / "data/corpus/metrics.json", {"documents": 321, "sources": {"moby": {"bytes": 77}}})
+    learnt = {"loss_before": 6.5, "loss_after": 2.75, "acceptance_before": 0.01, "acceptance_after": 0.625}
+    write_json(artifacts / "distill/pupil/metrics.json", learnt | PUPIL)
     (artifacts / "prune/base/curve.csv").write_text("step,loss,held_out_loss,lr\n10,5,,0.1\n20,3,4.5,0.1\n")
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
@@ -106,6 +111,14 @@ def test_shows_every_model_and_stage_that_was_run(project):
     assert "never-run" not in html
     assert "4.5" in html  # the end of the held-out curve
     assert "1,234" in html or "1,235" in html
+
+
+def test_a_distillation_shows_its_cost_and_its_acceptance(project):
+    html, _ = report(project)
+
+    row = html[html.index("<tr><td>pupil</td>") :].partition("</tr>")[0]
+    for words in ("logits", "pretrain/small", "align/large", "410 k", "1.23 T", "6.5 → 2.75", "1.0 % → 62.5 %"):
+        assert words in row.replace("\u00a0", " "), words
 
 
 def test_says_what_was_not_measured_and_what_only_estimated(project):
