@@ -1,18 +1,21 @@
-"""A stage's output as it comes: lines to the log, progress (text that ends in a carriage return) to the terminal."""
+"""A stage's output as it comes: lines to the log, progress (text that ends in a carriage return) to the terminal, and
+to the log every half a minute, where Prefect's UI shows it."""
 
 import sys
 from collections.abc import Callable
 from threading import Lock
+from time import monotonic
 
 terminal = Lock()
 ERASE = "\r\033[K"
+PATIENCE = 30  # seconds between two lines of progress in the log
 
 
 class Output:
     """Takes bytes in any portions. Progress of stages that run side by side shares one line, each after its name."""
 
     def __init__(self, name: str, log: Callable[[str], None]):
-        self.name, self.log, self.rest, self.last = name, log, b"", ""
+        self.name, self.log, self.rest, self.last, self.told = name, log, b"", "", monotonic()
 
     def __call__(self, chunk: bytes) -> None:
         *lines, self.rest = (self.rest + chunk).split(b"\n")
@@ -30,6 +33,9 @@ class Output:
                 self.log(shown)
 
     def progress(self, shown: str) -> None:
+        if monotonic() - self.told > PATIENCE:
+            self.told = monotonic()
+            self.line(shown.encode())
         if sys.stderr.isatty():
             with terminal:
                 sys.stderr.write(f"{ERASE}{self.name} {shown}")

@@ -73,6 +73,16 @@ def test_a_profile_is_copied_unless_edits_would_be_lost(tmp_path, monkeypatch):
         profiles.use("huge")
 
 
+def test_progress_is_logged_every_half_minute(monkeypatch):
+    clock = iter([0, 10, 31, 31, 62, 62])  # a second look notes when it told
+    monkeypatch.setattr(console, "monotonic", clock.__next__)
+    logged: list[str] = []
+    output = console.Output("s", logged.append)
+    for chunk in (b"\r 10%", b"\r 30%", b"\r 50%\r 60%"):
+        output(chunk)
+    assert logged == [" 30%", " 60%"]
+
+
 def test_progress_is_not_logged_until_its_line_ends():
     logged: list[str] = []
     output = console.Output("s", logged.append)
