@@ -32,7 +32,7 @@ SETTINGS = {
 
 def start() -> subprocess.Popen | None:
     """Point PREFECT_API_URL at a server: the one that is set, the one of `prefect server start`, or one of our own."""
-    if "PREFECT_API_URL" in os.environ:
+    if os.environ.get("PREFECT_API_URL"):
         return None
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 4200)) == 0:
