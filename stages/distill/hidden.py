@@ -5,8 +5,8 @@ projections and several layers at once as in Jiao et al. 2019, arXiv:1909.10351,
 
 Projections W_i are learnt beside the student and thrown away. Each layer's error is taken relative to its size: states
 grow with depth, and plain squares would teach the last layer alone. From solutions, problems or the token rows of a
-recording; the teacher runs live in all cases, so of a recording nothing else is used. Cost: a teacher's forward pass a
-batch, and D E weights a pair. Shapes: see stages/distill/_layers.py.
+recording (at its temperature); the teacher runs live in all cases, so of a recording nothing else is used. Cost: a
+teacher's forward pass a batch, and D E weights a pair. Shapes: see stages/distill/_layers.py.
 """
 
 from typing import Any, Literal
