@@ -81,6 +81,11 @@ def test_live_it_is_the_same_over_the_replies(tokenizer, tiny, llama, tmp_path):
     assert logits.loss(tiny, tiny, batch, p).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_solutions_drawn_at_a_temperature_are_no_recording(tokenizer, tmp_path):
+    traces.save(tmp_path, {"technique": {"temperature": 0.7}}, iter([{"prompt": "Say 7", "solution": "#### 7"}]))
+    assert "labels" in logits.batches(tokenizer, tmp_path, logits.Params(**GIVEN))(0)
+
+
 def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
     artefacts.write_json(tmp_path / "about.json", {"technique": {"temperature": 3.0}})
     with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):

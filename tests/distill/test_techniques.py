@@ -9,6 +9,7 @@ from stages.lib import artefacts, params, records, traces, training
 from stages.traces import logits as recorder
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
+NEEDS = {"task_specific": {"share": 1}}  # one phase: the loss of another can't be compared with it
 TRAINING = {"steps": 30, "batch_size": 4, "lr": 5e-3, "precision": "float32"}
 
 
@@ -17,15 +18,16 @@ def technique(request):
     return import_module(f"stages.distill.{request.param}")
 
 
-def make(technique, **more):
+def make(technique):
+    name = technique.__name__.rsplit(".", 1)[1]
     given = {
-        "method": technique.__name__.rsplit(".", 1)[1],
+        "method": name,
         "model": "a/b",
         "teacher": "a/b",
         "traces": "a/b",
         "tokens": "a/b",
     }
-    return technique.Params(**given, training=TRAINING, **more)
+    return technique.Params(**given, training=TRAINING, **NEEDS.get(name, {}))
 
 
 @pytest.fixture
@@ -42,16 +44,25 @@ def recorded(technique, tiny, tokenizer, rows, tmp_path):
     return tmp_path / "traces"
 
 
-def test_a_student_learns(technique, recorded, tiny, tokenizer, llama, tmp_path):
-    student, p, curve = llama(len(tokenizer), seed=1), make(technique), []
+@pytest.fixture
+def student(technique, tiny, tokenizer, llama):
+    """Another model than the teacher, with what the technique trains beside it."""
+    student = llama(len(tokenizer), seed=1)
+    if hasattr(technique, "prepare"):
+        technique.prepare(student, tiny, make(technique))
+    return student
+
+
+def test_a_student_learns(technique, recorded, tiny, tokenizer, student, tmp_path):
+    p, curve = make(technique), []
     batch = technique.batches(tokenizer, recorded, p)
     training.fit(student, batch, lambda part: technique.loss(student, tiny, part, p), p.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
 
 
-def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tiny, tokenizer, llama):
+def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recorded, tiny, tokenizer, student):
     p = make(technique)
-    student, batch = llama(len(tokenizer), seed=1), technique.batches(tokenizer, recorded, p)
+    batch = technique.batches(tokenizer, recorded, p)
     for index in range(3):
         first, second = (technique.loss(student, tiny, batch(index), p) for _ in range(2))
         assert torch.equal(first, second) and first > 0

@@ -9,7 +9,7 @@ import torch
 from stages.lib import calibrate, models, params
 from stages.prune import Sparse
 
-NEEDS = {"depth": {"layers": 1}}  # what a technique wants to know beyond its parents
+NEEDS = {"depth": {"layers": 1}, "spectral_width": {"multiple": 4}}  # what a technique wants to know beyond its parents
 TARGETS = {"half": {"sparsity": 0.5}, "most": {"sparsity": 0.8}, "2of4": {"pattern": "2of4"}}
 PARENTS = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 
