@@ -8,6 +8,8 @@ Out  model artefact, curve.csv; metrics: loss_before, loss_after (nats/token, he
 
 A technique is one file here. It defines `Params`, `batches(tokenizer, traces, params) -> (step -> batch)` and
 `loss(student, teacher, batch, params) -> Tensor`, zero or the entropy of the data when the student equals its teacher.
+Both must number tokens alike, or the stage refuses, unless `params.one_vocabulary()` is false; `teacher.tokenizer` is
+the teacher's own. Their architectures may differ: stages/lib/replies.py reads a packed batch with any.
 With `prepare(student, teacher, params)` a technique may hang modules that only training needs on `student.scaffold`;
 the stage takes them off again. Progressive and self (born
 again) distillation are no files: their teacher is another variant (arXiv:1805.04770).
@@ -28,3 +30,7 @@ class Distillation(Variant):
     tokens: Parent
     training: Training
     held_out_rows: int = Field(64, ge=1)
+
+    def one_vocabulary(self) -> bool:
+        """Whether the loss compares the teacher's token numbers with the student's."""
+        return True

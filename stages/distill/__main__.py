@@ -16,10 +16,14 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
     technique, p = params.load("distill", variant)
 
     with tracking.run("distill", variant, p, out, inputs=[model, teacher, traces, tokens]) as run:
-        student, tokenizer, master = models.load(model), models.load_tokenizer(model), models.load(teacher)
         rows.require_tokenizer(tokens, model)
-        if (traces / "about.json").exists():
+        if p.one_vocabulary():
+            models.require_same_tokenizer(model, teacher)
+        if recorded.distributions(traces):
             recorded.require_tokenizer(traces, rows.about(tokens)["tokenizer"])
+        student, tokenizer = models.load(model), models.load_tokenizer(model)
+        master: Any = models.load(teacher)
+        master.tokenizer = models.load_tokenizer(teacher)
         held_out = rows.held_out(tokens, p.held_out_rows)
         place = training.place(checkpoints, p, [model, teacher, traces], Path(__file__).parent)
         shared = models.same_tokenizer(model, teacher)
@@ -37,7 +41,8 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         def loss(part: Any) -> torch.Tensor:
             return technique.loss(student, master, part, p)
 
-        run.metrics |= cost(student, master, lambda: loss(batch(0)), p.training)
+        first = training.to_device(batch(0), student.device)
+        run.metrics |= cost(student, master, lambda: loss(first), p.training)
         run.timings |= training.fit(student, batch, loss, p.training, run.curve, place)
         if hasattr(technique, "prepare"):
             del student.scaffold

@@ -26,6 +26,9 @@ class Params(Distillation):
     temperature: PositiveFloat = 2.0  # of a recording: what it was made at
     context: int = Field(256, ge=16)  # of solutions
 
+    def one_vocabulary(self) -> bool:
+        return self.alpha < 1
+
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation

@@ -19,6 +19,9 @@ class Params(Distillation):
     method: Literal["solutions"]
     context: int = Field(256, ge=16)
 
+    def one_vocabulary(self) -> bool:
+        return False
+
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation

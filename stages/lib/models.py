@@ -44,6 +44,13 @@ def same_tokenizer(one: Path, other: Path) -> bool:
     return artefacts.digest(one / "tokenizer.json") == artefacts.digest(other / "tokenizer.json")
 
 
+def require_same_tokenizer(student: Path, teacher: Path) -> None:
+    """Refuse a teacher whose token numbers mean something else to the student, before training on them."""
+    if not same_tokenizer(student, teacher):
+        said, own = (artefacts.digest(folder / "tokenizer.json")[:12] for folder in (teacher, student))
+        raise SystemExit(f"the vocabularies differ: {teacher}, the teacher, has tokenizer {said}, {student} has {own}")
+
+
 def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer; the same weights give the same bytes."""
     quiet()

@@ -1,6 +1,6 @@
 """Verifiable problems: their text in the chat template, and the score of an answer by reasoning-gym's own scorer."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.lib.records import Record
 
@@ -31,14 +31,16 @@ def correct(problem: Record, text: str) -> bool:
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> list[int]:
     """Token ids up to and including the mark where the assistant begins to write."""
-    return _ids(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return tokenizer.encode(str(text), add_special_tokens=False)
 
 
 def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> list[int]:
     """Token ids of prompt and reply; begins with prompt_ids(prompt)."""
-    return _ids(tokenizer, [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}])
+    return tokenizer.encode(chat_text(tokenizer, prompt, reply), add_special_tokens=False)
 
 
-def _ids(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-    return tokenizer.encode(text, add_special_tokens=False)
+def chat_text(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> str:
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False))

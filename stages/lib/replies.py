@@ -1,22 +1,26 @@
 """Supervised rows: prompts with replies, several to a row, of which only the replies (and their end tokens) are learnt.
 
 No example is cut and none sees its neighbours: positions begin at 0 for each, from which transformers makes the mask
-(document masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830).
+(document masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830). A
+recurrent state or a convolution knows no mask, so models that have one read each example in a row of its own.
 Shapes: N rows or reply tokens, B rows of a batch, T context, V vocabulary.
 """
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from stages.lib import losses, problems, records
 
 OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that a mask keeps apart
 Batch = dict[str, Tensor]  # ids, labels (-100 where nothing is learnt), positions: (B, T)
 
 
@@ -81,11 +85,41 @@ def length(row: list[Example]) -> int:
 
 def logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the model says where a reply token comes next, (N, V), and those tokens, (N,); the head skips the rest."""
-    inputs = {"input_ids": batch["ids"], "position_ids": batch["positions"], "use_cache": False}
-    hidden_BTD = model.get_decoder()(**inputs).last_hidden_state[:, :-1]
+    if recurrent(model):
+        batch = apart(batch)
+        inputs = {"input_ids": batch["ids"]}
+    else:
+        inputs = {"input_ids": batch["ids"], "position_ids": batch["positions"]}
+    hidden_BTD = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[:, :-1]
     labels_BT = batch["labels"][:, 1:]
     learnt_BT = labels_BT != losses.IGNORE
     return model.get_output_embeddings()(hidden_BTD[learnt_BT]), labels_BT[learnt_BT]
+
+
+def recurrent(model: Any) -> bool:
+    """Whether something passes from token to token that no mask stops: a state, a convolution."""
+    return model._is_stateful or bool(set(getattr(model.config, "layer_types", None) or ()) - ATTENTION)
+
+
+def apart(batch: Batch) -> Batch:
+    """The same examples in the same order, one a row."""
+    examples = []
+    for ids, labels, positions in zip(batch["ids"], batch["labels"], batch["positions"], strict=True):
+        begins = (positions == 0).nonzero().flatten().tolist()
+        spans = [slice(a, b) for a, b in pairwise([*begins, len(ids)])]
+        examples += [(ids[span], labels[span]) for span in spans if (labels[span] != losses.IGNORE).any()]
+    return padded(examples)
+
+
+def padded(examples: list[tuple[Tensor, Tensor]]) -> Batch:
+    """A batch of one example (ids, labels) a row, filled up on the right, where no reply looks."""
+    ids, labels = zip(*examples, strict=True)
+    ids_BT = pad_sequence(list(ids), batch_first=True)
+    return {
+        "ids": ids_BT,
+        "labels": pad_sequence(list(labels), batch_first=True, padding_value=losses.IGNORE),
+        "positions": torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT),
+    }
 
 
 def loss(model: Any, batch: Batch) -> Tensor:

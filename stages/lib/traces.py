@@ -48,18 +48,26 @@ def about(folder: Path) -> dict[str, Any]:
 def require_tokenizer(folder: Path, tokenizer: str) -> None:
     """Refuse a recording that was made with another tokenizer, before training on its token numbers."""
     if (said := about(folder)["tokenizer"]) != tokenizer:
-        raise SystemExit(f"{folder} was recorded with tokenizer {said[:12]}; the student's is {tokenizer[:12]}")
+        raise SystemExit(f"{folder} was recorded with tokenizer {said[:12]}; the model's is {tokenizer[:12]}")
+
+
+def distributions(folder: Path) -> bool:
+    """Whether it holds recorded distributions, and so one tokenizer's numbers, not text."""
+    return any(folder.glob("*.safetensors"))
+
+
+def shards(folder: Path) -> list[Any]:
+    """Its memory-mapped shards in the order they were recorded in."""
+    from safetensors import safe_open
+
+    if not distributions(folder):
+        raise SystemExit(f"{folder} has no recorded distributions; this technique learns from `method: logits` traces")
+    return [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
 
 
 def batches(folder: Path, size: int) -> "Callable[[int], dict[str, Tensor]]":
     """Batch number i, round and round the recorded rows, read from memory-mapped shards."""
-    from safetensors import safe_open
-
-    shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
-    if not shards:
-        raise SystemExit(f"{folder} has no recorded distributions; this technique learns from `method: logits` traces")
-    lengths = [shard.get_slice("ids").get_shape()[0] for shard in shards]
-    where = [(shard, row) for shard, length in zip(shards, lengths, strict=True) for row in range(length)]
+    where = [(shard, row) for shard in shards(folder) for row in range(shard.get_slice("ids").get_shape()[0])]
     return partial(_batch, where, size)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from stages.lib import artefacts
 from stages.lib.params import Params
 
-Part = Tensor | dict[str, Tensor]  # token ids (B, T), or those as "ids" with what else a loss needs
+Part = Tensor | dict[str, Any]  # token ids (B, T), or those as "ids" with what else a loss needs
 
 
 class Training(Params):
@@ -144,7 +144,10 @@ def mixed(p: Training) -> bool:
 
 
 def to_device(part: Any, device: torch.device) -> Any:
-    return part.to(device) if isinstance(part, Tensor) else {name: value.to(device) for name, value in part.items()}
+    """Every tensor of a part; what else is in it stays."""
+    if isinstance(part, dict):
+        return {name: to_device(value, device) for name, value in part.items()}
+    return part.to(device) if isinstance(part, Tensor) else part
 
 
 def count(part: Part) -> int:

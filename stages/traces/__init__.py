@@ -1,11 +1,12 @@
 """Traces: what a teacher knows, written down once for every student.
 
-In   model artefact (the teacher), problems, tokens
+In   model artefact (the teacher), problems (or another recording of distributions), tokens
 Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/traces.py);
      metrics: what was kept, bytes/token
 
 A technique is one file here. It defines `Params` and `record(teacher, tokenizer, problems, rows, params)`, a stream of
-records or of tensors, one a shard, that the stage writes as they come.
+records or of tensors, one a shard, that the stage writes as they come. Where the parent `problems` is a recording of
+distributions, `problems` is its folder, made by the same tokenizer.
 """
 
 from stages.lib.params import Parent, Variant

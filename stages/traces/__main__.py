@@ -13,9 +13,11 @@ def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path) 
     technique, p = params.load("traces", variant)
 
     with tracking.run("traces", variant, p, out, inputs=[model, problems, tokens]) as run:
-        teacher, tokenizer = models.load(model), models.load_tokenizer(model)
         rows.require_tokenizer(tokens, model)
-        asked, seen = records.load(problems, "train"), rows.load(tokens, "train")
+        if store.distributions(problems):
+            store.require_tokenizer(problems, rows.about(tokens)["tokenizer"])
+        asked = problems if store.distributions(problems) else records.load(problems, "train")
+        teacher, tokenizer, seen = models.load(model), models.load_tokenizer(model), rows.load(tokens, "train")
         about = {
             "technique": p.model_dump(mode="json"),
             "teacher": artefacts.digest(model),

@@ -31,6 +31,13 @@ def make(technique):
 
 
 @pytest.fixture
+def tiny(tiny, tokenizer):
+    """The teacher, with its tokenizer as the stage hands it over."""
+    tiny.tokenizer = tokenizer
+    return tiny
+
+
+@pytest.fixture
 def recorded(technique, tiny, tokenizer, rows, tmp_path):
     """What each technique learns from, written by the teacher `tiny`."""
     with artefacts.writing(tmp_path / "traces") as folder:

@@ -59,3 +59,46 @@ def test_what_does_not_fit_is_left_out_and_said(tokenizer, capsys):
     assert "1 of 61 examples are longer than 48 tokens" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="none of 1 examples fits into a context of 48 tokens"):
         replies.pack(tokenizer, [long], 48, 0)
+
+
+@pytest.fixture(params=["mamba2", "lfm2", "bamba", "qwen3"])
+def other(request, tokenizer):
+    """Two layers of another architecture: a state, a convolution beside attention, a state beside attention, norms."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "vocab_size": len(tokenizer)} | {
+        "initializer_range": 0.3
+    }
+    shape["initializer_range"] = 0.3  # large, so that what is seen shows
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    mamba = {"n_heads": 4, "d_head": 16, "n_groups": 1, "d_state": 8, "expand": 2, "chunk_size": 16}
+    given = {
+        "mamba2": {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 1, "chunk_size": 16},
+        "lfm2": heads | {"layer_types": ["conv", "full_attention"]},
+        "bamba": heads | {f"mamba_{name}": value for name, value in mamba.items()} | {"attn_layer_indices": [1]},
+        "qwen3": heads | {"head_dim": 8},
+    }[request.param]
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(request.param, **shape | given)).eval()
+
+
+def test_no_example_sees_another_in_any_architecture(other, tokenizer):
+    """By their logits one by one; what recurs would see through the mask."""
+    batch = replies.batches(tokenizer, ROWS[:6], 48, size=2, seed=0)(0)
+    alone = []
+    for ids, labels, positions in zip(*batch.values(), strict=True):
+        begins = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
+        for a, b in zip(begins, begins[1:], strict=False):
+            alone.append(other(input_ids=ids[None, a:b]).logits[0, :-1][labels[a + 1 : b] >= 0])
+    logits, tokens = replies.logits(other, batch)
+    torch.testing.assert_close(logits, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert torch.equal(tokens, batch["labels"][batch["labels"] >= 0])
+
+
+def test_apart_there_is_one_example_a_row_in_the_same_order(tokenizer):
+    batch = replies.batches(tokenizer, ROWS, 48, size=8, seed=0)(0)
+    apart = replies.apart(batch)
+    assert torch.equal(apart["labels"][apart["labels"] >= 0], batch["labels"][batch["labels"] >= 0])
+    assert ((apart["ids"] == tokenizer.bos_token_id).sum(1) == 1).all() and (apart["positions"] == 0).sum(1).max() == 1
+    again = replies.apart(apart)
+    assert all(torch.equal(apart[name], again[name]) for name in ("labels", "positions"))

@@ -19,6 +19,8 @@ def technique(request):
 def build(technique, tokenizer, model_folder):
     name = technique.__name__.rsplit(".", 1)[1]
     given = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 128}
+    if name == "state_space":
+        given = {"hidden": 64, "layers": 2, "head_dim": 32, "state": 8}
     if name == "pretrained":
         given = {"external": {"source": str(model_folder), "sha256": artefacts.digest(model_folder)}}
     return lambda: technique.build(tokenizer, technique.Params(method=name, tokens="tokenize/bpe", **given))

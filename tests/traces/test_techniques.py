@@ -9,7 +9,11 @@ import torch
 from stages.data import problems as source
 from stages.lib import artefacts, params, problems, traces
 
-SETTINGS = {"logits": {"rows": 6, "k": 8, "batch_size": 4}, "solutions": {"count": 12, "attempts": 2, "batch_size": 5}}
+SETTINGS = {
+    "logits": {"rows": 6, "k": 8, "batch_size": 4},
+    "multi_teacher": {"k": 8, "batch_size": 3},
+    "solutions": {"count": 12, "attempts": 2, "batch_size": 5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,12 @@ def record(technique, tiny, tokenizer, asked, rows):
 
 
 def test_the_same_seed_gives_the_same_bytes(technique, tiny, tokenizer, asked, rows, tmp_path):
+    if technique.__name__.endswith("multi_teacher"):
+        from stages.traces import logits
+
+        asked = tmp_path / "base"
+        with artefacts.writing(asked) as folder:
+            traces.save(folder, {"technique": {"temperature": 2.0}}, record(logits, tiny, tokenizer, [], rows))
     for name in ("one", "two"):
         with artefacts.writing(tmp_path / name) as folder:
             traces.save(folder, {}, record(technique, tiny, tokenizer, asked, rows))
@@ -73,5 +83,5 @@ def test_kept_solutions_are_right_by_the_scorer(tokenizer, asked, tiny, tmp_path
 
 def test_another_tokenizers_recording_is_refused(tmp_path):
     artefacts.write_json(tmp_path / "about.json", {"tokenizer": "a" * 64})
-    with pytest.raises(SystemExit, match="recorded with tokenizer aaaaaaaaaaaa; the student's is bbbbbbbbbbbb"):
+    with pytest.raises(SystemExit, match="recorded with tokenizer aaaaaaaaaaaa; the model's is bbbbbbbbbbbb"):
         traces.require_tokenizer(tmp_path, "b" * 64)

@@ -1,0 +1,113 @@
+"""Universal logit distillation: a teacher with another vocabulary. Boizard et al. 2024, arXiv:2402.12030, eq. 3 and 5.
+
+    L = CE + weight 1/G sum_g sum_i |p_g,(i) - q_g,(i)|
+
+(i) is the i-th largest: the Wasserstein-1 distance where all tokens are equally far apart, so no token needs a
+counterpart. `align: spans` compares where both tokenizers have read the same text (GOLD, Patino et al. 2025,
+huggingface.co/spaces/HuggingFaceH4/general-on-policy-logit-distillation): of the tokens of a span the last one's
+distribution times the probability of those before it. `align: positions` is the paper's: n-th token with n-th token,
+what is longer cut off. Cost: a live pass of the teacher, a sort of every distribution. Shapes: B rows, T positions,
+N reply tokens, G groups that are compared, V vocabulary.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from stages.distill import Distillation
+from stages.lib import problems, records, replies, training
+
+
+class Params(Distillation):
+    method: Literal["cross_tokenizer"]
+    weight: NonNegativeFloat = 1.5  # of the teacher; 0 learns the data alone
+    align: Literal["spans", "positions"] = "spans"
+    context: int = Field(256, ge=16)  # the student's tokens
+
+    def one_vocabulary(self) -> bool:
+        return False
+
+
+def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Any]]:
+    rows, size = records.load(folder, "train"), p.training.batch_size // p.training.accumulation
+    order = np.random.default_rng(p.training.seed).permutation(len(rows))
+    fitting = [rows[i] for i in order if len(replies.encode(tokenizer, rows[i])[0]) <= p.context]
+    if not fitting:
+        raise SystemExit(f"none of {len(rows)} examples fits into a context of {p.context} tokens")
+    return partial(_batch, tokenizer, fitting, size, p.align)
+
+
+def _batch(tokenizer: Any, rows: list[records.Record], size: int, align: str, index: int) -> dict[str, Any]:
+    chosen = [rows[(index * size + i) % len(rows)] for i in range(size)]
+    return encode(tokenizer, chosen) | {"rows": chosen, "marks": marks(tokenizer, chosen, align)}
+
+
+def encode(tokenizer: Any, rows: list[records.Record]) -> replies.Batch:
+    """One example a row."""
+    examples = [replies.encode(tokenizer, row)[:2] for row in rows]
+    return replies.padded([(torch.tensor(ids), torch.tensor(labels)) for ids, labels in examples])
+
+
+def loss(student: Any, teacher: Any, batch: dict[str, Any], p: Params) -> Tensor:
+    output_NV, tokens_N = replies.logits(student, batch)
+    hard = F.cross_entropy(output_NV.float(), tokens_N)
+    if p.weight == 0:
+        return hard
+    theirs = marks(teacher.tokenizer, batch["rows"], p.align)
+    with torch.no_grad():
+        said = replies.logits(teacher, training.to_device(encode(teacher.tokenizer, batch["rows"]), teacher.device))
+    common = sorted(batch["marks"].keys() & theirs.keys())
+    q_GV, p_GV = merged(output_NV, tokens_N, batch["marks"], common), merged(*said, theirs, common)
+    return hard + p.weight * distance(p_GV, q_GV)
+
+
+Mark = tuple[int, int]  # row, place in its reply: where two tokenizations may be compared
+
+
+def marks(tokenizer: Any, rows: list[records.Record], align: str) -> dict[Mark, int]:
+    """The number, among all reply tokens, of the last token before each mark."""
+    found: dict[Mark, int] = {}
+    begin = 0
+    for number, row in enumerate(rows):
+        ends = reply_ends(tokenizer, row)
+        places = ends if align == "spans" else range(1, len(ends) + 1)
+        found[number, 0] = begin - 1
+        found |= {(number, place): begin + i for i, place in enumerate(places) if place >= 0}
+        begin += len(ends)
+    return found
+
+
+def reply_ends(tokenizer: Any, row: records.Record) -> list[int]:
+    """The character of the solution that each reply token ends at; -1 inside a character and after the solution."""
+    text, solution = problems.chat_text(tokenizer, row["prompt"], row["solution"]), row["solution"].strip()
+    if solution not in text:
+        raise SystemExit(f"the chat template changes the solution of '{row['id']}': it can't be aligned")
+    begin, asked = text.rindex(solution), len(problems.prompt_ids(tokenizer, row["prompt"]))
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][asked:]
+    whole = [end if end <= after else -1 for (_, end), (after, _) in pairwise([*offsets, (len(text), 0)])]
+    return [max(0, end - begin) if 0 <= end <= begin + len(solution) else -1 for end in whole]
+
+
+def merged(logits_NV: Tensor, tokens_N: Tensor, marks: dict[Mark, int], common: list[Mark]) -> Tensor:
+    """Probability of the tokens between two marks with any token in the last one's place, (G, V)."""
+    spans = [(marks[a] + 1, marks[b]) for a, b in pairwise(common) if a[0] == b[0]]
+    first_G, last_G = torch.tensor(spans, device=logits_NV.device).T
+    logprob_NV = logits_NV.float().log_softmax(-1)
+    said_N = logprob_NV.gather(-1, tokens_N[:, None]).squeeze(1).double()
+    before_N = said_N.cumsum(0) - said_N
+    return (logprob_NV[last_G] + (before_N[last_G] - before_N[first_G]).float()[:, None]).exp()
+
+
+def distance(p_GV: Tensor, q_GV: Tensor) -> Tensor:
+    """Mean over groups; the smaller vocabulary is filled up with zeros."""
+    width = max(p_GV.shape[-1], q_GV.shape[-1])
+    p_GV, q_GV = (F.pad(x.sort(-1, descending=True).values, (0, width - x.shape[-1])) for x in (p_GV, q_GV))
+    return (p_GV - q_GV).abs().sum(-1).mean()

@@ -1,0 +1,69 @@
+"""State-space decoder, next-token loss: a state of fixed size instead of a cache that grows. Dao & Gu 2024 (Mamba-2),
+arXiv:2405.21060, section 3.1.
+
+    h_t = exp(dt_t A) h_t-1 + dt_t B_t x_t^T      y_t = C_t^T h_t + D x_t      dt_t = softplus(dt + bias)
+
+A head has one negative number A and a state of `state` x `head_dim`; B and C are shared by the heads of a group. Built
+by transformers' Mamba2, with tied embeddings. Without `training` the weights stay as drawn from the seed: where a
+student of another architecture than its teacher begins. Cost: linear in the context; without the CUDA kernels a scan
+holds context x chunk x heads x state numbers, so the chunk is small.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt, model_validator
+from torch import Tensor, nn
+
+from stages.lib import losses
+from stages.pretrain import Pretraining
+
+
+class Params(Pretraining):
+    method: Literal["state_space"]
+    hidden: PositiveInt = 256
+    layers: PositiveInt = 4
+    expand: PositiveInt = 2  # inner width, in hiddens
+    head_dim: PositiveInt = 64
+    state: PositiveInt = 32
+    groups: PositiveInt = 1
+    convolution: PositiveInt = 4  # tokens
+    chunk: PositiveInt = 32  # tokens
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def shapes_divide(self) -> "Params":
+        inner = self.hidden * self.expand
+        if inner % self.head_dim or inner // self.head_dim % self.groups:
+            shapes = f"hidden {self.hidden}, expand {self.expand}, head_dim {self.head_dim}, groups {self.groups}"
+            raise ValueError(f"{shapes}: hidden x expand must be a multiple of head_dim, the heads of that of groups")
+        return self
+
+
+def build(tokenizer, p: Params) -> nn.Module:
+    from transformers import Mamba2Config, Mamba2ForCausalLM
+
+    torch.manual_seed(p.seed)
+    return Mamba2ForCausalLM(
+        Mamba2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=p.hidden,
+            num_hidden_layers=p.layers,
+            expand=p.expand,
+            head_dim=p.head_dim,
+            num_heads=p.hidden * p.expand // p.head_dim,
+            state_size=p.state,
+            n_groups=p.groups,
+            conv_kernel=p.convolution,
+            chunk_size=p.chunk,
+            tie_word_embeddings=True,
+            initializer_range=p.hidden**-0.5,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def loss(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -1,0 +1,84 @@
+"""The stage as DVC calls it, where teacher and student are not alike: what works, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.distill import __main__ as stage
+from stages.lib import artefacts, models, records, runtimes, tokens
+from stages.pretrain import state_space
+
+PARENTS = "model: distill/a, teacher: distill/a, traces: distill/a, tokens: distill/a"
+VARIANTS = {
+    "a": "method: solutions",
+    "live": "method: logits",
+    "control": "method: logits, alpha: 1.0",
+    "written": "method: on_policy, on_policy: 1.0, max_new_tokens: 8",
+    "cross": "method: cross_tokenizer",
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, rows, tokenizer):
+    """A folder with params.yaml, rows, solutions, and a state-space model as the student."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    lines = [
+        f"  {name}: {{{more}, {PARENTS}, training: {{steps: 2, batch_size: 2}}}}" for name, more in VARIANTS.items()
+    ]
+    Path("params.yaml").write_text("\n".join(["distill:", *lines]))
+    p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
+    student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
+    models.save(student, tokenizer, Path("student"))
+    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(Path("student/tokenizer.json"))}
+    numbers = rows.numpy().astype(np.uint16)
+    tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
+    Path("traces").mkdir()
+    solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(20)]
+    records.save(Path("traces"), train=solved)
+    artefacts.write_json(Path("traces/about.json"), {"technique": {}, "tokenizer": "another's"})  # text is anybody's
+
+
+@pytest.fixture
+def stranger(texts, llama, tmp_path):
+    """A teacher with another vocabulary."""
+    from stages.tokenize import bpe
+
+    p = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
+    vocabulary = bpe.train(texts[::9], p)
+    models.save(llama(len(vocabulary)), vocabulary, tmp_path / "stranger")
+    return tmp_path / "stranger"
+
+
+def run(variant, teacher):
+    places = {name: Path(name) for name in ("traces", "tokens", "out", "checkpoints")}
+    stage.main(variant, model=Path("student"), teacher=teacher, **places)
+    return json.loads(Path("out/metrics.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["live", "written"])
+def test_a_transformer_teaches_a_state_space_model(project, model_folder, variant):
+    seen = run(variant, model_folder)
+    assert seen["loss_after"] != seen["loss_before"] and 0 < seen["acceptance_after"] <= 1
+    assert seen["student_flops"] > 0 and seen["teacher_flops"] > 0 and seen["tokens_seen"] > 0
+    taught = runtimes.open_runtime(Path("out/model"))
+    assert len(taught.generate([[1, 2, 3], [4]], 5, stop=2**31 - 1)[1]) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["cross", "a", "control"])
+def test_a_teacher_of_another_vocabulary_teaches_where_numbers_are_not_compared(project, stranger, variant):
+    seen = run(variant, stranger)
+    assert seen["loss_after"] != seen["loss_before"] and "acceptance_after" not in seen
+    assert (seen["teacher_flops"] > 0) == (variant == "cross")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["live", "written"])
+def test_where_they_are_it_is_refused_before_anything_is_loaded(project, stranger, variant, monkeypatch):
+    monkeypatch.setattr(models, "load", lambda _: pytest.fail("too late"))
+    with pytest.raises(SystemExit, match="the vocabularies differ: .*stranger, the teacher, has tokenizer"):
+        run(variant, stranger)
