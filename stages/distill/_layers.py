@@ -64,11 +64,14 @@ def pair(student: Any, teacher: Any, asked: list[Pair] | None, teacher_name: str
 
 
 def projections(student: Any, teacher: Any, pairs: list[Pair]) -> nn.ModuleList:
-    """One W_ED a pair; it begins as the identity: a student cut from its teacher is asked for the very states."""
+    """One W_ED a pair, the identity where both are as wide: a student cut from its teacher shall keep its states.
+
+    Of another width it begins at zero, which asks nothing of the student until W knows how the two bases relate.
+    """
     sizes = student.config.hidden_size, teacher.config.hidden_size
     each = [nn.Linear(*sizes, bias=False, device=student.device) for _ in pairs]
     for linear in each:
-        nn.init.eye_(linear.weight)
+        (nn.init.eye_ if sizes[0] == sizes[1] else nn.init.zeros_)(linear.weight)
     return nn.ModuleList(each)
 
 

@@ -62,6 +62,15 @@ def test_nothing_is_left_to_learn_from_oneself(batch, tiny):
     assert hidden.loss(student, tiny, batch, p).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_of_another_width_it_asks_nothing_before_the_projection_knows_something(batch, tiny, tokenizer, llama):
+    student, p = llama(len(tokenizer), seed=1, hidden=32), make(alpha=1.0)
+    hidden.prepare(student, tiny, p)
+    whole, prediction = hidden.loss(student, tiny, batch, p), replies.loss(student, batch)
+    assert (whole - prediction).item() == pytest.approx(p.beta)  # all of |h|^2 is missed
+    asked = torch.autograd.grad(whole - prediction, student.model.embed_tokens.weight)[0]
+    assert asked.abs().max() < 1e-6
+
+
 def test_token_rows_count_every_position(rows, tiny, tokenizer, llama):
     student, p = llama(len(tokenizer), seed=1), make(alpha=1.0, beta=0)
     hidden.prepare(student, tiny, p)
@@ -81,8 +90,8 @@ def test_gradients_reach_projections_and_student_but_not_the_teacher(batch, tiny
     assert all(any(w is linear.weight for w in held) for linear in student.scaffold)
 
 
-def test_a_projection_finds_the_map_that_made_the_teacher(tiny, tokenizer, batch):
-    """Teacher = student, states turned: only W can learn it, and least squares says how well."""
+def test_the_projection_that_made_the_teacher_leaves_no_distance(tiny, batch):
+    """Teacher = student with its states turned: no distance is left where W is that turn."""
     student, p = copy.deepcopy(tiny), make(layers=[[1, 1]])
     hidden.prepare(student, tiny, p)
     mine = _layers.see(student, batch)
