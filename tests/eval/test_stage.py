@@ -18,8 +18,21 @@ eval:
 """
 
 
+@pytest.fixture(params=["transformer", "state space"])
+def folder(request, model_folder, tokenizer, tmp_path):
+    if request.param == "transformer":
+        return model_folder
+    from stages.lib import models
+    from stages.pretrain import state_space
+
+    p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8}
+    student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
+    models.save(student, tokenizer, tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.mark.slow
-def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, model_folder, tmp_path, monkeypatch):
+def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, folder, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
     from stages.eval.__main__ import main
@@ -27,20 +40,20 @@ def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, m
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     documents, problems, out = tmp_path / "documents", tmp_path / "problems", tmp_path / "out"
-    for folder, rows in ((documents, data.documents), (problems, data.problems)):
-        folder.mkdir()
-        records.save(folder, held_out=rows)
+    for place, rows in ((documents, data.documents), (problems, data.problems)):
+        place.mkdir()
+        records.save(place, held_out=rows)
 
     written = []
     for _ in range(2):
-        main("teacher", model=model_folder, documents=documents, problems=problems, out=out)
+        main("teacher", model=folder, documents=documents, problems=problems, out=out)
         written.append([(out / name).read_bytes() for name in ("metrics.json", "samples.json")])
 
     assert written[0] == written[1]
     metrics, timings = (json.loads((out / name).read_text()) for name in ("metrics.json", "timings.json"))
-    assert metrics["parameters"] == sum(w.numel() for w in load_file(model_folder / "model.safetensors").values())
+    assert metrics["parameters"] == sum(w.numel() for w in load_file(folder / "model.safetensors").values())
     assert metrics["bits_per_weight"] == 32
-    assert metrics["bytes"] == (model_folder / "model.safetensors").stat().st_size
+    assert metrics["bytes"] == (folder / "model.safetensors").stat().st_size
     assert {"bits_per_byte", "accuracy", "accuracy.gcd"} <= set(metrics)
     assert {"decode_tokens_per_second", "prefill_tokens_per_second"} <= set(timings)
     assert not set(metrics) & set(timings)
