@@ -7,7 +7,7 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.lib import losses, models, params, tracking, training
+from stages.lib import artefacts, losses, models, params, tracking, training
 from stages.lib import tokens as rows
 from stages.lib import traces as recorded
 
@@ -19,7 +19,8 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         student, tokenizer, master = models.load(model), models.load_tokenizer(model), models.load(teacher)
         rows.require_tokenizer(tokens, model)
         if (traces / "about.json").exists():
-            recorded.require_tokenizer(traces, rows.about(tokens)["tokenizer"])
+            made_of = {"teacher": artefacts.digest(teacher), "tokens": artefacts.digest(tokens)}
+            recorded.require(traces, tokenizer=rows.about(tokens)["tokenizer"], **made_of)
         held_out = rows.held_out(tokens, p.held_out_rows)
         place = training.place(checkpoints, p, [model, teacher, traces], Path(__file__).parent)
         shared = models.same_tokenizer(model, teacher)

@@ -29,7 +29,7 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    if not (folder / "about.json").exists() or "temperature" not in traces.about(folder)["technique"]:
+    if not (folder / "about.json").exists() or "codec" not in traces.about(folder):
         return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
     recorded = traces.about(folder)["technique"]["temperature"]
     if recorded != p.temperature:

@@ -2,10 +2,12 @@
 
 In   model artefact (the teacher), problems, tokens
 Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/traces.py);
-     metrics: what was kept, bytes/token
+     metrics: what was kept; of distributions bytes_per_token, kl_to_full, kl_of_code (nats/token, read back from what
+     was written); of an endpoint what was spent
 
 A technique is one file here. It defines `Params` and `record(teacher, tokenizer, problems, rows, params)`, a stream of
-records or of tensors, one a shard, that the stage writes as they come.
+records or of tensors, one a shard, that the stage writes as they come. The teacher is the model in transformers, unless
+the technique opens another by `open_teacher(model folder, folder that outlives a kill, params)`.
 """
 
 from stages.lib.params import Parent, Variant

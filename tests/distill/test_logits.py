@@ -82,8 +82,10 @@ def test_live_it_is_the_same_over_the_replies(tokenizer, tiny, llama, tmp_path):
 
 
 def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
-    artefacts.write_json(tmp_path / "about.json", {"technique": {"temperature": 3.0}})
+    artefacts.write_json(tmp_path / "about.json", {"codec": {}, "technique": {"temperature": 3.0}})
     with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):
         logits.batches(None, tmp_path, logits.Params(**GIVEN))
+    folder = tmp_path / "solutions"
+    artefacts.write_json(folder / "about.json", {"technique": {"temperature": 0.7}})
     with pytest.raises(SystemExit, match="no recorded distributions"):
-        traces.batches(tmp_path, 4)
+        traces.batches(folder, 4)
