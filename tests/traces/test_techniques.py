@@ -23,13 +23,13 @@ def name(request):
 
 @pytest.fixture
 def record(name, request, tokenizer, asked, rows, tmp_path):
-    """record(place): what a technique writes, its teacher opened as the stage does; `place` outlives a kill."""
+    """record(place, **settings): what it writes; teachers are opened as the stage does."""
     technique, more = import_module(f"stages.traces.{name}"), SETTINGS[name]
     if name == "endpoint":
         more = more | {"url": request.getfixturevalue("llama_server")}
 
-    def run(place):
-        p = technique.Params(method=name, **PARENTS, **more)
+    def run(place, **settings):
+        p = technique.Params(method=name, **PARENTS, **more | settings)
         if hasattr(technique, "open_teacher"):
             teacher = technique.open_teacher(request.getfixturevalue("gguf_folder"), tmp_path / place, p)
         else:
@@ -57,13 +57,11 @@ def test_kept_solutions_are_right_by_the_scorer(name, record, asked):
     assert all(problems.correct(row, row["solution"]) and row["chosen_by"] == "verifier" for row in kept)
 
 
-def test_greedy_every_runtime_keeps_the_same(name, record, asked, monkeypatch):
+def test_greedy_every_runtime_keeps_the_same(name, record, asked):
     """Of all problems exactly those with the answer the teacher knows, whatever it runs in."""
     if name == "logits":
         pytest.skip("no solutions")
-    monkeypatch.setitem(SETTINGS[name], "temperature", 0)
-    monkeypatch.setitem(SETTINGS[name], "count", 20)
-    kept = {row["id"]: row["solution"] for row in record("journal")}
+    kept = {row["id"]: row["solution"] for row in record("journal", temperature=0, count=20)}
     assert kept == {row["id"]: "#### Yes" for row in asked if row["answer"] == "Yes"}
 
 
