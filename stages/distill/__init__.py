@@ -11,8 +11,8 @@ A technique is one file here. It defines `Params`, `batches(tokenizer, traces, p
 Both must number tokens alike, or the stage refuses, unless `params.one_vocabulary()` is false; `teacher.tokenizer` is
 the teacher's own. Their architectures may differ: stages/lib/replies.py reads a packed batch with any.
 With `prepare(student, teacher, params)` a technique may hang modules that only training needs on `student.scaffold`;
-the stage takes them off again. Progressive and self (born
-again) distillation are no files: their teacher is another variant (arXiv:1805.04770).
+the stage takes them off again. Progressive and self (born again) distillation are no files: their teacher is another
+variant (Furlanello et al. 2018, arXiv:1805.04770).
 """
 
 from pydantic import Field

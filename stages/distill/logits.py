@@ -32,7 +32,7 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    if (folder / "train.jsonl").is_file():  # solutions, though they too were drawn at a temperature
+    if not traces.distributions(folder):  # solutions
         return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
     recorded = traces.about(folder)["technique"]["temperature"]
     if recorded != p.temperature:

@@ -9,23 +9,31 @@ from stages.lib import tokens as rows
 from stages.lib import traces as store
 
 
-def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path) -> None:
+def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
     technique, p = params.load("traces", variant)
 
     with tracking.run("traces", variant, p, out, inputs=[model, problems, tokens]) as run:
         rows.require_tokenizer(tokens, model)
         if store.distributions(problems):
-            store.require_tokenizer(problems, rows.about(tokens)["tokenizer"])
+            store.require(problems, tokenizer=rows.about(tokens)["tokenizer"], tokens=artefacts.digest(tokens))
         asked = problems if store.distributions(problems) else records.load(problems, "train")
-        teacher, tokenizer, seen = models.load(model), models.load_tokenizer(model), rows.load(tokens, "train")
+        seen = rows.load(tokens, "train")
+        if hasattr(technique, "open_teacher"):
+            teacher = technique.open_teacher(model, checkpoints, p)
+        else:
+            teacher = models.load(model)
         about = {
             "technique": p.model_dump(mode="json"),
             "teacher": artefacts.digest(model),
             "tokenizer": rows.about(tokens)["tokenizer"],
             "tokens": artefacts.digest(tokens),
         }
+        tokenizer = models.load_tokenizer(model)
         with artefacts.writing(out / "records") as folder:
             run.metrics |= store.save(folder, about, technique.record(teacher, tokenizer, asked, seen, p))
+        if "rows" in run.metrics:
+            run.metrics |= store.fidelity(out / "records", teacher, p.temperature)
+        run.metrics |= getattr(teacher, "spent", {})
 
 
 if __name__ == "__main__":

@@ -30,20 +30,17 @@ class Params(Recording):
 
 
 @torch.no_grad()
-def record(teacher: Any, _tokenizer: Any, base: Any, _rows: Any, p: Params) -> Iterator[dict[str, Tensor]]:
+def record(teacher: Any, _tokenizer: Any, base: Any, _rows: Any, p: Params) -> Iterator[dict[str, Any]]:
     require_base(base, p)
-    for shard in traces.shards(base):
-        columns = [shard.get_tensor(name).split(p.batch_size) for name in ("ids", "index", "logprob")]
-        for ids_RT, index_RTK, logprob_RTK in zip(*columns, strict=True):
-            logits_RTV = teacher(input_ids=ids_RT.long().to(teacher.device), use_cache=False).logits.cpu()
-            q_RTV = (logits_RTV.float() / p.temperature).softmax(-1)
-            mixed_RTV = mix(logprob_RTK.float().exp(), index_RTK.long(), q_RTV, p)
-            top_RTK, chosen_RTK = mixed_RTV.topk(p.k)
-            yield {
-                "ids": ids_RT,
-                "index": chosen_RTK.to(index_RTK.dtype),
-                "logprob": top_RTK.clamp_min(1e-30).log().half(),
-            }
+    rows, read = traces.about(base)["rows"], traces.batches(base, p.batch_size)
+    for first in range(0, rows, p.batch_size):
+        batch = {name: each[: rows - first] for name, each in read(first // p.batch_size).items()}
+        logits_RTV = teacher(input_ids=batch["ids"].to(teacher.device), use_cache=False).logits.cpu()
+        q_RTV = (logits_RTV.float() / p.temperature).softmax(-1)
+        mixed_RTV = mix(batch["logprob"].exp(), batch["index"], q_RTV, p)
+        index_RTK = mixed_RTV.scatter_add(-1, batch["index"], 1e-5 * mixed_RTV.gather(-1, batch["index"])).topk(p.k)[1]
+        logprob_RTK = mixed_RTV.gather(-1, index_RTK).clamp_min(1e-30).log()  # of equals, those that are known stay
+        yield {"ids": batch["ids"], "index": index_RTK, "logprob": logprob_RTK, "vocab": q_RTV.shape[-1]}
 
 
 def require_base(base: Any, p: Params) -> None:

@@ -3,6 +3,7 @@
 from itertools import combinations
 
 from stages.data import _clean
+from stages.lib import duplicates
 
 
 def document(text: str) -> dict:
@@ -21,8 +22,8 @@ def test_near_duplicates_are_what_exact_jaccard_says(texts):
     rows = [document(text) for text in chapters + copies]
     kept = [row["text"] for row in _clean.without_near_duplicates(rows)]
     assert kept == chapters
-    for a, b in combinations(map(set, map(_clean.shingles, kept)), 2):
-        assert len(a & b) / len(a | b) < _clean.SIMILAR
+    for a, b in combinations(map(set, map(duplicates.shingles, kept)), 2):
+        assert len(a & b) / len(a | b) < duplicates.SIMILAR
 
 
 def test_split_does_not_depend_on_order_and_changes_with_the_seed(texts):

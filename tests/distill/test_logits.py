@@ -87,8 +87,10 @@ def test_solutions_drawn_at_a_temperature_are_no_recording(tokenizer, tmp_path):
 
 
 def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
-    artefacts.write_json(tmp_path / "about.json", {"technique": {"temperature": 3.0}})
+    artefacts.write_json(tmp_path / "about.json", {"codec": {}, "technique": {"temperature": 3.0}})
     with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):
         logits.batches(None, tmp_path, logits.Params(**GIVEN))
+    folder = tmp_path / "solutions"
+    artefacts.write_json(folder / "about.json", {"technique": {"temperature": 0.7}})
     with pytest.raises(SystemExit, match="no recorded distributions"):
-        traces.batches(tmp_path, 4)
+        traces.batches(folder, 4)

@@ -72,11 +72,13 @@ def test_a_teacher_joined_by_itself_is_itself(tiny, base, route):
 
 def test_weight_0_and_1_are_the_one_and_the_other_teacher(base, tokenizer, rows, llama):
     other = llama(len(tokenizer), seed=3)
-    once, none, all_of_it = traces.batches(base, 7)(0), joined(other, base, weight=0), joined(other, base, weight=1)
-    torch.testing.assert_close(none["logprob"].float(), once["logprob"].float(), atol=4e-3, rtol=0)
-    with torch.no_grad():
-        live = (other(input_ids=rows[:7]).logits / 2.0).log_softmax(-1)
-    torch.testing.assert_close(all_of_it["logprob"].float(), live.topk(8).values, atol=5e-3, rtol=0)
+    p = logits.Params(method="logits", rows=7, k=8, batch_size=5, **GIVEN)
+    its_own = save(base.with_name("other"), logits.record(other, tokenizer, [], rows.numpy().astype("uint16"), p))
+    for weight, alone in ((0, base), (1, its_own)):
+        expected = traces.batches(alone, 7)(0)
+        both = joined(other, base, weight=weight)
+        torch.testing.assert_close(both["logprob"], expected["logprob"], atol=4e-3, rtol=0)
+        assert (both["index"] == expected["index"]).float().mean() > 0.99  # a near-tie may swap
 
 
 def test_the_surer_teacher_is_heard_at_every_position(pair):

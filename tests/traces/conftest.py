@@ -1,0 +1,51 @@
+"""Real teachers: a model that was taught one answer, as a GGUF, and behind llama.cpp's own server on 127.0.0.1."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from stages.data import problems as source
+from stages.export import _dense, gguf
+from stages.lib import models, replies, training
+from stages.lib.training import Training
+
+
+@pytest.fixture(scope="session")
+def asked():
+    p = source.Params(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
+    return list(source.read(Path("stages/data/_worked.py"), p))
+
+
+@pytest.fixture(scope="session")
+def taught(asked, llama, tokenizer, tmp_path_factory):
+    """It ends every talk with "#### Yes"."""
+    model, folder = llama(len(tokenizer)), tmp_path_factory.mktemp("taught")
+    batch = replies.batches(tokenizer, [row | {"solution": "#### Yes"} for row in asked], 256, 2, seed=0)
+    p = Training(steps=80, batch_size=8, lr=5e-3, precision="float32")
+    training.fit(model, batch, partial(replies.loss, model), p, [], folder / "checkpoints")
+    return model
+
+
+@pytest.fixture(scope="session")
+def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
+    dense, folder = tmp_path_factory.mktemp("dense") / "model", tmp_path_factory.mktemp("gguf") / "model"
+    models.save(taught, tokenizer, dense)
+    folder.mkdir()
+    p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
+    gguf.write(_dense.load(dense), models.load_tokenizer(dense), folder, p)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_server(gguf_folder):
+    """Its OpenAI-compatible address."""
+    from xllamacpp import CommonParams, Server
+
+    settings = CommonParams()
+    settings.model.path = str(gguf_folder / "model.gguf")
+    settings.n_ctx, settings.n_parallel = 0, 2
+    settings.port, settings.verbosity, settings.warmup = 0, -1, False
+    server = Server(settings)
+    yield f"{server.listening_address}/v1"
+    del server

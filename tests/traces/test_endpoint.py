@@ -1,0 +1,229 @@
+"""A teacher behind a port: a real local server that fails as it is told to, a kill halfway, rubbish, no server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from pydantic import ValidationError
+
+from stages.traces import _client, endpoint
+
+PARENTS = dict.fromkeys(("model", "problems", "tokens"), "a/b")
+
+
+class Teacher(ThreadingHTTPServer):
+    """Answers "about PROMPT"; first it does, request by request, what the script says."""
+
+    def __init__(self, script=(), delay=0.0):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script, self.delay, self.bodies, self.headers, self.times = list(script), delay, [], [], []
+        self.lock, self.together, self.most = threading.Lock(), 0, 0
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Teacher
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        server = self.server
+        with server.lock:
+            server.times.append(time.monotonic())
+            server.bodies.append(body)
+            server.headers.append(dict(self.headers) | {"path": self.path})
+            todo = server.script.pop(0) if server.script else "answer"
+            server.together += 1
+            server.most = max(server.most, server.together)
+        time.sleep(1.0 if todo == "hang" else server.delay)
+        with server.lock:
+            server.together -= 1
+        prompt = body["messages"][0]["content"]
+        said = {"choices": [{"message": {"content": f"about {prompt}"}, "finish_reason": "stop"}]}
+        said["usage"] = {"prompt_tokens": len(prompt), "completion_tokens": 10}
+        if todo == "cut":
+            said["choices"][0]["finish_reason"] = "length"
+        content = {"rubbish": b"<html>", "half": b'{"choices": []}', "null": b"null"}.get(
+            todo, json.dumps(said).encode()
+        )
+        self.send_response(todo if isinstance(todo, int) else 200)
+        self.send_header("Content-Length", str(len(content)))
+        if todo == 429:
+            self.send_header("Retry-After", "1")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*script, **more):
+        servers.append(Teacher(script, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def client(server, folder, **more):
+    given = {"url": server.url, "count": 9, "retries": 3, "backoff": 0.01, "timeout": 0.3, "concurrency": 1} | more
+    return _client.Endpoint(endpoint.Params(method="endpoint", **PARENTS, **given), folder)
+
+
+def test_the_request_is_the_apis(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCHARD_API_KEY", "s3cr3t-of-mine")
+    server = serve()
+    teacher = client(server, tmp_path, name="big", temperature=0.5, max_new_tokens=7, seed=3)
+    assert teacher.ask(["one"], 2) == ["about one"]
+    messages = [{"role": "user", "content": "one"}]
+    assert server.bodies == [{"model": "big", "messages": messages, "temperature": 0.5, "max_tokens": 7, "seed": 5}]
+    assert server.headers[0]["path"] == "/v1/chat/completions"
+    assert server.headers[0]["Authorization"] == "Bearer s3cr3t-of-mine"
+    assert "s3cr3t" not in "".join(path.read_text() for path in tmp_path.iterdir()) + repr(teacher.p)
+
+
+@pytest.mark.parametrize("failure", [500, 503, "hang", "rubbish", "half", "null"])
+def test_what_passes_is_tried_again(serve, tmp_path, failure):
+    server = serve(failure, failure)
+    assert client(server, tmp_path).ask(["one"], 0) == ["about one"]
+    assert len(server.bodies) == 3
+
+
+def test_waits_double_and_retry_after_is_obeyed(serve, tmp_path):
+    server = serve(500, 500, 429)
+    client(server, tmp_path, backoff=0.2).ask(["one"], 0)
+    one, two, three = (later - earlier for earlier, later in zip(server.times, server.times[1:], strict=False))
+    assert one >= 0.1 and two >= 0.2 and three >= 1.0 + 0.4
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"), [(500, "status 500"), ("rubbish", "no chat completion: .*<html>"), ("hang", "Timeout")]
+)
+def test_giving_up_keeps_what_was_collected(serve, tmp_path, failure, said):
+    server = serve("answer", *[failure] * 4)
+    with pytest.raises(SystemExit, match=f"{server.url} gave no answer in 4 attempts: .*{said}.*1 answers are kept in"):
+        client(server, tmp_path).ask(["one", "two"], 0)
+    assert client(server, tmp_path).ask(["one", "two"], 0) == ["about one", "about two"]
+    assert Counter(body["messages"][0]["content"] for body in server.bodies) == {"one": 1, "two": 5}
+
+
+def test_no_server_is_one_line(serve, tmp_path):
+    server = serve()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(SystemExit, match="gave no answer in 4 attempts: ConnectError"):
+        client(server, tmp_path).ask(["one"], 0)
+
+
+def test_a_refusal_is_not_repeated_and_hides_the_key(serve, tmp_path, monkeypatch):
+    monkeypatch.setenv("ORCHARD_API_KEY", "about one")  # what this server echoes
+    server = serve(401)
+    with pytest.raises(SystemExit, match="refuses: status 401.*ORCHARD_API_KEY") as error:
+        client(server, tmp_path).ask(["one"], 0)
+    assert "about one" not in str(error.value) and len(server.bodies) == 1
+
+
+def test_nothing_is_asked_twice(serve, tmp_path):
+    server = serve()
+    client(server, tmp_path).ask(["one", "two", "one"], 0)
+    assert client(server, tmp_path).ask(["two", "three"], 0) == ["about two", "about three"]
+    client(server, tmp_path).ask(["one"], 1)  # another seed is another sample
+    client(server, tmp_path, name="other").ask(["one"], 0)
+    assert len(server.bodies) == 5
+
+
+def test_a_line_that_a_kill_cut_is_asked_again(serve, tmp_path):
+    server = serve()
+    client(server, tmp_path).ask(["one", "two"], 0)
+    (journal,) = tmp_path.iterdir()
+    journal.write_bytes(journal.read_bytes()[:-20])
+    assert client(server, tmp_path).ask(["one", "two", "three"], 0) == ["about one", "about two", "about three"]
+    assert [len(json.loads(line)) for line in journal.read_text().splitlines()] == [5, 5, 5]
+    assert Counter(body["messages"][0]["content"] for body in server.bodies) == {"one": 1, "two": 2, "three": 1}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from stages.traces import _client, endpoint
+parents = dict.fromkeys(("model", "problems", "tokens"), "a/b")
+p = endpoint.Params(method="endpoint", **parents, url=sys.argv[1], count=9, concurrency=2)
+print(_client.Endpoint(p, Path(sys.argv[2])).ask([f"p{i}" for i in range(12)], 0))
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_loses_and_repeats_nothing(serve, tmp_path):
+    """kill -9 in the middle of twelve requests: the second run asks only for what was not answered."""
+    server = serve(delay=0.15)
+    command = [sys.executable, "-c", SCRIPT, server.url, str(tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while len(server.bodies) < 6:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    time.sleep(0.3)
+    (journal,) = tmp_path.iterdir()
+    answered = len(journal.read_text().splitlines())
+    asked = len(server.bodies)
+    said = subprocess.run(command, capture_output=True, text=True)
+    assert said.stdout == f"{[f'about p{i}' for i in range(12)]}\n", said.stderr
+    assert 0 < answered < 12 and len(server.bodies) == asked + 12 - answered
+
+
+def test_concurrency_and_pace(serve, tmp_path):
+    server = serve(delay=0.1)
+    prompts = [f"p{i}" for i in range(6)]
+    assert client(server, tmp_path / "a", concurrency=3).ask(prompts, 0) == [f"about p{i}" for i in range(6)]
+    assert server.most == 3
+    server.times.clear()
+    client(server, tmp_path / "b", concurrency=6, requests_per_second=20).ask(prompts, 0)
+    assert server.times[-1] - server.times[0] > 0.8 * 5 / 20
+
+
+def test_a_cut_reply_counts_as_none_but_is_paid(serve, tmp_path):
+    server = serve("cut")
+    prices = {"price_per_million_input": 2.0, "price_per_million_output": 10.0}
+    teacher = client(server, tmp_path, **prices)
+    assert teacher.ask(["four", "sixsix"], 0) == ["", "about sixsix"]
+    assert teacher.spent == {
+        "requests": 2,
+        "prompt_tokens": 10,
+        "completion_tokens": 20,
+        "cost": pytest.approx((10 * 2 + 20 * 10) / 1e6),
+    }
+
+
+@pytest.mark.parametrize("url", ["ftp://x/v1", "http://me:secret@x/v1", "https://x/v1?key=1", "x"])
+def test_a_url_is_checked_and_carries_no_secret(url):
+    with pytest.raises(ValidationError, match="url"):
+        endpoint.Params(method="endpoint", count=1, url=url, **PARENTS)
+
+
+def test_evolved_prompts_have_no_verifier():
+    with pytest.raises(ValidationError, match="`choose` must be self_consistency or first"):
+        endpoint.Params(method="endpoint", count=1, evolve=1, **PARENTS)
+
+
+def test_evolved_prompts_are_answered_and_say_whence(serve, tmp_path):
+    """This server's rewrite of a prompt is "about ..." its instruction, which leaks: all are dropped."""
+    server = serve()
+    teacher = client(server, tmp_path, evolve=1, choose="first")
+    rows = [{"id": str(i), "family": "f", "prompt": f"Say {i}"} for i in range(3)]
+    assert list(endpoint.record(teacher, None, rows, None, teacher.p)) == []
+    assert len(server.bodies) == 3 and all("Say" in body["messages"][0]["content"] for body in server.bodies)
+    assert re.search("Rewrite|Write", server.bodies[0]["messages"][0]["content"])
