@@ -2,9 +2,9 @@
 
 python -m benchmarks.speculative --teacher A.gguf --student B.gguf
 
-Leviathan et al. 2022, arXiv:2211.17192. Both sides are llama.cpp's server in this process, greedy, on openings of the
-project's own corpus; the peer is the teacher alone. The first round is warm-up: it compares the tokens. Only the time
-of writing counts, as llama.cpp reports it; acceptance is the share of drafted tokens that the teacher took.
+Leviathan et al. 2022, arXiv:2211.17192. Both sides are llama.cpp's server in this process, greedy, on problems of
+the families in params.yaml; the peer is the teacher alone. The first round is warm-up: it compares the tokens. Only the
+time of writing counts, as llama.cpp reports it; acceptance is the share of drafted tokens that the teacher took.
 """
 
 import json
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import cyclopts
+
+from stages.lib import params
 
 RESULT = Path("benchmarks/results/speculative.json")
 
@@ -36,32 +38,31 @@ def serve(teacher: Path, student: Path | None, drafted: int, threads: int) -> An
 
 
 def write(server: Any, prompt: str, tokens: int, **more: Any) -> Any:
-    request = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-    reply = server.handle_completions(request | more)
+    request = {"messages": [{"role": "user", "content": prompt}], "max_tokens": tokens, "temperature": 0}
+    reply = server.handle_chat_completions(request | {"cache_prompt": False} | more)
     if "error" in reply:
         raise SystemExit(f"llama.cpp: {reply['error']['message']}")
     return reply
 
 
 def ids(server: Any, prompt: str, tokens: int) -> list[int]:
-    content = write(server, prompt, tokens, logprobs=1)["choices"][0]["logprobs"]["content"]
+    content = write(server, prompt, tokens, logprobs=True, top_logprobs=1)["choices"][0]["logprobs"]["content"]
     return [each["id"] for each in content]
 
 
-def openings(count: int) -> list[str]:
-    from stages.data import documents
-
-    folder = "stages/data/corpus"
-    given = {"method": "documents", "source": folder, "licence": "public domain"}
-    rows = documents.read(Path(folder), documents.Params.model_validate(given))
-    return [row["text"][:200] for row, _ in zip(rows, range(count), strict=False)]
+def questions(count: int) -> list[str]:
+    """Problems of the families in params.yaml, by another seed than the ones that were learnt."""
+    technique, p = params.load("data", "problems")
+    other = p.model_copy(update={"per_family": count, "seed": p.seed + 1000})
+    rows = list(technique.read(Path(p.source), other))
+    return [row["prompt"] for row in rows[:: max(1, len(rows) // count)][:count]]
 
 
 def main(
     *,
     teacher: Path,
     student: Path,
-    prompts: int = 6,
+    prompts: int = 20,
     tokens: int = 64,
     drafted: int = 4,
     rounds: int = 3,
@@ -71,20 +72,21 @@ def main(
     for file in (teacher, student):
         if not file.is_file():
             raise SystemExit(f"{file} is missing: export it first")
-    texts = openings(prompts)
+    texts = questions(prompts)
     servers = {"ours": serve(teacher, student, drafted, threads), "peer": serve(teacher, None, drafted, threads)}
     same = sum(ids(servers["ours"], text, tokens) == ids(servers["peer"], text, tokens) for text in texts)
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    made = accepted = 0
+    made = accepted = written = 0
     for _ in range(rounds):
         for name, server in servers.items():
             said = [write(server, text, tokens)["timings"] for text in texts]
             seconds[name].append(sum(each["predicted_ms"] for each in said) / 1000)
+            written = sum(each["predicted_n"] for each in said)
             made += sum(each.get("draft_n", 0) for each in said)
             accepted += sum(each.get("draft_n_accepted", 0) for each in said)
     if not made:
         raise SystemExit(f"{student} drafted nothing for {teacher}: have they the same vocabulary?")
-    speed = {name: prompts * tokens / statistics.median(each) for name, each in seconds.items()}
+    speed = {name: written / statistics.median(each) for name, each in seconds.items()}
     result = {
         "ours_tokens_per_s": round(speed["ours"], 1),
         "peer_tokens_per_s": round(speed["peer"], 1),
