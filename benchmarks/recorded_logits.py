@@ -1,0 +1,167 @@
+"""Distillation from recorded logits against a live teacher: ours, and TRL's DistillationTrainer as the peer.
+
+python -m benchmarks.recorded_logits
+
+All three teach the same fresh student on the same rows by AdamW (fused), in bfloat16 where the CPU multiplies it:
+ours from a recording of the k likeliest tokens, read from disk; ours with the teacher's forward pass in every step; TRL
+with its teacher likewise (forward KL, its generation replaced by the rows, so that it isn't paid for). Making the
+recording is timed apart: one pass over the rows, however many epochs or students follow. Rounds alternate; the first is
+warm-up and not counted.
+"""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import cyclopts
+import torch
+
+from stages.data import documents
+from stages.distill import logits
+from stages.lib import losses, tokens, traces, training
+from stages.pretrain import decoder
+from stages.tokenize import bpe
+from stages.traces import logits as recorder
+
+ROWS, CONTEXT, K, TEMPERATURE, VOCABULARY = 8, 256, 64, 2.0, 1024
+TEACHER = {"hidden": 512, "layers": 8, "heads": 8, "kv_heads": 4, "ffn": 1024}
+STUDENT = {"hidden": 256, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 512}
+RESULT = Path("benchmarks/results/recorded_logits.json")
+PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
+
+
+def build(tokenizer: Any, shape: dict[str, int]) -> Any:
+    p: dict[str, Any] = {"method": "decoder", "tokens": "a/b", "context": CONTEXT} | shape
+    return decoder.build(tokenizer, decoder.Params.model_validate(p))
+
+
+def data() -> tuple[Any, torch.Tensor]:
+    """A tokenizer and rows of the project's own corpus."""
+    given = {"method": "documents", "source": "stages/data/corpus", "licence": "public domain"}
+    source = documents.Params.model_validate(given)
+    texts = [row["text"] for row in documents.read(Path("stages/data/corpus"), source)][:60]
+    own = {"method": "bpe", "documents": "a/b", "problems": "a/b", "vocab_size": VOCABULARY}
+    tokenizer = bpe.train(texts, bpe.Params.model_validate(own))
+    packed = tokens.pack(map(tokenizer.encode, texts), CONTEXT, VOCABULARY)
+    return tokenizer, torch.from_numpy(packed.astype("int64"))
+
+
+def record(teacher: Any, tokenizer: Any, rows: torch.Tensor, folder: Path) -> dict[str, float]:
+    given = {"method": "logits", "problems": "a/b", "rows": len(rows), "k": K, "temperature": TEMPERATURE}
+    p = recorder.Params.model_validate(given | {name: "a/b" for name in ("model", "tokens")})
+    folder.mkdir()
+    start = perf_counter()
+    said = traces.save(folder, {"technique": given}, recorder.record(teacher, tokenizer, [], rows.numpy(), p))
+    return said | {"seconds": perf_counter() - start}
+
+
+def ours(student: Any, batch: Any, loss: Any, steps: int, folder: Path) -> float:
+    p = training.Training.model_validate({"steps": steps, "batch_size": ROWS, "optimizer": "adamw"})
+    start = perf_counter()
+    training.fit(student, batch, loss, p, [], folder / "checkpoints")
+    return perf_counter() - start
+
+
+def recorded(student: Any, p: logits.Params, part: dict[str, torch.Tensor]) -> torch.Tensor:
+    return logits.loss(student, None, part, p)
+
+
+def live(student: Any, teacher: Any, p: logits.Params, ids_BT: torch.Tensor) -> torch.Tensor:
+    output_BTV = student(input_ids=ids_BT, use_cache=False).logits
+    with torch.no_grad():
+        teacher_BTV = teacher(input_ids=ids_BT, use_cache=False).logits
+    soft = logits.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
+    return logits.mix(losses.next_token(output_BTV, ids_BT), soft, p)
+
+
+def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: int, folder: Path) -> float:
+    from datasets import Dataset
+    from trl import DistillationConfig, DistillationTrainer
+
+    class OnRows(DistillationTrainer):
+        """Learns from given rows instead of what the student writes."""
+
+        def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+            ids_BT = torch.tensor([row["ids"] for row in inputs])
+            mask_BT = torch.ones_like(ids_BT)
+            halves = {"prompt": (ids_BT[:, :1], mask_BT[:, :1]), "completion": (ids_BT[:, 1:], mask_BT[:, 1:])}
+            out = {
+                f"{name}_{kind}": each
+                for name, both in halves.items()
+                for kind, each in zip(("ids", "mask"), both, strict=True)
+            }
+            return out | {"num_items_in_batch": mask_BT[:, 1:].sum()}
+
+    arguments = DistillationConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=ROWS,
+        gradient_accumulation_steps=1,
+        gradient_checkpointing=False,
+        learning_rate=3e-3,
+        optim="adamw_torch_fused",
+        bf16=training.mixed(training.Training.model_validate({"steps": 1})),
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        beta=0.0,  # forward KL, as ours
+        temperature=TEMPERATURE,
+    )
+    dataset = Dataset.from_list([{"prompt": "", "ids": row} for row in rows.tolist()])
+    trainer = OnRows(
+        model=student, teacher_model=teacher, args=arguments, train_dataset=dataset, processing_class=tokenizer
+    )
+    start = perf_counter()
+    trainer.train()
+    return perf_counter() - start
+
+
+def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
+    torch.set_num_threads(os.cpu_count() or 1)
+    tokenizer, rows = data()
+    rows, teacher = rows[: steps * ROWS], build(tokenizer, TEACHER).eval()
+    given = {"method": "logits", "training": {"steps": steps}, "temperature": TEMPERATURE}
+    p = logits.Params.model_validate(given | PARENTS)
+    seconds: dict[str, list[float]] = {"ours": [], "live": [], "peer": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        recording = record(teacher, tokenizer, rows, folder / "records")
+        from_disk, from_rows = traces.batches(folder / "records", ROWS), partial(tokens.step_batch, rows.numpy(), ROWS)
+        for _ in range(rounds + 1):
+            student = build(tokenizer, STUDENT)
+            seconds["ours"].append(ours(student, from_disk, partial(recorded, student, p), steps, folder))
+            student = build(tokenizer, STUDENT)
+            seconds["live"].append(ours(student, from_rows, partial(live, student, teacher, p), steps, folder))
+            seconds["peer"].append(peer(build(tokenizer, STUDENT), teacher, tokenizer, rows, steps, folder / "trl"))
+    speed = {name: steps * ROWS * CONTEXT / statistics.median(each[1:]) for name, each in seconds.items()}
+    result = {
+        "ours_tokens_per_s": round(speed["ours"]),
+        "ours_live_tokens_per_s": round(speed["live"]),
+        "peer_tokens_per_s": round(speed["peer"]),
+        "ratio": round(speed["ours"] / speed["peer"], 2),
+        "ratio_to_ours_live": round(speed["ours"] / speed["live"], 2),
+        "recording_tokens_per_s": round(recording["tokens"] / recording["seconds"]),
+        "bytes_per_token": round(recording["bytes_per_token"], 1),
+        "k": K,
+        "peer": "trl.DistillationTrainer, live teacher",
+        "teacher_parameters": teacher.num_parameters(),
+        "student_parameters": build(tokenizer, STUDENT).num_parameters(),
+        "rounds": rounds,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl")),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    print("\n".join(f"{name:5} {speed[name]:8,.0f} tokens/s" for name in speed), f"\nratio {result['ratio']}")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
