@@ -24,7 +24,7 @@ import cyclopts
 import torch
 
 from stages.data import documents
-from stages.distill import logits
+from stages.distill import _soft, logits
 from stages.lib import losses, tokens, traces, training
 from stages.pretrain import decoder
 from stages.tokenize import bpe
@@ -77,8 +77,8 @@ def live(student: Any, teacher: Any, p: logits.Params, ids_BT: torch.Tensor) -> 
     output_BTV = student(input_ids=ids_BT, use_cache=False).logits
     with torch.no_grad():
         teacher_BTV = teacher(input_ids=ids_BT, use_cache=False).logits
-    soft = logits.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
-    return logits.mix(losses.next_token(output_BTV, ids_BT), soft, p)
+    soft = _soft.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
+    return _soft.mix(losses.next_token(output_BTV, ids_BT), soft, p)
 
 
 def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: int, folder: Path) -> float:

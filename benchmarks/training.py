@@ -25,15 +25,15 @@ from stages.tokenize import bpe
 ROUNDS, STEPS, ROWS, CONTEXT = 4, 12, 8, 256
 RESULT = Path("benchmarks/results/training.json")
 PROBLEMS = Path("artifacts/data/problems/records")
-PARENTS = {"tokens": "tokenize/bpe"}
+SHAPE = {"method": "decoder", "tokens": "tokenize/bpe", "hidden": 256, "layers": 4, "ffn": 512}
 
 
 def build(tokenizer: Any) -> Any:
-    return decoder.build(tokenizer, decoder.Params(method="decoder", hidden=256, layers=4, ffn=512, **PARENTS))
+    return decoder.build(tokenizer, decoder.Params.model_validate(SHAPE))
 
 
 def ours(model: Any, batch: Any, folder: Path) -> float:
-    p = training.Training(steps=STEPS, batch_size=ROWS, optimizer="adamw")
+    p = training.Training.model_validate({"steps": STEPS, "batch_size": ROWS, "optimizer": "adamw"})
     start = perf_counter()
     training.fit(model, batch, lambda part: replies.loss(model, part), p, [], folder / "checkpoints")
     return perf_counter() - start
@@ -49,7 +49,7 @@ def peer(model: Any, rows: list[dict[str, Any]], folder: Path) -> float:
         learning_rate=3e-3,
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",
-        bf16=training.mixed(training.Training(steps=1)),
+        bf16=training.mixed(training.Training.model_validate({"steps": 1})),
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
         report_to="none",
@@ -65,7 +65,8 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     solved = records.load(PROBLEMS, "train")[:4000]
     texts = [f"{row['prompt']}\n{row['solution']}" for row in solved]
-    own = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=1024)
+    parents = {"documents": "data/corpus", "problems": "data/problems"}
+    own = bpe.Params.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
     tokenizer = bpe.train(texts, own)
     batch = replies.batches(tokenizer, solved, CONTEXT, ROWS, seed=0)
     names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids"}

@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from stages.distill import _layers, logits
+from stages.distill import _layers, _soft
 
 
-class Params(logits.Params):
+class Params(_soft.Soft):
     method: Literal["hidden"]
     layers: _layers.Pairs | None = None  # [student, teacher]; none: evenly spread, last to last
     beta: NonNegativeFloat = 1.0
 
 
-batches = logits.batches
+batches = _soft.batches
 
 
 def prepare(student: Any, teacher: Any, p: Params) -> None:
@@ -38,6 +38,6 @@ def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Ten
     with torch.no_grad():
         theirs = _layers.see(teacher, batch)
     hard = F.cross_entropy(mine.logits.float(), mine.tokens)
-    soft = logits.whole(mine.logits, theirs.logits, p.temperature)
+    soft = _soft.whole(mine.logits, theirs.logits, p.temperature)
     pairs = _layers.pair(student, teacher, p.layers, p.teacher)
-    return logits.mix(hard, soft, p) + p.beta * _layers.distance(mine, theirs, student.scaffold, pairs)
+    return _soft.mix(hard, soft, p) + p.beta * _layers.distance(mine, theirs, student.scaffold, pairs)

@@ -7,61 +7,35 @@ With alpha 1 the same rows are learnt without a teacher: the control. Shapes: B 
 reply tokens, V vocabulary.
 """
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import Distillation
-from stages.lib import losses, records, replies, traces
+from stages.distill import _soft
+from stages.lib import losses, replies
 
 
-class Params(Distillation):
+class Params(_soft.Soft):
     method: Literal["logits"]
-    alpha: float = Field(0.3, ge=0, le=1)  # weight of the data itself
-    temperature: PositiveFloat = 2.0  # of a recording: what it was made at
-    context: int = Field(256, ge=16)  # of solutions
-
-    def one_vocabulary(self) -> bool:
-        return self.alpha < 1
 
 
-def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
-    size = p.training.batch_size // p.training.accumulation
-    if not traces.distributions(folder):  # solutions
-        return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
-    recorded = traces.about(folder)["technique"]["temperature"]
-    if recorded != p.temperature:
-        raise SystemExit(f"params.yaml: temperature is {p.temperature}, but {folder} was recorded at {recorded}")
-    return traces.batches(folder, size)
+batches = _soft.batches
 
 
 def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
     if "logprob" in batch:
         output_BTV = student(input_ids=batch["ids"], use_cache=False).logits
         hard = losses.next_token(output_BTV, batch["ids"])
-        return hard if p.alpha == 1 else mix(hard, soft(output_BTV, batch, p.temperature), p)
+        return hard if p.alpha == 1 else _soft.mix(hard, soft(output_BTV, batch, p.temperature), p)
     output_NV, tokens_N = replies.logits(student, batch)
     hard = F.cross_entropy(output_NV.float(), tokens_N)
     if p.alpha == 1:
         return hard
     with torch.no_grad():
         teacher_NV = replies.logits(teacher, batch)[0]
-    return mix(hard, whole(output_NV, teacher_NV, p.temperature), p)
-
-
-def mix(hard: Tensor, soft: Tensor, p: Params) -> Tensor:
-    return p.alpha * hard + (1 - p.alpha) * p.temperature**2 * soft
-
-
-def whole(student_NV: Tensor, teacher_NV: Tensor, temperature: float) -> Tensor:
-    """Mean KL(teacher || student) over the vocabulary, nats/token."""
-    p_NV, q_NV = ((logits.float() / temperature).log_softmax(-1) for logits in (teacher_NV, student_NV))
-    return F.kl_div(q_NV, p_NV, log_target=True, reduction="batchmean")
+    return _soft.mix(hard, _soft.whole(output_NV, teacher_NV, p.temperature), p)
 
 
 def soft(logits_BTV: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:

@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import _layers, logits
+from stages.distill import _layers, _soft
 from stages.lib import records, replies
 
 
-class Params(logits.Params):
+class Params(_soft.Soft):
     method: Literal["task_specific"]
     alpha: float = Field(0.0, ge=0, le=1)
     temperature: PositiveFloat = 1.0
@@ -55,7 +55,7 @@ def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Ten
         theirs = _layers.see(teacher, batch, maps=inside)
     if not inside:
         hard = F.cross_entropy(mine.logits.float(), mine.tokens)
-        return logits.mix(hard, logits.whole(mine.logits, theirs.logits, p.temperature), p)
+        return _soft.mix(hard, _soft.whole(mine.logits, theirs.logits, p.temperature), p)
     pairs = _layers.pair(student, teacher, p.layers, p.teacher)
     return attention(mine, theirs, pairs) + _layers.distance(mine, theirs, student.scaffold, pairs)
 
