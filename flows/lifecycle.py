@@ -113,6 +113,7 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
 
 
 def main() -> None:
+    gc.freeze()  # what was imported stays
     gc.enable()
     parser = argparse.ArgumentParser(prog="python -m flows.lifecycle", description="Run dvc.yaml as a Prefect flow.")
     parser.add_argument("targets", nargs="*", help="stages or groups of stages in dvc.yaml; default: all")

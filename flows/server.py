@@ -62,6 +62,7 @@ def serve(descriptor: int) -> None:
         sys.stdin.read()
         server.should_exit = True
 
+    gc.freeze()
     gc.enable()
     Thread(target=stop_with_the_flow, daemon=True).start()
     server.run(sockets=[socket.socket(fileno=descriptor)])
