@@ -32,7 +32,8 @@ def teachers(tmp_path, monkeypatch, rows, tokenizer, llama):
 
 
 def run(variant, teacher, problems):
-    stage.main(variant, model=Path(teacher), problems=Path(problems), tokens=Path("tokens"), out=Path(variant))
+    given = {"model": teacher, "problems": problems, "tokens": "tokens", "out": variant, "checkpoints": "kept"}
+    stage.main(variant, **{name: Path(path) for name, path in given.items()})
     return traces.batches(Path(variant, "records"), 5)(0)
 
 
@@ -56,5 +57,5 @@ def test_a_recording_of_another_tokenizer_is_refused_before_anything_is_loaded(t
     about = Path("one/records/about.json")
     artefacts.write_json(about, artefacts.read_json(about) | {"tokenizer": "another's"})
     monkeypatch.setattr(models, "load", lambda _: pytest.fail("too late"))
-    with pytest.raises(SystemExit, match="one/records was recorded with tokenizer another's; the model's is"):
+    with pytest.raises(SystemExit, match="one/records was recorded with tokenizer another's; that of this variant is"):
         run("both", "teacher-1", "one/records")
