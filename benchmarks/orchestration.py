@@ -3,15 +3,13 @@
 python -m benchmarks.orchestration
 """
 
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks import _result
 
 ROUNDS = 5
 RESULT = Path("benchmarks/results/orchestration.json")
@@ -43,11 +41,8 @@ def main() -> None:
         "noop_difference_s": round(ours - peer, 2),
         "stages": len(steps),
         "rounds": ROUNDS,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("dvc", "prefect")),
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    _result.save(RESULT, result, "dvc", "prefect")
     print("round   dvc repro   flow (seconds)")
     for number, each in enumerate(rounds, 1):
         print(f"{number:5}   {each['peer']:9.2f}   {each['ours']:.2f}")

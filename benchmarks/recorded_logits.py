@@ -9,13 +9,10 @@ recording is timed apart: one pass over the rows, however many epochs or student
 warm-up and not counted.
 """
 
-import json
 import os
-import platform
 import statistics
 import tempfile
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,9 +20,10 @@ from typing import Any
 import cyclopts
 import torch
 
+from benchmarks import _loops, _result
 from stages.data import documents
 from stages.distill import _soft, logits
-from stages.lib import losses, tokens, traces, training
+from stages.lib import losses, tokens, traces
 from stages.pretrain import decoder
 from stages.tokenize import bpe
 from stages.traces import logits as recorder
@@ -62,13 +60,6 @@ def record(teacher: Any, tokenizer: Any, rows: torch.Tensor, folder: Path) -> di
     return said | {"seconds": perf_counter() - start}
 
 
-def ours(student: Any, batch: Any, loss: Any, steps: int, folder: Path) -> float:
-    p = training.Training.model_validate({"steps": steps, "batch_size": ROWS, "optimizer": "adamw"})
-    start = perf_counter()
-    training.fit(student, batch, loss, p, [], folder / "checkpoints")
-    return perf_counter() - start
-
-
 def recorded(student: Any, p: logits.Params, part: dict[str, torch.Tensor]) -> torch.Tensor:
     return logits.loss(student, None, part, p)
 
@@ -100,18 +91,9 @@ def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: 
             return out | {"num_items_in_batch": mask_BT[:, 1:].sum()}
 
     arguments = DistillationConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=ROWS,
+        **_loops.arguments(steps, ROWS, folder),
         gradient_accumulation_steps=1,
         gradient_checkpointing=False,
-        learning_rate=3e-3,
-        optim="adamw_torch_fused",
-        bf16=training.mixed(training.Training.model_validate({"steps": 1})),
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         beta=0.0,  # forward KL, as ours
         temperature=TEMPERATURE,
     )
@@ -119,9 +101,7 @@ def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: 
     trainer = OnRows(
         model=student, teacher_model=teacher, args=arguments, train_dataset=dataset, processing_class=tokenizer
     )
-    start = perf_counter()
-    trainer.train()
-    return perf_counter() - start
+    return _loops.timed(trainer)
 
 
 def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
@@ -137,9 +117,11 @@ def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
         from_disk, from_rows = traces.batches(folder / "records", ROWS), partial(tokens.step_batch, rows.numpy(), ROWS)
         for _ in range(rounds + 1):
             student = build(tokenizer, STUDENT)
-            seconds["ours"].append(ours(student, from_disk, partial(recorded, student, p), steps, folder))
+            loss = partial(recorded, student, p)
+            seconds["ours"].append(_loops.ours(student, from_disk, loss, steps, ROWS, folder))
             student = build(tokenizer, STUDENT)
-            seconds["live"].append(ours(student, from_rows, partial(live, student, teacher, p), steps, folder))
+            loss = partial(live, student, teacher, p)
+            seconds["live"].append(_loops.ours(student, from_rows, loss, steps, ROWS, folder))
             seconds["peer"].append(peer(build(tokenizer, STUDENT), teacher, tokenizer, rows, steps, folder / "trl"))
     speed = {name: steps * ROWS * CONTEXT / statistics.median(each[1:]) for name, each in seconds.items()}
     result = {
@@ -155,11 +137,8 @@ def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
         "teacher_parameters": teacher.num_parameters(),
         "student_parameters": build(tokenizer, STUDENT).num_parameters(),
         "rounds": rounds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl")),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    _result.save(out, result, "torch", "transformers", "trl")
     print("\n".join(f"{name:5} {speed[name]:8,.0f} tokens/s" for name in speed), f"\nratio {result['ratio']}")
 
 

@@ -7,16 +7,13 @@ the families in params.yaml; the peer is the teacher alone. The first round is w
 time of writing counts, as llama.cpp reports it; acceptance is the share of drafted tokens that the teacher took.
 """
 
-import json
-import os
-import platform
 import statistics
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cyclopts
 
+from benchmarks import _result
 from stages.lib import params
 
 RESULT = Path("benchmarks/results/speculative.json")
@@ -99,11 +96,8 @@ def main(
         "teacher_bytes": teacher.stat().st_size,
         "student_bytes": student.stat().st_size,
         "rounds": rounds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": f"xllamacpp {version('xllamacpp')}",
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    _result.save(out, result, "xllamacpp")
     print(f"acceptance {result['acceptance']}, speed-up {result['ratio']}, identical {result['identical_outputs']}")
 
 

@@ -6,19 +6,17 @@ Both get the very same packed rows (ids, labels, positions) and take AdamW steps
 CPU multiplies it. Rounds alternate; the first of each is warm-up and not counted.
 """
 
-import json
 import os
-import platform
 import statistics
 import tempfile
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 
-from stages.lib import records, replies, training
+from benchmarks import _loops, _result
+from stages.lib import records, replies
 from stages.pretrain import decoder
 from stages.tokenize import bpe
 
@@ -33,32 +31,14 @@ def build(tokenizer: Any) -> Any:
 
 
 def ours(model: Any, batch: Any, folder: Path) -> float:
-    p = training.Training.model_validate({"steps": STEPS, "batch_size": ROWS, "optimizer": "adamw"})
-    start = perf_counter()
-    training.fit(model, batch, lambda part: replies.loss(model, part), p, [], folder / "checkpoints")
-    return perf_counter() - start
+    return _loops.ours(model, batch, partial(replies.loss, model), STEPS, ROWS, folder)
 
 
 def peer(model: Any, rows: list[dict[str, Any]], folder: Path) -> float:
     from transformers import Trainer, TrainingArguments
 
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=ROWS,
-        learning_rate=3e-3,
-        lr_scheduler_type="cosine",
-        optim="adamw_torch_fused",
-        bf16=training.mixed(training.Training.model_validate({"steps": 1})),
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows)  # pyright: ignore[reportArgumentType]
-    start = perf_counter()
-    trainer.train()
-    return perf_counter() - start
+    arguments = TrainingArguments(**_loops.arguments(STEPS, ROWS, folder), lr_scheduler_type="cosine")
+    return _loops.timed(Trainer(model=model, args=arguments, train_dataset=rows))  # pyright: ignore[reportArgumentType]
 
 
 def main() -> None:
@@ -86,11 +66,8 @@ def main() -> None:
         "peer": "transformers.Trainer",
         "parameters": build(tokenizer).num_parameters(),
         "rounds": ROUNDS,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers")),
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    _result.save(RESULT, result, "torch", "transformers")
     print("\n".join(f"{name:5} {speed[name]:8,.0f} tokens/s" for name in speed), f"\nratio {result['ratio']}")
 
 
