@@ -30,17 +30,19 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)  # of the inputs: large files need to be read only once
 
 
 @contextmanager
 def run(stage: str, variant: str, params: BaseModel, out: Path, inputs: list[Path]) -> Iterator[Run]:
     """Yield what the stage fills; on a clean exit write it beside the artefact and to MLflow."""
-    start, current = time.time(), Run()
+    start, current = time.time(), Run(digests={path: artefacts.digest(path) for path in inputs})
     for stale in ("metrics.json", "curve.csv"):
         artefacts.remove(out / stale)
     tags = {"orchard.stage": stage, "orchard.variant": variant, "orchard.git": revision()}
     code = [folder for folder in (Path("stages/lib"), Path("stages", stage)) if folder.is_dir()]
-    tags |= {f"orchard.input.{n}": f"{path} {artefacts.digest(path)}" for n, path in enumerate([*inputs, *code])}
+    read = [(path, current.digests.get(path) or artefacts.digest(path)) for path in [*inputs, *code]]
+    tags |= {f"orchard.input.{n}": f"{path} {sha256}" for n, (path, sha256) in enumerate(read)}
     try:
         yield current
         current.timings.setdefault("seconds", round(time.time() - start, 3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stages.distill import _layers, logits, task_specific
-from stages.lib import models, records, training
+from stages.lib import models, packed, records, training
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 TRAINING = {"steps": 4, "batch_size": 2, "precision": "float32", "checkpoint_seconds": 3600}
@@ -121,7 +121,7 @@ def test_afterwards_attention_is_what_it_was_even_after_an_error(batch, tiny, to
     task_specific.prepare(tiny, tiny, make())
     task_specific.loss(tiny, tiny, batch(0), make())
     assert tiny.config._attn_implementation == "sdpa"
-    with pytest.raises(KeyError), _layers.eager(tiny):
+    with pytest.raises(KeyError), packed.attending(tiny, "eager"):
         assert tiny.config._attn_implementation == "eager"
         raise KeyError
     assert tiny.config._attn_implementation == "sdpa"
