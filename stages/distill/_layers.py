@@ -32,7 +32,7 @@ def see(model: Any, batch: replies.Batch, maps: bool = False) -> Seen:
     with packed.attending(model, "eager") if maps else nullcontext():
         output, learnt_BT, tokens_N = replies.read(model, batch, output_hidden_states=True, output_attentions=maps)
     states = [state_BTD[:, :-1][learnt_BT] for state_BTD in output.hidden_states]
-    rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in output.attentions or ()]
+    rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in (output.attentions if maps else ())]
     return Seen(states, rows, model.get_output_embeddings()(states[-1]), tokens_N)
 
 
