@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stages.lib import artefacts
+from stages.lib import artefacts, energy
 
 EXPERIMENT = "orchard"
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
@@ -34,7 +34,7 @@ class Run:
 
 @contextmanager
 def run(stage: str, variant: str, params: BaseModel, out: Path, inputs: list[Path]) -> Iterator[Run]:
-    """Yield what the stage fills; on a clean exit write it beside the artefact and to MLflow."""
+    """Yield what the stage fills; on a clean exit write it, seconds and joules beside the artefact and to MLflow."""
     start, current = time.time(), Run()
     for stale in ("metrics.json", "curve.csv"):
         artefacts.remove(out / stale)
@@ -42,8 +42,9 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, inputs: list[Pat
     code = [folder for folder in (Path("stages/lib"), Path("stages", stage)) if folder.is_dir()]
     tags |= {f"orchard.input.{n}": f"{path} {artefacts.digest(path)}" for n, path in enumerate([*inputs, *code])}
     try:
-        yield current
-        current.timings.setdefault("seconds", round(time.time() - start, 3))
+        with energy.meter() as spent:
+            yield current
+        current.timings |= {"seconds": round(time.time() - start, 3), **spent}
         write(current, out)
         tags |= {f"orchard.output.{path.name}": f"{path} {artefacts.digest(path)}" for path in outputs(out)}
     except BaseException as error:

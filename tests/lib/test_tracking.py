@@ -49,7 +49,8 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
     prune()
     assert json.loads((OUT / "metrics.json").read_text()) == {"loss": 2.5, "by_family": {"gcd": 0.25}}
     assert (OUT / "curve.csv").read_text() == "step,loss,lr\n1,3.0,\n2,2.5,0.1\n"
-    assert json.loads((OUT / "timings.json").read_text()).keys() == {"seconds", "tokens_per_s"}
+    timings = json.loads((OUT / "timings.json").read_text())
+    assert timings.keys() == {"seconds", "joules", "energy_measured", "tokens_per_s"} and timings["joules"] > 0
     tracking.finish_pipeline(parent, True, 1.0, [OUT / "metrics.json"])
 
     pipeline, stage = runs()
