@@ -55,6 +55,7 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
 
     pipeline, stage = runs()
     assert stage.info.run_name == "prune/w" and stage.info.status == pipeline.info.status == "FINISHED"
+    assert pipeline.data.metrics == {"seconds": 1.0, "loss": 2.5, "by_family.gcd": 0.25}
     assert stage.data.params == {"method": "wanda", "calibration.rows": "8"}
     assert stage.data.metrics.items() >= {"loss": 2.5, "by_family.gcd": 0.25, "tokens_per_s": 10.0, "lr": 0.1}.items()
     assert stage.data.tags["mlflow.parentRunId"] == parent
