@@ -4,7 +4,7 @@ python -m benchmarks.headline [FOLDER]
 
 Runs the committed project in a clone of its own (a temporary one, or FOLDER, where a second call finds what is done),
 so the params.yaml here stays what it is. Bytes are those of the files that are loaded: the teacher's float32
-checkpoint, the student's GGUF. Takes up to an hour on two cores.
+checkpoint, the student's GGUF. The control is the student's shape without a teacher. Takes up to an hour on two cores.
 """
 
 import subprocess
@@ -44,6 +44,7 @@ def compare(summary: dict[str, Any]) -> dict[str, Any]:
         **values("ours", shipped),
         **values("peer", teacher),
         "peer": f"the teacher, {teacher['model']}",
+        **values("control", rows["direct"]),
     }
 
 
