@@ -15,8 +15,11 @@ the stage takes them off again. Progressive and self (born again) distillation a
 variant (Furlanello et al. 2018, arXiv:1805.04770).
 """
 
-from pydantic import Field
+from pathlib import Path
 
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from stages.lib import records
 from stages.lib.params import Parent, Variant
 from stages.lib.training import Training
 
@@ -29,8 +32,22 @@ class Distillation(Variant):
     traces: Parent
     tokens: Parent
     training: Training
+    examples: PositiveInt | None = None  # how many of the solutions are learnt from, drawn by the training's seed
+    text_rows: NonNegativeInt = 0  # of the token artefact, in every part of a batch beside its solutions
     held_out_rows: int = Field(64, ge=1)
 
     def one_vocabulary(self) -> bool:
         """Whether the loss compares the teacher's token numbers with the student's."""
         return True
+
+
+def solutions(folder: Path, p: Distillation) -> list[records.Record]:
+    """The solved problems of the traces, or those `examples` of them that are taken as known."""
+    import numpy as np
+
+    solved = records.load(folder, "train")
+    if p.examples is None:
+        return solved
+    if p.examples > len(solved):
+        raise SystemExit(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(solved)} solutions")
+    return [solved[i] for i in np.random.default_rng(p.training.seed).permutation(len(solved))[: p.examples]]

@@ -7,7 +7,7 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.lib import losses, models, params, tracking, training
+from stages.lib import losses, models, params, replies, tracking, training
 from stages.lib import tokens as rows
 from stages.lib import traces as recorded
 
@@ -36,6 +36,8 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
 
         measure("before")
         batch = technique.batches(tokenizer, traces, p)
+        if p.text_rows:
+            batch = replies.beside(batch, rows.load(tokens, "train"), p.text_rows)
         if hasattr(technique, "prepare"):
             technique.prepare(student, master, p)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import Distillation
-from stages.lib import records, replies, traces
+from stages.distill import Distillation, solutions
+from stages.lib import replies, traces
 
 
 class Soft(Distillation):
@@ -28,7 +28,9 @@ def batches(tokenizer: Any, folder: Path, p: Any) -> Callable[[int], dict[str, T
     """Recorded rows with what the teacher said of them, or solutions as packed replies."""
     size = p.training.batch_size // p.training.accumulation
     if not traces.distributions(folder):
-        return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
+        return replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
+    if p.examples is not None:
+        raise SystemExit(f"params.yaml: examples counts solutions; {p.traces} holds distributions, `rows` of them")
     recorded = traces.about(folder)["technique"]["temperature"]
     if recorded != p.temperature:
         raise SystemExit(f"params.yaml: temperature is {p.temperature}, but {folder} was recorded at {recorded}")

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from stages.distill import Distillation
-from stages.lib import losses, problems, records, replies
+from stages.distill import Distillation, solutions
+from stages.lib import losses, problems, replies
 
 
 class Params(Distillation):
@@ -34,7 +34,7 @@ class Params(Distillation):
 
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
-    size, rows = p.training.batch_size // p.training.accumulation, records.load(folder, "train")
+    size, rows = p.training.batch_size // p.training.accumulation, solutions(folder, p)
     data = replies.batches(tokenizer, rows, p.context, size, p.training.seed)
     prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
     short = [ids for ids in prompts if len(ids) + p.max_new_tokens <= p.context]

@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from stages.distill import Distillation
-from stages.lib import records, replies
+from stages.distill import Distillation, solutions
+from stages.lib import replies
 
 
 class Params(Distillation):
@@ -25,7 +25,7 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    return replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
+    return replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
 
 
 def loss(student: Any, _teacher: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:

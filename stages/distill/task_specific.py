@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import _layers, _soft
-from stages.lib import records, replies
+from stages.distill import _layers, _soft, solutions
+from stages.lib import replies
 
 
 class Params(_soft.Soft):
@@ -34,7 +34,7 @@ class Params(_soft.Soft):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    rows = replies.batches(tokenizer, records.load(folder, "train"), p.context, size, p.training.seed)
+    rows = replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
 
     def numbered(index: int) -> dict[str, Tensor]:
         """The step travels with the batch: a resumed run must be in the phase where it was."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.lib import losses, packed, problems, records
+from stages.lib import losses, packed, problems, records, tokens
 
 OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that a mask keeps apart
@@ -32,6 +32,24 @@ def batches(tokenizer: Any, rows: list[records.Record], context: int, size: int,
 def _batch(packed: dict[str, np.ndarray], size: int, index: int) -> Batch:
     chosen = np.arange(index * size, (index + 1) * size) % len(packed["ids"])
     return {name: torch.from_numpy(rows[chosen]) for name, rows in packed.items()}
+
+
+def beside(batch: Callable[[int], Batch], texts: np.ndarray, count: int) -> Callable[[int], Batch]:
+    """Batches of replies and `count` whole texts, of which every token is learnt, (N, context): who learns to answer
+    forgets what it no longer reads (rehearsal; mixed into fine-tuning as in Ouyang et al. 2022, arXiv:2203.02155,
+    eq. 2)."""
+    first = batch(0)
+    if set(first) != {"ids", "labels", "positions"}:
+        raise SystemExit("params.yaml: text_rows wants batches of packed replies; this technique's are others")
+    if (width := first["ids"].shape[1]) != texts.shape[1]:
+        raise SystemExit(f"params.yaml: context is {width}, but text_rows come in rows of {texts.shape[1]} tokens")
+    return partial(_with_text, batch, texts, count)
+
+
+def _with_text(batch: Callable[[int], Batch], texts: np.ndarray, count: int, index: int) -> Batch:
+    rows = tokens.step_batch(texts, count, index)
+    text = {"ids": rows, "labels": rows, "positions": torch.arange(rows.shape[1]).expand_as(rows)}
+    return {name: torch.cat([part, text[name]]) for name, part in batch(index).items()}
 
 
 def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> dict[str, np.ndarray]:

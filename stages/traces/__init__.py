@@ -3,7 +3,7 @@
 In   model artefact (the teacher), problems (or another recording of distributions), tokens
 Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/traces.py);
      metrics: what was kept; of distributions bytes_per_token, kl_to_full, kl_of_code (nats/token, read back from what
-     was written); of an endpoint what was spent
+     was written, if one teacher said it all); of an endpoint what was spent
 
 A technique is one file here. It defines `Params` and `record(teacher, tokenizer, problems, rows, params)`, a stream of
 records or of tensors, one a shard, that the stage writes as they come. Where the parent `problems` is a recording of

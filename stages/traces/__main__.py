@@ -31,7 +31,7 @@ def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path, 
         tokenizer = models.load_tokenizer(model)
         with artefacts.writing(out / "records") as folder:
             run.metrics |= store.save(folder, about, technique.record(teacher, tokenizer, asked, seen, p))
-        if "rows" in run.metrics:
+        if "rows" in run.metrics and not store.distributions(problems):  # a mixture is no one teacher's
             run.metrics |= store.fidelity(out / "records", teacher, p.temperature)
         run.metrics |= getattr(teacher, "spent", {})
 

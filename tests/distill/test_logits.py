@@ -94,3 +94,5 @@ def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
     artefacts.write_json(folder / "about.json", {"technique": {"temperature": 0.7}})
     with pytest.raises(SystemExit, match="no recorded distributions"):
         traces.batches(folder, 4)
+    with pytest.raises(SystemExit, match="examples counts solutions; a/b holds distributions"):
+        logits.batches(None, tmp_path, logits.Params(**GIVEN, examples=5))

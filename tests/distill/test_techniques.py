@@ -5,6 +5,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from stages import distill
 from stages.lib import artefacts, params, records, traces, training
 from stages.traces import logits as recorder
 
@@ -73,3 +74,19 @@ def test_the_same_batch_gives_the_same_loss_and_no_negative_one(technique, recor
     for index in range(3):
         first, second = (technique.loss(student, tiny, batch(index), p) for _ in range(2))
         assert torch.equal(first, second) and first > 0
+
+
+def test_of_many_solutions_only_those_that_are_taken_as_known(technique, tokenizer, tmp_path):
+    solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(100)]
+    records.save(tmp_path, train=solved)
+
+    def some(examples, seed):
+        p = make(technique)
+        given = p.model_dump() | {"examples": examples, "training": {**TRAINING, "seed": seed}}
+        return distill.solutions(tmp_path, type(p)(**given))
+
+    drawn = [some(7, seed) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2] and all(row in solved for row in drawn[0])
+    assert len({row["id"] for row in drawn[0]}) == 7 and some(None, 0) == solved
+    with pytest.raises(SystemExit, match="examples is 101, but a/b has 100 solutions"):
+        some(101, 0)

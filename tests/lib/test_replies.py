@@ -84,6 +84,23 @@ def test_batches_go_round(tokenizer):
     assert batch(1)["ids"].tolist() == [packed[-1].tolist(), *packed[:-2].tolist()]
 
 
+def test_texts_beside_replies_are_learnt_whole_and_go_round(tiny, tokenizer):
+    replied = replies.batches(tokenizer, ROWS, 48, size=3, seed=0)
+    texts = np.arange(5 * 48, dtype=np.uint16).reshape(5, 48)
+    both = replies.beside(replied, texts, 2)
+    for index, expected in enumerate([[0, 1], [2, 3], [4, 0]]):
+        text = {name: part[3:] for name, part in both(index).items()}
+        assert text["ids"].tolist() == text["labels"].tolist() == texts[expected].tolist()
+        assert all(torch.equal(part[:3], replied(index)[name]) for name, part in both(index).items())
+        assert replies.loss(tiny, text).item() == pytest.approx(
+            tiny(input_ids=text["ids"], labels=text["ids"]).loss.item(), rel=1e-4
+        )
+    with pytest.raises(SystemExit, match="context is 48, but text_rows come in rows of 47 tokens"):
+        replies.beside(replied, texts[:, 1:], 2)
+    with pytest.raises(SystemExit, match="text_rows wants batches of packed replies"):
+        replies.beside(lambda i: {"ids": torch.zeros(2, 48), "seed": torch.tensor(i)}, texts, 2)
+
+
 def test_what_does_not_fit_is_left_out_and_said(tokenizer, capsys):
     long = {"id": "long", "prompt": "Say it", "solution": "a long story " * 30}
     sizes = [replies.pack(tokenizer, examples, 48, 0)["ids"].size for examples in (ROWS, [*ROWS, long])]
