@@ -6,8 +6,9 @@ Out  model: what the format needs, the tokenizer, README.md (model card);
      loss_after (nats/token), parameters, bytes (of the model file), bits_per_weight (scales counted)
 
 A technique is one file here. It defines `Params` and `write(model, tokenizer, folder, params)`: it writes a dense
-model of 32-bit floats into an existing folder. The stage reads the folder back with `runtimes.open_runtime` and
-refuses what strays from its source by more than `max_kl` or is larger than it.
+model of 32-bit floats into an existing folder; if its params ask for calibration, the rows (N, T) come last. The stage
+reads the folder back with `runtimes.open_runtime` and refuses what strays from its source by more than `max_kl` or is
+larger than it.
 """
 
 from pydantic import PositiveFloat, PositiveInt

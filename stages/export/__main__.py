@@ -9,7 +9,7 @@ import torch
 from stages.export import Export, _card, _dense
 from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
-from stages.lib.tokens import held_out, require_tokenizer
+from stages.lib.tokens import held_out, require_tokenizer, sample
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
@@ -19,9 +19,11 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         source, dense = runtimes.open_runtime(model), _dense.load(model)
         require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.rows)
+        seen = getattr(p, "calibration", None)
+        rows = [sample(tokens, seen.rows, seen.seed)] if seen else []
 
         with artefacts.writing(out / "model") as folder:
-            technique.write(dense, source.tokenizer, folder, p)
+            technique.write(dense, source.tokenizer, folder, p, *rows)
             export = runtimes.open_runtime(folder)
             run.metrics |= losses.compare(each(source), each(export), unseen, batch=1) | footprint(export, folder)
             refuse(variant, p, run.metrics, source)

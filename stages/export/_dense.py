@@ -12,8 +12,11 @@ def load(folder: Path) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     model = models.load(folder)
-    if not hasattr(model.config, "quantization_config"):
+    about = getattr(model.config, "quantization_config", None)
+    if about is None:
         return model
+    if about.quant_method == "bitsandbytes":
+        return model.dequantize().float().eval()
     config: Any = AutoConfig.from_pretrained(folder)
     config.quantization_config["dequantize"] = True
     unpacked = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).state_dict()

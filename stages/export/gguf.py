@@ -1,29 +1,63 @@
 """GGUF: the single file that llama.cpp, Ollama and LM Studio run. Gerganov et al. 2023, github.com/ggml-org/ggml.
 
-F16 keeps every matrix in 16 bits; Q8_0 has blocks of 32 integers of 8 bits with one 16-bit scale (8.5 bits/weight);
-Q4_K_M has super-blocks of 256 integers of 4 bits in 8 groups with 6-bit scales and minima (4.5 bits/weight), and
-6-bit Q6_K for half of the value and down projections and for the output head. Cost: one pass over the weights.
-Norms stay 32-bit floats.
+F16 keeps every matrix in 16 bits; Q8_0, Q5_0, Q4_0 have blocks of 32 integers with one 16-bit scale (4.5 bits/weight
+for 4); K-quants have super-blocks of 256 with 4- to 8-bit scales of 8 or 16 groups, and more bits for some tensors: _S,
+_M, _L say how many. I-quants take groups of 8 (IQ2) or 4 (IQ3) weights from a table of lattice points, or single ones
+from 16 uneven levels (IQ4). With `calibration` the rounding minds how large a column's inputs are; without it IQ2 is
+noise, so llama.cpp refuses it. Cost: one pass over the weights, a forward pass with calibration; I-quants search, at
+minutes per billion weights. Norms stay 32-bit floats.
 """
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from stages.export import Export, _vocabulary
+from stages.export import Export, _importance, _vocabulary
+from stages.lib.params import Calibration
 
-BLOCK = {"F16": 1, "Q8_0": 32, "Q4_K_M": 256}  # weights that share one scale; a row holds whole blocks
+Type = Literal[
+    "F16", "Q8_0", "Q5_0", "Q4_0", "IQ4_NL", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M",
+    "Q3_K_S", "Q2_K", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"
+]  # fmt: skip
+SMALL = {"F16": 1, "Q8_0": 32, "Q5_0": 32, "Q4_0": 32, "IQ4_NL": 32}
+BLOCK = {type: SMALL.get(type, 256) for type in get_args(Type)}  # weights that share a scale; a row holds whole blocks
+# Types of head, value projections and the rest, where those that the quantizer would choose need longer rows or are
+# known to its maker's fork of llama.cpp only; the head as in llama.cpp, the values one K-quant above the rest.
+MIX = {
+    "Q5_0": ("q8_0", "q5_0"),
+    "Q4_0": ("q8_0", "q4_0"),
+    "IQ4_NL": ("q8_0", "iq4_nl"),
+    "IQ4_XS": ("q6_K", "q5_K"),
+    "IQ3_S": ("q6_K", "q4_K"),
+    "IQ3_XXS": ("q5_K", "q4_K"),
+    "IQ2_S": ("q5_K", "q3_K"),
+    "IQ2_XS": ("q5_K", "q3_K"),
+    "IQ2_XXS": ("q5_K", "q3_K"),
+}
 
 
 class Params(Export):
     method: Literal["gguf"]
-    type: Literal["F16", "Q8_0", "Q4_K_M"]
+    type: Type
+    calibration: Calibration | None = Field(None, validate_default=True)
+
+    @field_validator("calibration")
+    @classmethod
+    def needed(cls, calibration: Calibration | None, info: ValidationInfo) -> Calibration | None:
+        if calibration is None and info.data.get("type", "").startswith("IQ2"):
+            raise PydanticCustomError("needed", "IQ2 types need calibration rows")
+        if calibration is not None and info.data.get("type") == "F16":
+            raise PydanticCustomError("in_vain", "F16 rounds nothing that calibration could mind")
+        return calibration
 
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
+def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor | None = None) -> None:
     check(model, p.type)
     vocabulary = _vocabulary.read(tokenizer, model.config.vocab_size)
     target = folder / "model.gguf"
@@ -32,8 +66,14 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
     else:
         full = folder / "full.gguf"
         write_floats(model, vocabulary, full, torch.float32)
-        quantize(full, target, p.type)
-        full.unlink()
+        options = ["--custom-q", rules(p.type)] if p.type in MIX else []
+        if rows_NT is not None:
+            importance = folder / "importance.dat"
+            _importance.save(_importance.measure(model, rows_NT), renamer(model), importance)
+            options += ["--imatrix", str(importance), "--hide-imatrix"]  # hidden: its path would be in the file
+        quantize(full, target, p.type, options)
+        for used in [full, *folder.glob("importance.dat")]:
+            used.unlink()
     tokenizer.save_pretrained(folder)
     (folder / "Modelfile").write_text(_vocabulary.modelfile(tokenizer, model.config.max_position_embeddings))
 
@@ -59,17 +99,25 @@ def write_floats(model: Any, vocabulary: dict[str, Any], target: Path, dtype: to
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if dtype == torch.float16 else gguf.LlamaFileType.ALL_F32)
     add_shape(writer, model.config)
     _vocabulary.add(writer, vocabulary)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    rename = renamer(model)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue  # without it llama.cpp uses the embedding
         weight = reorder(name, weight.float().cpu(), model.config)
         kept = weight.to(dtype if weight.ndim == 2 else torch.float32).contiguous().numpy()
-        writer.add_tensor(str(names.get_name(name, try_suffixes=(".weight",))), kept)
+        writer.add_tensor(rename(name), kept)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def renamer(model: Any) -> Callable[[str], str]:
+    """transformers' name of a tensor -> llama.cpp's."""
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    return lambda name: str(names.get_name(name, try_suffixes=(".weight",)))
 
 
 def add_shape(writer: Any, config: Any) -> None:
@@ -95,10 +143,17 @@ def reorder(name: str, weight_OI: Tensor, config: Any) -> Tensor:
     return weight_OI.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight_OI.shape)
 
 
-def quantize(source: Path, target: Path, type: str) -> None:
+def rules(type: str) -> str:
+    """Pattern of a tensor's name = its type; the first that fits counts."""
+    head, values = MIX[type]
+    return f"^token_embd={head},^output={head},attn_v={values},^blk={type.lower()}"
+
+
+def quantize(source: Path, target: Path, type: str, options: list[str]) -> None:
     """llama.cpp's own quantizer, the program `llama-quantize`."""
     from ik_llama_cpp import find_quantize_bin
 
-    done = subprocess.run([str(find_quantize_bin()), source, target, type, "1"], capture_output=True, text=True)
+    command = [str(find_quantize_bin()), *options, source, target, type, "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"llama-quantize could not write {type}: {(done.stdout + done.stderr)[-500:]}")

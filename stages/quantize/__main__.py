@@ -19,6 +19,8 @@ def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
         artefacts.require_space(out, artefacts.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
+        if not calibrate.linears(parent):
+            raise SystemExit(f"quantize.{variant}: a {parent.config.model_type} has no Linear layers but its head")
         require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
@@ -51,7 +53,7 @@ def size(parent: nn.Module, folder: Path) -> dict[str, float]:
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             stored |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}  # noqa: SIM118 (no dict)
-    packed = sum(count for name, count in stored.items() if name.rpartition(".")[0] in changed)
+    packed = sum(count for name, count in stored.items() if any(name.startswith(f"{layer}.") for layer in changed))
     return {
         "bits_per_weight": 8 * packed / sum(changed.values()),
         "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),

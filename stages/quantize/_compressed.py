@@ -13,6 +13,10 @@ from stages.lib import calibrate
 
 os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")  # read when llmcompressor is imported
 
+KNOWN = ("llama", "mistral", "qwen2", "qwen3")
+BYTES = {"num_bits": 8, "type": "int", "strategy": "channel"}
+BYTES_A_TOKEN = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
+
 
 def oneshot(model: Any, modifiers: list[Any], rows_NT: Tensor | None, batch: int = 8) -> Any:
     """llmcompressor's `oneshot` for a model and rows in memory; the original wants paths and writes a recipe file."""
@@ -40,12 +44,19 @@ def scheme(model: nn.Module, weights: dict[str, Any], activations: dict[str, Any
     return {"config_groups": {"group_0": group}, "ignore": ignore}
 
 
+def require_known(model: Any, method: str) -> None:
+    """The scales of AWQ and SmoothQuant go into the layer before, which llmcompressor finds by its name only."""
+    if model.config.model_type not in KNOWN:
+        names = ", ".join(KNOWN)
+        raise SystemExit(f"{method} knows the layers of {names}, not of {model.config.model_type}: take gptq or rtn")
+
+
 @torch.no_grad()
 def round_rest(model: nn.Module, dtype: torch.dtype) -> None:
     """Round to the type they will be stored in: scales, embeddings, norms; not the weights that become integers."""
     integers = {id(each.weight) for each in model.modules() if hasattr(each, "quantization_scheme")}
     for parameter in model.parameters():
-        if id(parameter) not in integers:
+        if parameter.is_floating_point() and id(parameter) not in integers:
             parameter.copy_(parameter.to(dtype))
 
 
@@ -53,11 +64,12 @@ def pack(model: Any, dtype: torch.dtype) -> Any:
     """Turn weights into packed integers, in place, and say so in the config; `save_pretrained` then does the rest."""
     from compressed_tensors import ModelCompressor, __version__
 
-    compressor = ModelCompressor.from_pretrained_model(model)
-    compressor.compress_model(model)
-    assert compressor.quantization_config is not None
-    about = compressor.quantization_config.model_dump(exclude={"quant_method"})
-    model.config.quantization_config = {"quant_method": "compressed-tensors", "version": __version__, **about}
+    if not hasattr(model.config, "quantization_config"):  # else packed already
+        compressor = ModelCompressor.from_pretrained_model(model)
+        compressor.compress_model(model)
+        assert compressor.quantization_config is not None
+        about = compressor.quantization_config.model_dump(exclude={"quant_method"})
+        model.config.quantization_config = {"quant_method": "compressed-tensors", "version": __version__, **about}
     return model.to(dtype)
 
 

@@ -23,6 +23,7 @@ class Params(Quantization):
 
 
 def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
+    _compressed.require_known(model, p.method)
     calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier

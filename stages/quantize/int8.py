@@ -21,7 +21,6 @@ class Params(Quantization):
 def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    weights = {"num_bits": 8, "type": "int", "strategy": "channel"}
-    inputs = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
-    scheme = _compressed.scheme(model, weights, inputs if p.activations else None)
+    inputs = _compressed.BYTES_A_TOKEN if p.activations else None
+    scheme = _compressed.scheme(model, _compressed.BYTES, inputs)
     return _compressed.oneshot(model, [QuantizationModifier(**scheme)], None)

@@ -145,8 +145,48 @@ def test_q4_k_m_has_k_quants_only(export_gguf):
     assert all(t.n_bytes == t.n_elements // 256 * {"Q4_K": 144, "Q6_K": 210}[t.tensor_type.name] for t in matrices)
 
 
+# Bits a weight of the blocks: llama.cpp's ggml-common.h, bytes of a block over its weights.
+TIERS = {"Q8_0": 8.5, "Q5_0": 5.5, "Q4_0": 4.5, "IQ4_NL": 4.5, "Q6_K": 6.5625, "Q5_K_S": 5.5, "Q4_K_S": 4.5}
+TIERS |= {"Q3_K_S": 3.4375, "Q2_K": 2.625, "IQ4_XS": 4.25, "IQ3_S": 3.4375, "IQ3_XXS": 3.0625, "IQ2_S": 2.5625}
+TIERS |= {"IQ2_XS": 2.3125, "IQ2_XXS": 2.0625, "Q5_K_M": 5.5, "Q4_K_M": 4.5, "Q3_K_L": 3.4375, "Q3_K_M": 3.4375}
+
+
+def deep(vocab_size):
+    """Nine layers, four query heads to a key head: where llama.cpp's mixes give some layers other types."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 9, "vocab_size": vocab_size}
+    config = LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=False)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("type", TIERS)
+def test_every_tier_has_the_bits_it_says_in_types_that_every_llama_cpp_reads(type, tokenizer, rows, tmp_path):
+    from gguf import GGUFReader
+
+    gguf.write(deep(len(tokenizer)), tokenizer, tmp_path, params(type, calibration={"rows": 16}), rows)
+    tensors = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}  # knows ggml's types, none of the fork's
+    ffn = [t for name, t in tensors.items() if "ffn_up" in name or "ffn_gate" in name]
+    assert {8 * t.n_bytes / t.n_elements for t in ffn} == {TIERS[type]}
+    assert all(t.tensor_type.name.startswith(("Q", "IQ")) for t in tensors.values() if len(t.shape) == 2)
+    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
+
+
+def test_tiers_without_long_rows_are_for_models_whose_rows_are_short(tiny, tokenizer, tmp_path):
+    """Blocks of 32 everywhere, also in the head, for which llama.cpp would take 256."""
+    from gguf import GGUFReader
+
+    gguf.write(tiny, tokenizer, tmp_path, params("Q4_0"))
+    kinds = {t.tensor_type.name for t in GGUFReader(tmp_path / "model.gguf").tensors if len(t.shape) == 2}
+    assert kinds == {"Q4_0", "Q8_0"}
+
+
 def test_rows_that_hold_no_whole_block_are_refused(tiny, tokenizer, tmp_path):
-    with pytest.raises(SystemExit, match="rows of 64 weights; Q4_K_M needs multiples of 256: choose F16 or Q8_0"):
+    with pytest.raises(
+        SystemExit,
+        match="rows of 64 weights; Q4_K_M needs multiples of 256: choose F16 or Q8_0 or Q5_0 or Q4_0 or IQ4_NL",
+    ):
         gguf.write(tiny, tokenizer, tmp_path, params("Q4_K_M"))
     assert not list(tmp_path.iterdir())
 

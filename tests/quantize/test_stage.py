@@ -16,6 +16,10 @@ PARAMS = """
 tokenize:
   bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}
 quantize:
+  gptq: {method: gptq, bits: 3, model: quantize/int8, tokens: tokenize/bpe, calibration: {rows: 16, seed: 0}}
+  nf4: {method: nf4, model: quantize/int8, tokens: tokenize/bpe}
+  mixed: {method: mixed, bits: 4.5, model: quantize/int8, tokens: tokenize/bpe, calibration: {rows: 16, seed: 0}}
+  smoothquant: {method: smoothquant, model: quantize/int8, tokens: tokenize/bpe, calibration: {rows: 4, seed: 0}}
   int8: {method: int8, model: quantize/int8, tokens: tokenize/bpe}
   again: {method: int8, model: quantize/int8, tokens: tokenize/bpe}
   awq: {method: awq, model: quantize/int8, tokens: tokenize/bpe, grid: 4, calibration: {rows: 4, seed: 0}}
@@ -63,8 +67,11 @@ def quantize(variant, model, out):
     return json.loads(Path(out, "metrics.json").read_text())
 
 
+VARIANTS = [("int8", 8.06), ("smoothquant", 8.06), ("awq", 4.13), ("nf4", 4.25), ("gptq", 3.15), ("mixed", 4.5)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("variant", "bits"), [("int8", 8.06), ("awq", 4.13)])
+@pytest.mark.parametrize(("variant", "bits"), VARIANTS)
 def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bits, capfd):
     seen = quantize(variant, model_folder, "once")
     assert quantize(variant, model_folder, "twice") == seen
@@ -83,11 +90,21 @@ def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bi
     }
 
 
+def without_linears(model_folder):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    net = GPT2LMHeadModel(GPT2Config(vocab_size=512, n_embd=32, n_layer=1, n_head=2))
+    models.save(net, models.load_tokenizer(model_folder), Path("gpt2"))
+
+
 @pytest.mark.slow
 def test_what_is_refused_leaves_nothing(project, model_folder):
     quantize("int8", model_folder, "first")
     with pytest.raises(SystemExit, match="quantize.again: its parent is quantized already"):
         quantize("again", Path("first/model"), "second")
+    without_linears(model_folder)
+    with pytest.raises(SystemExit, match="quantize.int8: a gpt2 has no Linear layers but its head"):
+        quantize("int8", Path("gpt2"), "second")
     artefacts.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
     with pytest.raises(SystemExit, match="the vocabularies differ: tokens has tokenizer 000000000000"):
         quantize("int8", model_folder, "third")

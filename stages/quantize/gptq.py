@@ -1,0 +1,36 @@
+"""GPTQ: round column by column, and let the columns not yet rounded make up for the error. Frantar et al. 2022,
+arXiv:2210.17323, algorithm 1.
+
+For each column j of W, with H = 2 X X^T + damping and U the upper Cholesky factor of its inverse:
+
+    q_j = round(w_j),  e = (w_j - q_j) / U_jj,  w_k -= e U_jk for all k > j
+
+Blocks are rounded in order, each on the inputs that the rounded blocks before it produce. With `act_order` the columns
+with the largest inputs come first, in the groups they had ("static"). Widths and packing as in rtn.
+Cost: one forward pass over the calibration rows for every block, and a Cholesky factor of (inputs, inputs) a Linear.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stages.lib import calibrate
+from stages.lib.params import Calibration, Share
+from stages.quantize import Grouped, _compressed
+
+
+class Params(Grouped):
+    method: Literal["gptq"]
+    bits: Literal[2, 3, 4] = 4
+    calibration: Calibration = Calibration()
+    damping: Share = 0.01  # of the mean of H's diagonal
+    act_order: bool = True
+
+
+def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
+    calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
+    from llmcompressor.modifiers.gptq import GPTQModifier
+
+    scheme = _compressed.scheme(model, p.integers(p.bits))
+    order = "static" if p.act_order else None
+    return _compressed.oneshot(model, [GPTQModifier(dampening_frac=p.damping, actorder=order, **scheme)], rows_NT)

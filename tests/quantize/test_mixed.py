@@ -1,0 +1,76 @@
+"""Mixed widths: the choice against all choices, the measurement against plain rounding, the budget against the file."""
+
+import itertools
+import json
+
+import pytest
+import torch
+
+from stages.lib import models
+from stages.quantize import __main__ as stage
+from stages.quantize import _compressed, gptq, mixed, rtn
+
+P = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_other_choice_within_the_budget_loses_less(seed):
+    draw = torch.Generator().manual_seed(seed)
+    costs = torch.randint(1, 60, (5, 3), generator=draw).sort().values.tolist()
+    losses = torch.rand(5, 3, generator=draw).sort(descending=True).values.tolist()
+    budget = sum(map(min, costs)) + 60
+    every = [
+        (sum(loss[w] for loss, w in zip(losses, chosen, strict=True)), chosen)
+        for chosen in itertools.product(range(3), repeat=5)
+        if sum(cost[w] for cost, w in zip(costs, chosen, strict=True)) <= budget
+    ]
+    assert tuple(mixed.choose(costs, losses, budget)) == min(every)[1]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_measures_with_the_rounding_of_rtn(model_folder, bits, symmetric):
+    p = mixed.Params(method="mixed", **P, symmetric=symmetric)
+    dense = models.load(model_folder)
+    net = rtn.quantize(models.load(model_folder), None, rtn.Params(method="rtn", **P, bits=bits, symmetric=symmetric))
+    name = "model.layers.0.mlp.up_proj"
+    net(torch.zeros(1, 1, dtype=torch.long))
+    own = mixed.rounded(dense.get_submodule(name).weight, bits, p)
+    scale, zero = net.get_submodule(name).weight_scale, getattr(net.get_submodule(name), "weight_zero_point", None)
+    low = -(2 ** (bits - 1))
+    zero = 0 if zero is None or symmetric else zero[..., None].float()
+    w_OGI = dense.get_submodule(name).weight.unflatten(1, (-1, 128))
+    theirs = (((w_OGI / scale[..., None] + zero).round().clamp(low, -low - 1) - zero) * scale[..., None]).flatten(1)
+    torch.testing.assert_close(own, theirs)
+
+
+@torch.no_grad()
+def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, rows, tokenizer, tmp_path):
+    net = models.load(model_folder)
+    net.model.layers[1].mlp.down_proj.weight *= 1e-3  # nothing depends on it
+    models.save(net, tokenizer, tmp_path / "dense")
+    p = mixed.Params(method="mixed", **P, bits=3.2)
+    packed = mixed.quantize(models.load(tmp_path / "dense"), rows, p)
+    _compressed.round_rest(packed, torch.float16)
+    models.save(_compressed.pack(packed, torch.float16), tokenizer, tmp_path / "model")
+    seen = stage.size(net, tmp_path / "model")
+    assert 3.1 < seen["bits_per_weight"] <= 3.2
+    groups = json.loads((tmp_path / "model/config.json").read_text())["quantization_config"]["config_groups"]
+    width = {name: group["weights"]["num_bits"] for group in groups.values() for name in group["targets"]}
+    assert width["model.layers.1.mlp.down_proj"] == 2 < max(width.values())
+
+    even = gptq.quantize(models.load(tmp_path / "dense"), rows, gptq.Params(method="gptq", **P, bits=3))
+    expected = net(rows).logits.log_softmax(-1)
+    kl = [
+        (expected.exp() * (expected - each(rows).logits.log_softmax(-1))).sum(-1).mean()
+        for each in (models.load(tmp_path / "model"), even)
+    ]
+    assert kl[0] < kl[1]
+
+
+def test_a_budget_below_the_smallest_width_is_refused_before_measuring(model_folder):
+    with pytest.raises(SystemExit, match=r"2.0 bits/weight are too few: widths \(2, 3, 4, 6, 8\) take at least 2.14"):
+        mixed.quantize(models.load(model_folder), torch.zeros(0, 8), mixed.Params(method="mixed", **P, bits=2.0))
+    with pytest.raises(ValueError, match="widths"):
+        mixed.Params(method="mixed", **P, widths=[7, 8])
