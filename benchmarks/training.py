@@ -3,7 +3,8 @@
 python -m benchmarks.training
 
 Both get the very same packed rows (ids, labels, positions) and take AdamW steps (fused) in bfloat16 autocast where the
-CPU multiplies it. Rounds alternate; the first of each is warm-up and not counted.
+CPU multiplies it; ours computes attention in float32 and example by example, its own way to keep them apart. Rounds
+alternate; the first of each is warm-up and not counted.
 """
 
 import os

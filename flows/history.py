@@ -17,7 +17,7 @@ from prefect.states import Crashed
 
 from flows.plan import Step
 
-REPORT = Path("artifacts/report/report.html")
+REPORT, SUMMARY = Path("artifacts/report/report.html"), Path("artifacts/report/summary.json")
 
 
 @contextmanager
@@ -56,7 +56,8 @@ def report(steps: list[Step], states: dict[str, State], verdict: str) -> list[Pa
         page.append(f"Report on the models: `{path.absolute()}`")
     create_markdown_artifact("\n\n".join(filter(None, page)), key="report")
     get_run_logger().info("\n".join(filter(None, [table(rows), verdict, *map(str, html)])))
-    return html
+    shown = "report" in states and states["report"].is_completed()
+    return [*html, SUMMARY] if shown else html
 
 
 def why(step: Step, states: dict[str, State]) -> str:

@@ -20,7 +20,8 @@ from typing import Any
 
 PRELOAD = [
     *("dvc.repo.reproduce", "dvc.repo.plots", "dvc.stage.run", "dvc.cachemgr", "dvc.lock", "scmrepo.git", "cyclopts"),
-    *("mlflow", "mlflow.store.tracking.sqlalchemy_store", "torch", "transformers.models.llama.modeling_llama"),
+    *("codecarbon", "mlflow", "mlflow.store.tracking.sqlalchemy_store"),
+    *("torch", "transformers.models.llama.modeling_llama"),
 ]
 STATES = {0: "Completed", 3: "Cached", 4: "Restored"}  # exit code -> what happened; Restored: from DVC's run-cache
 

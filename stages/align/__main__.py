@@ -18,7 +18,7 @@ def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path
         held_out = training.to_device(
             replies.batches(tokenizer, asked, p.context, p.held_out_rows, seed=0)(0), net.device
         )
-        place = training.place(checkpoints, p, [model, problems, examples], Path(__file__).parent)
+        place = training.place(checkpoints, p, run.digests, Path(__file__).parent)
         before = copy.deepcopy(net)
 
         torch.manual_seed(p.training.seed)

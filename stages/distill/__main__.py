@@ -7,7 +7,7 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.lib import artefacts, losses, models, params, tracking, training
+from stages.lib import losses, models, params, tracking, training
 from stages.lib import tokens as rows
 from stages.lib import traces as recorded
 
@@ -20,13 +20,13 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         if p.one_vocabulary():
             models.require_same_tokenizer(model, teacher)
         if recorded.distributions(traces):
-            made_of = {"teacher": artefacts.digest(teacher), "tokens": artefacts.digest(tokens)}
+            made_of = {"teacher": run.digests[teacher], "tokens": run.digests[tokens]}
             recorded.require(traces, tokenizer=rows.about(tokens)["tokenizer"], **made_of)
         student, tokenizer = models.load(model), models.load_tokenizer(model)
         master: Any = models.load(teacher)
         master.tokenizer = models.load_tokenizer(teacher)
         held_out = rows.held_out(tokens, p.held_out_rows)
-        place = training.place(checkpoints, p, [model, teacher, traces], Path(__file__).parent)
+        place = training.place(checkpoints, p, run.digests, Path(__file__).parent)
         shared = models.same_tokenizer(model, teacher)
 
         def measure(when: str) -> None:

@@ -5,15 +5,14 @@ reads it. Only positions that predict a learnt token count. Shapes: B rows, T po
 D hidden of the student, E hidden of the teacher.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor, nn
 
-from stages.lib import losses, replies
+from stages.lib import packed, replies
 
 Pair = tuple[NonNegativeInt, NonNegativeInt]  # layer of the student, layer of the teacher
 Pairs = Annotated[list[Pair], Field(min_length=1)]
@@ -29,25 +28,12 @@ class Seen(NamedTuple):
 
 
 def see(model: Any, batch: replies.Batch, maps: bool = False) -> Seen:
-    labels_BT = batch.get("labels", batch["ids"])[:, 1:]
-    learnt_BT = labels_BT != losses.IGNORE
-    inputs = {"input_ids": batch["ids"], "position_ids": batch.get("positions"), "use_cache": False}
-    with eager(model) if maps else nullcontext():
-        output = model.get_decoder()(**inputs, output_hidden_states=True, output_attentions=maps)
+    # fused kernels never hold the maps
+    with packed.attending(model, "eager") if maps else nullcontext():
+        output, learnt_BT, tokens_N = replies.read(model, batch, output_hidden_states=True, output_attentions=maps)
     states = [state_BTD[:, :-1][learnt_BT] for state_BTD in output.hidden_states]
-    rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in output.attentions or ()]
-    return Seen(states, rows, model.get_output_embeddings()(states[-1]), labels_BT[learnt_BT])
-
-
-@contextmanager
-def eager(model: Any) -> Iterator[None]:
-    """Fused kernels never hold the maps, so the plain one computes while they are wanted, and only then."""
-    usual = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(usual)
+    rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in (output.attentions if maps else ())]
+    return Seen(states, rows, model.get_output_embeddings()(states[-1]), tokens_N)
 
 
 def pair(student: Any, teacher: Any, asked: list[Pair] | None, teacher_name: str) -> list[Pair]:

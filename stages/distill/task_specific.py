@@ -44,6 +44,11 @@ def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str
 
 
 def prepare(student: Any, teacher: Any, p: Params) -> None:
+    for name, model in ((p.model, student), (p.teacher, teacher)):
+        if replies.recurrent(model):
+            raise SystemExit(
+                f"task_specific compares attention maps, and {name} has layers without; `hidden` needs none"
+            )
     pairs = _layers.pair(student, teacher, p.layers, p.teacher)
     student.scaffold = _layers.projections(student, teacher, pairs)
 

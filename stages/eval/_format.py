@@ -8,10 +8,10 @@ from typing import Any
 MISSING = "not measured"
 
 
-def measured(show: Callable[[Any], str]) -> Callable[[Any], str]:
+def measured(show: Callable[..., str]) -> Callable[..., str]:
     @wraps(show)
-    def shown(value: Any) -> str:
-        return MISSING if value is None else show(value)
+    def shown(value: Any, *more: Any) -> str:
+        return MISSING if value is None else show(value, *more)
 
     return shown
 
@@ -22,8 +22,9 @@ def size(value: float) -> str:
 
 
 @measured
-def count(value: float) -> str:
-    return prefixed(value, ("", "k", "M", "B", "T"))
+def count(value: float, largest: float | None = None) -> str:
+    """With `largest`, in the unit that this one takes: a column of them compares by eye."""
+    return prefixed(value, ("", "k", "M", "B", "T"), largest)
 
 
 @measured
@@ -32,8 +33,19 @@ def share(value: float) -> str:
 
 
 @measured
-def joules(value: float) -> str:
-    return prefixed(value * 1e6, ("µJ", "mJ", "J", "kJ"))
+def points(value: float) -> str:
+    """A difference of shares, in percentage points."""
+    return f"{100 * value:+.1f}".replace("-", "\u2212")
+
+
+@measured
+def signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "\u2212")
+
+
+@measured
+def joules(value: float, largest: float | None = None) -> str:
+    return prefixed(value * 1e6, ("µJ", "mJ", "J", "kJ", "MJ"), largest and largest * 1e6)
 
 
 @measured
@@ -52,11 +64,13 @@ def brief(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or not value else f"{value:.3g}"
 
 
-def prefixed(value: float, units: tuple[str, ...]) -> str:
-    power = 0
-    while value >= 999.5 and power < len(units) - 1:
-        value, power = value / 1000, power + 1
-    return f"{value:.3g}\u00a0{units[power]}".strip()
+def prefixed(value: float, units: tuple[str, ...], largest: float | None = None) -> str:
+    power, top = 0, largest or value
+    while top >= 999.5 and power < len(units) - 1:
+        top, power = top / 1000, power + 1
+    scaled = value / 1000**power
+    text = f"{scaled:.{2 if top < 10 else 1 if top < 100 else 0}f}" if largest else f"{scaled:.3g}"
+    return f"{text}\u00a0{units[power]}".strip()
 
 
-FILTERS = {"size": size, "count": count, "share": share, "joules": joules, "number": number, "brief": brief}
+FILTERS = {show.__name__: show for show in (size, count, share, points, signed, joules, number, brief)}

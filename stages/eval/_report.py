@@ -13,7 +13,7 @@ from typing import Any
 
 import cyclopts
 
-from stages.eval import _format, _pictures
+from stages.eval import _distillation, _format, _pictures
 from stages.lib import artefacts, params
 
 HERE = Path(__file__).parent
@@ -42,30 +42,41 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
         problems=samples(tree, artifacts, "answers", "prompt", "answer"),
         texts=samples(tree, artifacts, "continuations", "opening", "continuation"),
         stages=stages(tree, artifacts),
-        distilled=distilled(tree, artifacts, rows),
+        students=students(summary["distilled"], artifacts),
+        recordings=recordings(tree, summary["distilled"], artifacts),
+        paths={
+            path: row | _distillation.spent(artifacts, row["links"]) for path, row in summary.get("compare", {}).items()
+        },
+        unequal=_distillation.unequal(summary.get("compare", {})),
+        estimated=estimated(tree, artifacts),
     )
     if picture:
         write(picture, "_picture.svg.j2", picture=_pictures.pareto(rows, teacher, shipped, 960), standalone=True)
 
 
 def summarise(tree: dict[str, Any], artifacts: Path) -> dict[str, Any]:
-    """One row a model: its own metrics and what they are relative to the teacher's."""
+    """What is the same on every machine: of models, of distillations, of paths compared over seeds."""
     entries = tree.get("eval") or {}
     if not entries:
         raise SystemExit(f"{params.PARAMS_FILE}: eval names no variant, so there is nothing to report")
     measured = {name: artefacts.read_json(artifacts / "eval" / name / "metrics.json") for name in entries}
     teacher = "teacher" if "teacher" in measured else next(iter(measured))
+    models = [
+        {"variant": name, "model": entries[name]["model"], **relative(metrics, measured[teacher])}
+        for name, metrics in measured.items()
+    ]
+    compared = _distillation.compare(tree, models, artifacts)
     return {
         "teacher": teacher,
         "shipped": list(measured)[-1],
-        "models": [
-            {"variant": name, "model": entries[name]["model"], **relative(metrics, measured[teacher])}
-            for name, metrics in measured.items()
-        ],
+        "models": models,
+        "distilled": _distillation.students(tree, models, artifacts),
+        **({"compare": compared} if compared else {}),
     }
 
 
 def relative(metrics: dict[str, float], teacher: dict[str, float]) -> dict[str, Any]:
+    """A model's own metrics and what they are relative to the teacher's."""
     per_family = {key.partition(".")[2]: value for key, value in metrics.items() if key.startswith("accuracy.")}
     return {
         **{key: metrics[key] for key in COPIED},
@@ -99,23 +110,31 @@ def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
                     "method": entry["method"],
                     "what": first_line(HERE.parent / stage / f"{entry['method']}.py"),
                     "metrics": artefacts.read_json(folder / "metrics.json"),
-                    "seconds": optional(folder / "timings.json").get("seconds"),
+                    "timings": optional(folder / "timings.json"),
                     "curve": _pictures.curve(read_curve(folder / "curve.csv")),
                 })  # fmt: skip
     return found
 
 
-def distilled(tree: dict[str, Any], artifacts: Path, rows: list[dict]) -> list[dict[str, Any]]:
-    """What each distillation cost and reached; `row` is its model's evaluation, where there is one."""
-    evaluated = {row["model"]: row for row in rows}
-    found = []
-    for variant, entry in (tree.get("distill") or {}).items():
-        folder = artifacts / "distill" / variant
-        if (folder / "metrics.json").is_file():
-            metrics, timings = (optional(folder / f"{name}.json") for name in ("metrics", "timings"))
-            row = evaluated.get(f"distill/{variant}")
-            found.append({"variant": variant, "entry": entry, "row": row, "metrics": metrics, "timings": timings})
-    return found
+def students(found: dict[str, dict], artifacts: Path) -> list[dict[str, Any]]:
+    """The best first; last what nobody evaluated, the links of a chain."""
+    rows = [{"variant": name, **row, **_distillation.spent(artifacts, [row["links"]])} for name, row in found.items()]
+    return sorted(rows, key=lambda row: -1 if row["accuracy"] is None else row["accuracy"], reverse=True)
+
+
+def recordings(tree: dict[str, Any], found: dict[str, dict], artifacts: Path) -> dict[str, dict[str, float]]:
+    """What this machine spent on the traces that these students learnt from."""
+    used = dict.fromkeys(tree["distill"][variant]["traces"] for variant in found)
+    return {name: _distillation.timings(artifacts, name) for name in used if name.startswith("traces/")}
+
+
+def estimated(tree: dict[str, Any], artifacts: Path) -> bool:
+    """Whether any stage's joules are an estimate."""
+    return any(
+        _distillation.timings(artifacts, f"{stage}/{variant}").get("energy_measured") == 0
+        for stage in params.STAGES
+        for variant in tree.get(stage) or {}
+    )
 
 
 def first_line(technique: Path) -> str:

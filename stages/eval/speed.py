@@ -4,12 +4,10 @@
     decode  = (n - 1) / (time to n tokens - time to the first)
     joules_per_token = energy of decoding n tokens / n
 
-Times are medians over the repeats, after one warm-up. Energy is codecarbon's (Courty et al., zenodo.11171501): CPU and
-GPU by RAPL and NVML where the machine lets them be read, else an estimate from this process's share of the CPU; memory
-always by a constant per module. `energy_measured` is 1 only if the CPU's meter was read.
+Times are medians over the repeats, after one warm-up. Energy is stages/lib/energy.py's; `energy_measured` is 1 only if
+the CPU's meter was read.
 """
 
-import logging
 from collections.abc import Callable
 from statistics import median
 from time import perf_counter
@@ -18,6 +16,7 @@ from pydantic import Field, PositiveInt
 
 from stages.eval import _held_out
 from stages.lib import params
+from stages.lib.energy import meter
 from stages.lib.runtimes import Runtime
 
 REPEATABLE = False
@@ -29,7 +28,6 @@ class Params(params.Params):
     new_tokens: int = Field(64, ge=2)
     repeats: PositiveInt = 5
     energy_seconds: float = Field(1.0, ge=0)  # of decoding under the meter; 0 leaves energy out
-    country: str = Field("DEU", pattern="^[A-Z]{3}$")  # codecarbon wants one; joules do not depend on it
 
 
 def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
@@ -60,19 +58,10 @@ def seconds(work: Callable[[], None], repeats: int) -> float:
 
 
 def energy(work: Callable[[], None], p: Params) -> dict[str, float]:
-    from codecarbon import OfflineEmissionsTracker
-    from codecarbon.core.cpu import is_rapl_available
-
-    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-    tracker = OfflineEmissionsTracker(
-        country_iso_code=p.country, tracking_mode="process", output_methods=[], allow_multiple_runs=True, log_level=50
-    )
-    tracker.start_task("decode")
-    tokens, start = 0, perf_counter()
-    while perf_counter() - start < p.energy_seconds:
-        work()
-        tokens += p.new_tokens
-    used = tracker.stop_task("decode")
-    tracker.stop()
-    joules = used.energy_consumed * 3.6e6  # from kWh
-    return {"joules_per_token": joules / tokens, "energy_measured": float(is_rapl_available())}
+    tokens = 0
+    with meter() as spent:
+        start = perf_counter()
+        while perf_counter() - start < p.energy_seconds:
+            work()
+            tokens += p.new_tokens
+    return {"joules_per_token": spent["joules"] / tokens, "energy_measured": spent["energy_measured"]}

@@ -96,6 +96,6 @@ def bare(graph: Any) -> Any:
 def rounded(graph: Any, bits: int) -> Any:
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-    quantizer = MatMulNBitsQuantizer(graph, bits=bits, block_size=BLOCK, is_symmetric=True)
+    quantizer: Any = MatMulNBitsQuantizer(graph, bits=bits, block_size=BLOCK, is_symmetric=True)
     quantizer.process()
     return quantizer.model.model

@@ -23,6 +23,8 @@ class External(Params):
     def pinned(self) -> "External":
         path = Path(self.source)
         if not path.exists():
+            if self.sha256 and path.suffix == ".gguf":
+                return self  # known by its hash, so it may still be on its way: `fetch` wants it there
             if self.source.count("/") != 1 or path.suffix in (".gguf", ".safetensors"):
                 raise ValueError(f"'{self.source}' is neither a local folder or .gguf file nor a hub id like org/name")
             if not self.revision:
@@ -35,6 +37,8 @@ class External(Params):
 def fetch(external: External) -> tuple[Path, dict[str, Any]]:
     """(folder, arguments for from_pretrained). The ordinary client downloads a hub id; a local path is checked."""
     path = Path(external.source)
+    if external.sha256 and path.suffix == ".gguf" and not path.exists():
+        raise SystemExit(f"params.yaml: {path} is missing; put it there (`make {path}`, if the Makefile knows it)")
     if path.exists():
         if (found := artefacts.digest(path)) != external.sha256:
             raise SystemExit(f"params.yaml: {path} has sha256 {found}, not {external.sha256}: it changed")

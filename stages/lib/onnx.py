@@ -82,8 +82,8 @@ class Onnx:
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
         asked = {name: value for name, value in given.items() if name in self.inputs}
-        logits_1TV, *present = self.session.run(["logits", *self.present], asked | cache)
-        return np.asarray(logits_1TV[0], np.float32), dict(zip(cache, present, strict=True))
+        outputs: list[Any] = self.session.run(["logits", *self.present], asked | cache)
+        return np.asarray(outputs[0][0], np.float32), dict(zip(cache, outputs[1:], strict=True))
 
 
 def weights(folder: Path) -> list[Path]:

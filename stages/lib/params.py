@@ -3,6 +3,7 @@
 Loading one variant checks the whole file, so that a typo in the last stage is found before the first one works.
 """
 
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +15,8 @@ from ruamel.yaml import YAML
 
 PARAMS_FILE = Path("params.yaml")
 STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune", "quantize", "export", "eval")
+BESIDE = ("compare", "gates")  # what params.yaml may hold besides the stages
+NAME = "[A-Za-z0-9._-]+"
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -31,7 +34,7 @@ class Parent(str):
     def __get_pydantic_core_schema__(cls, _source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
 
-        pattern = core_schema.str_schema(pattern=r"^[a-z]+/[A-Za-z0-9._-]+$")
+        pattern = core_schema.str_schema(pattern=f"^[a-z]+/{NAME}$")
         return core_schema.no_info_after_validator_function(cls, pattern)
 
 
@@ -71,13 +74,33 @@ def read() -> dict[str, Any]:
 
 def check(tree: Mapping[str, Any]) -> None:
     """Every variant of every stage: known technique, known keys, right types, existing parents."""
-    if unknown := [stage for stage in tree if stage not in STAGES and stage != "gates"]:
-        raise SystemExit(f"{PARAMS_FILE}: unknown stage {names(unknown)}; there are: {names(STAGES)}, gates")
+    if unknown := [stage for stage in tree if stage not in (*STAGES, *BESIDE)]:
+        raise SystemExit(f"{PARAMS_FILE}: unknown stage {names(unknown)}; there are: {names((*STAGES, *BESIDE))}")
     for stage in STAGES:
         for variant, entry in (tree.get(stage) or {}).items():
             _, checked = technique(stage, variant, entry)
             for key, parent in parents(checked).items():
                 check_parent(tree, f"{stage}.{variant}.{key}", parent)
+    check_compare(tree)
+
+
+def check_compare(tree: Mapping[str, Any]) -> None:
+    """`compare`: path -> evaluations that differ only in their seeds, paired by position; the first is the baseline."""
+    if "compare" not in tree:
+        return
+    place, paths = f"{PARAMS_FILE}: compare", tree["compare"]
+    if not isinstance(paths, dict) or len(paths) < 2:
+        raise SystemExit(f"{place} is {paths!r}; it must name two paths or more, each with its evaluations")
+    for path, seeds in paths.items():
+        if not re.fullmatch(NAME, str(path)):
+            raise SystemExit(f"{place}: {path!r} cannot name a path; letters, digits and . _ - can")
+        if not isinstance(seeds, list) or len(set(map(str, seeds))) < max(2, len(seeds)):
+            raise SystemExit(f"{place}.{path} is {seeds!r}; it must list two different evaluations or more, one a seed")
+        for variant in seeds:
+            check_parent(tree, f"compare.{path}", f"eval/{variant}")
+    if len({len(seeds) for seeds in paths.values()}) > 1:
+        counts = ", ".join(f"{path} has {len(seeds)}" for path, seeds in paths.items())
+        raise SystemExit(f"{place} pairs evaluations by position, so every path needs as many as the first: {counts}")
 
 
 def check_parent(tree: Mapping[str, Any], place: str, parent: str) -> None:

@@ -31,9 +31,12 @@ def correct(problem: Record, text: str) -> bool:
 
 def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> list[int]:
     """Token ids up to and including the mark where the assistant begins to write."""
+    return tokenizer.encode(prompt_text(tokenizer, prompt), add_special_tokens=False)
+
+
+def prompt_text(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> str:
     messages = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return tokenizer.encode(str(text), add_special_tokens=False)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> list[int]:

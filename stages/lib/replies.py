@@ -1,8 +1,8 @@
 """Supervised rows: prompts with replies, several to a row, of which only the replies (and their end tokens) are learnt.
 
-No example is cut and none sees its neighbours: positions begin at 0 for each, from which transformers makes the mask
-(document masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830). A
-recurrent state or a convolution knows no mask, so models that have one read each example in a row of its own.
+No example is cut and none sees its neighbours: positions begin at 0 for each, which tells attention where (document
+masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830). A recurrent state
+or a convolution knows no bounds, so models that have one read each example in a row of its own.
 Shapes: N rows or reply tokens, B rows of a batch, T context, V vocabulary.
 """
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.lib import losses, problems, records
+from stages.lib import losses, packed, problems, records
 
 OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that a mask keeps apart
@@ -51,8 +51,10 @@ Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
 
 
 def encode(tokenizer: Any, row: records.Record) -> Example:
-    ids = problems.chat_ids(tokenizer, row["prompt"], row["solution"])
-    begin = len(problems.prompt_ids(tokenizer, row["prompt"]))
+    asked = len(problems.prompt_text(tokenizer, row["prompt"]))
+    text = problems.chat_text(tokenizer, row["prompt"], row["solution"])
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, begin = coded["input_ids"], sum(end <= asked for _, end in coded["offset_mapping"])
     return ids, [losses.IGNORE] * begin + ids[begin:], list(range(len(ids)))
 
 
@@ -60,16 +62,20 @@ def fit(examples: list[Example], context: int) -> list[list[Example]]:
     """Best fit: each example into the fullest open row that has room; the fullest row closes when too many are open."""
     done: list[list[Example]] = []
     open_rows: list[list[Example]] = []
+    used: list[int] = []  # tokens in each open row
     for example in examples:
-        room = [row for row in open_rows if length(row) + len(example[0]) <= context]
+        room = [row for row, tokens in enumerate(used) if tokens + len(example[0]) <= context]
         if room:
-            max(room, key=length).append(example)
+            row = max(room, key=used.__getitem__)
+            open_rows[row].append(example)
+            used[row] += len(example[0])
             continue
         if len(open_rows) == OPEN:
-            fullest = max(open_rows, key=length)
-            open_rows.remove(fullest)
-            done.append(fullest)
+            fullest = used.index(max(used))
+            done.append(open_rows.pop(fullest))
+            used.pop(fullest)
         open_rows.append([example])
+        used.append(len(example[0]))
     return done + open_rows
 
 
@@ -79,21 +85,24 @@ def whole(row: list[Example], context: int, filler: tuple[int, int, int]) -> lis
     return [part + [each] * (context - len(part)) for part, each in zip(parts, filler, strict=True)]
 
 
-def length(row: list[Example]) -> int:
-    return sum(len(ids) for ids, _, _ in row)
-
-
 def logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """What the model says where a reply token comes next, (N, V), and those tokens, (N,); the head skips the rest."""
-    if recurrent(model):
-        batch = apart(batch)
-        inputs = {"input_ids": batch["ids"]}
-    else:
-        inputs = {"input_ids": batch["ids"], "position_ids": batch["positions"]}
-    hidden_BTD = model.get_decoder()(**inputs, use_cache=False).last_hidden_state[:, :-1]
-    labels_BT = batch["labels"][:, 1:]
+    output, learnt_BT, tokens_N = read(model, batch)
+    return model.get_output_embeddings()(output.last_hidden_state[:, :-1][learnt_BT]), tokens_N
+
+
+def read(model: Any, batch: Batch, **more: Any) -> tuple[Any, Tensor, Tensor]:
+    """The decoder's output, where in it a learnt token comes next, (B, T - 1), and those tokens, (N,).
+
+    Of rows that are one text from end to end, which have ids alone, every token is learnt. `more` is the decoder's.
+    """
+    if "positions" in batch and recurrent(model):
+        batch = {name: part for name, part in apart(batch).items() if name != "positions"}
+    labels_BT = batch.get("labels", batch["ids"])[:, 1:]
     learnt_BT = labels_BT != losses.IGNORE
-    return model.get_output_embeddings()(hidden_BTD[learnt_BT]), labels_BT[learnt_BT]
+    with packed.examples(model, batch.get("positions")) as given:
+        output = model.get_decoder()(input_ids=batch["ids"], use_cache=False, **given, **more)
+    return output, learnt_BT, labels_BT[learnt_BT]
 
 
 def recurrent(model: Any) -> bool:

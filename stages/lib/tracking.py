@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from stages.lib import artefacts
+from stages.lib import artefacts, energy
 
 EXPERIMENT = "orchard"
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
@@ -30,20 +30,23 @@ class Run:
     metrics: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, Any] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)  # of the inputs: large files need to be read only once
 
 
 @contextmanager
 def run(stage: str, variant: str, params: BaseModel, out: Path, inputs: list[Path]) -> Iterator[Run]:
-    """Yield what the stage fills; on a clean exit write it beside the artefact and to MLflow."""
-    start, current = time.time(), Run()
+    """Yield what the stage fills; on a clean exit write it, seconds and joules beside the artefact and to MLflow."""
+    start, current = time.time(), Run(digests={path: artefacts.digest(path) for path in inputs})
     for stale in ("metrics.json", "curve.csv"):
         artefacts.remove(out / stale)
     tags = {"orchard.stage": stage, "orchard.variant": variant, "orchard.git": revision()}
     code = [folder for folder in (Path("stages/lib"), Path("stages", stage)) if folder.is_dir()]
-    tags |= {f"orchard.input.{n}": f"{path} {artefacts.digest(path)}" for n, path in enumerate([*inputs, *code])}
+    read = [(path, current.digests.get(path) or artefacts.digest(path)) for path in [*inputs, *code]]
+    tags |= {f"orchard.input.{n}": f"{path} {sha256}" for n, (path, sha256) in enumerate(read)}
     try:
-        yield current
-        current.timings.setdefault("seconds", round(time.time() - start, 3))
+        with energy.meter() as spent:
+            yield current
+        current.timings |= {"seconds": round(time.time() - start, 3), **spent}
         write(current, out)
         tags |= {f"orchard.output.{path.name}": f"{path} {artefacts.digest(path)}" for path in outputs(out)}
     except BaseException as error:
@@ -70,8 +73,7 @@ def outputs(out: Path) -> list[Path]:
 def log(name: str, start: float, params: BaseModel, current: Run, tags: dict, inputs: list[Path], status: str) -> None:
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
-    now, values = int(time.time() * 1000), flat(current.metrics) | flat(current.timings)
-    metrics = [Metric(key, value, now, 0) for key, value in values.items() if isinstance(value, int | float)]
+    now, metrics = int(time.time() * 1000), numbers(flat(current.metrics) | flat(current.timings))
     for row in current.curve:
         metrics += [Metric(key, row[key], now, int(row["step"])) for key in row if key != "step"]
     if parent := os.environ.get(PIPELINE):
@@ -87,6 +89,14 @@ def log(name: str, start: float, params: BaseModel, current: Run, tags: dict, in
             mlflow.log_batch(run_id, metrics[first : first + BATCH])
         mlflow.log_inputs(run_id, [DatasetInput(each) for each in sets])
         mlflow.set_terminated(run_id, status)
+
+
+def numbers(values: Mapping[str, Any]) -> list[Any]:
+    """What of `values` MLflow can keep as a metric."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(key, value, now, 0) for key, value in values.items() if isinstance(value, int | float)]
 
 
 @contextmanager
@@ -113,8 +123,12 @@ def start_pipeline(name: str) -> str:
 
 
 def finish_pipeline(run_id: str, succeeded: bool, seconds: float, reports: list[Path]) -> None:
+    """Close the pipeline's run: the reports become its artifacts, the numbers of JSON ones its metrics."""
+    values = {"seconds": seconds}
+    for report in (each for each in reports if each.suffix == ".json"):
+        values |= flat(artefacts.read_json(report))
     with client() as mlflow:
-        mlflow.log_metric(run_id, "seconds", seconds)
+        mlflow.log_batch(run_id, numbers(values))
         for report in reports:
             mlflow.log_artifact(run_id, str(report))
         mlflow.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")

@@ -76,9 +76,9 @@ def fit(
     return {"train_seconds": seconds, "train_tokens_per_s": seen / seconds}
 
 
-def place(checkpoints: Path, p: Params, inputs: list[Path], code: Path) -> Path:
+def place(checkpoints: Path, p: Params, digests: dict[Path, str], code: Path) -> Path:
     """The folder for one run's checkpoints: its name changes with the inputs, the params and the code."""
-    identity = [artefacts.digest(path) for path in [*inputs, code, Path(__file__).parent]]
+    identity = [*digests.values(), *(artefacts.digest(path) for path in (code, Path(__file__).parent))]
     return checkpoints / hashlib.sha256("".join([*identity, p.model_dump_json()]).encode()).hexdigest()[:16]
 
 

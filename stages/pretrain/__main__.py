@@ -20,7 +20,7 @@ def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints:
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
         if p.training:
-            place = training.place(checkpoints, p, [tokens, tokenizer], Path(__file__).parent)
+            place = training.place(checkpoints, p, run.digests, Path(__file__).parent)
             size = p.training.batch_size // p.training.accumulation
             batch = partial(rows.step_batch, rows.load(tokens, "train"), size)
             run.timings |= training.fit(model, batch, partial(technique.loss, model), p.training, run.curve, place)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from stages.distill import _layers, hidden
 from stages.lib import params, records, replies, training
+from stages.pretrain import state_space
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 GIVEN = {"method": "hidden", "training": {"steps": 1, "batch_size": 2}} | PARENTS
@@ -123,3 +124,12 @@ def test_a_layer_that_does_not_exist_is_refused(tiny, tokenizer, llama):
     assert not hasattr(student, "scaffold")
     with pytest.raises(SystemExit, match=r"distill.mine.layers.0.1 is -1: input should be greater than or equal to 0"):
         params.technique("distill", "mine", GIVEN | {"layers": [[1, -1]]})
+
+
+def test_a_state_space_model_is_seen_example_by_example(batch, tiny, tokenizer):
+    """Its states stand beside the teacher's, reply token by reply token, and no example has seen another."""
+    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    student = state_space.build(tokenizer, p).eval()
+    mine, theirs = _layers.see(student, batch), _layers.see(tiny, batch)
+    assert torch.equal(mine.tokens, theirs.tokens) and len(mine.states) == len(theirs.states)
+    assert torch.equal(mine.logits, replies.logits(student, batch)[0])

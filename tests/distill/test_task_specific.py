@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from stages.distill import _layers, logits, task_specific
-from stages.lib import models, records, training
+from stages.lib import models, packed, records, training
+from stages.pretrain import state_space
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 TRAINING = {"steps": 4, "batch_size": 2, "precision": "float32", "checkpoint_seconds": 3600}
@@ -121,7 +122,7 @@ def test_afterwards_attention_is_what_it_was_even_after_an_error(batch, tiny, to
     task_specific.prepare(tiny, tiny, make())
     task_specific.loss(tiny, tiny, batch(0), make())
     assert tiny.config._attn_implementation == "sdpa"
-    with pytest.raises(KeyError), _layers.eager(tiny):
+    with pytest.raises(KeyError), packed.attending(tiny, "eager"):
         assert tiny.config._attn_implementation == "eager"
         raise KeyError
     assert tiny.config._attn_implementation == "sdpa"
@@ -153,3 +154,9 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
             run(tmp_path / str(stop_after), stop_after)
         resumed = run(tmp_path / str(stop_after)).state_dict()
         assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def test_a_model_without_attention_is_refused(tiny, tokenizer):
+    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    with pytest.raises(SystemExit, match="compares attention maps, and a/b has layers without"):
+        task_specific.prepare(state_space.build(tokenizer, p), tiny, make())

@@ -1,11 +1,13 @@
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
 
-from stages.eval import _format, _pictures, _report
+from stages.eval import _distillation, _format, _pictures, _report
+from stages.lib import params
 from stages.lib.artefacts import write_json
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -15,7 +17,7 @@ data:
 prune:
   base: {method: wanda}
 distill:
-  pupil: {method: logits, model: pretrain/small, teacher: align/large}
+  pupil: {method: logits, model: pretrain/small, teacher: align/large, traces: traces/recorded}
 export:
   small: {method: gguf}
   never-run: {method: gguf}
@@ -117,8 +119,119 @@ def test_a_distillation_shows_its_cost_and_its_acceptance(project):
     html, _ = report(project)
 
     row = html[html.index("<tr><td>pupil</td>") :].partition("</tr>")[0]
-    for words in ("logits", "pretrain/small", "align/large", "410 k", "1.23 T", "6.5 → 2.75", "1.0 % → 62.5 %"):
+    for words in ("logits", "pretrain/small", "align/large", "410 k", "1.23 T", "62.5 % <small>from 1.0<"):
         assert words in row.replace("\u00a0", " "), words
+    assert row.count("not measured") == 2  # seconds and joules
+
+
+LINK = "traces: data/problems, teacher: align/dpo"
+CHAINS = f"""
+distill:
+  first-0: {{method: logits, model: pretrain/small, {LINK}}}
+  first-1: {{method: logits, model: pretrain/small, {LINK}}}
+  second-0: {{method: solutions, model: distill/first-0, {LINK}}}
+  second-1: {{method: solutions, model: distill/first-1, {LINK}}}
+  one-0: {{method: hidden, model: prune/half, {LINK}}}
+  one-1: {{method: hidden, model: prune/half, {LINK}}}
+prune:
+  half: {{method: depth, model: distill/first-0}}
+quantize:
+  int8: {{method: int8, model: distill/second-1}}
+eval:
+  teacher: {{model: align/dpo}}
+  a0: {{model: distill/second-0}}
+  a1: {{model: distill/second-1}}
+  b0: {{model: distill/one-0}}
+  b1: {{model: distill/one-1}}
+compare:
+  two-links: [a0, a1]
+  one-link: [b0, b1]
+"""
+REACHED = {"a0": (0.40, 4.0), "a1": (0.50, 3.0), "b0": (0.55, 3.0), "b1": (0.61, 2.5)}
+
+
+@pytest.fixture
+def seeds(tmp_path, monkeypatch):
+    """Two paths of two seeds: one trained in two links, the other, with as many tokens, in one."""
+    for variant, (accuracy, bits) in {"teacher": (0.9, 1.0), **REACHED}.items():
+        own = metrics(1_000_000, accuracy) | {"bits_per_byte": bits}
+        write_json(tmp_path / "artifacts/eval" / variant / "metrics.json", own)
+    for variant, tokens, acceptance in (
+        *(("first-0", 100.0, 0.2), ("first-1", 100.0, 0.2), ("second-0", 300.0, 0.3)),
+        *(("second-1", 300.0, 0.5), ("one-0", 400.0, 0.6), ("one-1", 400.0, 0.8)),
+    ):
+        folder = tmp_path / "artifacts/distill" / variant
+        cost = {"tokens_seen": tokens, "student_flops": 6 * tokens, "teacher_flops": 2 * tokens}
+        write_json(folder / "metrics.json", cost | {"acceptance_before": 0.1, "acceptance_after": acceptance})
+        write_json(folder / "timings.json", {"seconds": tokens / 10, "joules": 2 * tokens, "energy_measured": 0.0})
+    (tmp_path / "params.yaml").write_text(CHAINS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_paths_are_compared_over_seeds_with_students_t(seeds):
+    _, summary = report(seeds)
+    one, two = (summary["compare"][path] for path in ("one-link", "two-links"))
+
+    assert (two["tokens_seen"], two["student_flops"], two["teacher_flops"]) == (400, 2400, 800)  # 100 + 300 a seed
+    assert two["links"] == [["first-0", "second-0"], ["first-1", "second-1"]] and "difference" not in two
+    # by hand: mean 0.45, standard deviation 0.0707, over sqrt(2) 0.05; t of one degree of freedom is 12.706
+    assert two["accuracy"]["mean"] == pytest.approx(0.45)
+    assert two["accuracy"]["low"] == pytest.approx(0.45 - 12.7062 * 0.05, rel=1e-4)
+    assert two["acceptance"]["mean"] == pytest.approx(0.4)
+    difference = one["difference"]  # 0.15 and 0.11; -1 and -0.5; both 0.3
+    assert difference["accuracy"]["mean"] == pytest.approx(0.13)
+    assert difference["accuracy"]["high"] == pytest.approx(0.13 + 12.7062 * 0.02, rel=1e-4)
+    assert difference["bits_per_byte"]["mean"] == -0.75
+    assert difference["acceptance"]["low"] == pytest.approx(difference["acceptance"]["high"]) == pytest.approx(0.3)
+
+
+def test_the_interval_is_the_textbooks():
+    """scipy's own, and t of 0.975 with two and four degrees of freedom as printed in any table: 4.303, 2.776."""
+    from scipy import stats
+
+    for values, quantile in (([0.4, 0.5, 0.45], 4.303), ([1.0, 2.0, 4.0, 8.0, 16.0], 2.776)):
+        found = _distillation.interval(values)
+        low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (found["low"], found["high"]) == pytest.approx((low, high))
+        assert (found["high"] - found["mean"]) / stats.sem(values) == pytest.approx(quantile, abs=5e-4)
+
+
+def test_the_report_says_whether_paths_are_equal_and_what_they_show(seeds):
+    html, _ = report(seeds)
+    text = re.sub(r"\s+", " ", unescape(html))
+
+    assert "Equal within 1 % in the student’s tokens and FLOPs." in text and "Not equal" not in text
+    assert "accuracy no difference shown, bits/byte no difference shown, acceptance higher." in text
+    assert "estimate from CPU load" in text
+    row = text[text.index("<tr><td>two-links</td>") :].partition("</tr>")[0]
+    assert "45.0 %" in row and "<td>40</td> <td>800 J</td>" in row  # seconds and joules of both links, a seed
+
+    path = seeds / "artifacts/distill/one-1/metrics.json"
+    write_json(path, json.loads(path.read_text()) | {"tokens_seen": 420.0})
+    text = re.sub(r"\s+", " ", unescape(report(seeds)[0]))
+    assert "<b>Not equal:</b> one-link took 410 tokens, two-links 400." in text
+    assert "Equal within" not in text
+
+
+def test_a_student_is_found_through_what_was_done_to_it_later(seeds):
+    tree = params.read()
+    assert _distillation.links(tree, "quantize/int8") == ["second-1", "first-1"]
+    assert _distillation.links(tree, "distill/one-0") == ["one-0"]  # it begins as a pruned model, which is no link
+    assert _distillation.links(tree, "align/dpo") == []
+
+
+def test_students_are_listed_best_first_with_their_links_summed(seeds):
+    html, summary = report(seeds)
+
+    table = html[html.index("<h2>Distillation</h2>") :]
+    places = [table.index(f"<tr><td>{name}<") for name in ("one-1", "one-0", "second-1", "second-0", "first-0")]
+    assert places == sorted(places)
+    second = summary["distilled"]["second-0"]
+    assert second["kinds"] == ["logits", "solutions"] and second["begins_as"] == "pretrain/small"
+    assert (second["tokens_seen"], second["acceptance_before"], second["acceptance_after"]) == (400, 0.1, 0.3)
+    assert (second["accuracy"], second["bits_per_byte"]) == (0.4, 4.0)
+    assert summary["distilled"]["first-0"]["accuracy"] is None
 
 
 def test_says_what_was_not_measured_and_what_only_estimated(project):
@@ -212,6 +325,9 @@ def test_a_missing_evaluation_is_named(project):
         (_format.count, 4_130_000, "4.13 M"),
         (_format.share, 0.8349, "83.5 %"),
         (_format.share, 1.0, "100 %"),
+        (_format.points, -0.0534, "−5.3"),
+        (_format.signed, 0.25, "+0.25"),
+        (lambda value: _format.count(value, 2_130_000), 82_000, "0.08 M"),
         (_format.joules, 0.0062, "6.2 mJ"),
         (_format.number, 12345, "12,345"),
         (_format.number, 0.012345, "0.01235"),

@@ -44,6 +44,20 @@ def set_value(tree, path, value):
         ("pretrain.teacher.heads", 3, "hidden must be a multiple of heads"),
         ("align.sft.training", None, "align.sft.training is missing"),
         ("distil", {}, "unknown stage distil; there are: data, .*distill"),
+        ("compare", {"direct": ["student", "teacher"]}, r"compare is \{.*must name two paths or more"),
+        ("compare", {"a": ["student"], "b": ["teacher"]}, r"compare.a is \['student'\]; .* two different evaluations"),
+        ("compare", {"a": ["int8", "int8"], "b": ["teacher", "student"]}, "compare.a is .* two different evaluations"),
+        ("compare", {"a": ["teacher", "int8"], "b": "student"}, "compare.b is 'student'; it must list"),
+        (
+            "compare",
+            {"a": ["int8", "nobody"], "b": ["teacher", "student"]},
+            "compare.a is 'eval/nobody'; 'eval' has: .*",
+        ),
+        (
+            "compare",
+            {"a": ["int8", "student"], "b": ["teacher", "student", "int8"]},
+            "by position, .*: a has 2, b has 3",
+        ),
         ("export.gguf-f16.type", "Q5_X", "export.gguf-f16.type is 'Q5_X'"),
     ],
 )
@@ -55,6 +69,11 @@ def test_one_message_names_place_value_and_alternatives(path, value, message, tm
         YAML(typ="safe").dump(tree, file)
     with pytest.raises(SystemExit, match=message):
         params.load("prune", "wanda-50")
+
+
+def test_paths_of_seeds_may_be_compared():
+    tree = YAML(typ="safe").load(Path("infra/profiles/laptop.yaml"))
+    params.check(tree | {"compare": {"direct": ["direct-student", "int8"], "distilled": ["student", "awq-int4"]}})
 
 
 def test_missing_file_variant_and_broken_yaml(tmp_path, monkeypatch):

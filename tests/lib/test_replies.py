@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.lib import problems, replies
+from stages.tokenize import unigram
 
 ROWS = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}" * (1 + n % 3)} for n in range(60)]
 
@@ -44,6 +45,37 @@ def test_no_example_sees_another(tiny, tokenizer):
     logits, chosen = replies.logits(tiny, batch)
     assert len(logits) == len(chosen) == tokens
     assert F.cross_entropy(logits, chosen).item() == pytest.approx(alone / tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_rows_are_those_of_the_slow_way(kind, tokenizer, texts):
+    """Prompt and chat tokenized one after the other, every row summed anew for every example."""
+    if kind == "unigram":
+        parents = {"documents": "data/corpus", "problems": "data/problems"}
+        tokenizer = unigram.train(texts, unigram.Params(method="unigram", vocab_size=512, **parents))
+    rows = [
+        {"id": str(n), "prompt": f"Say {text[:n]}", "solution": f"{text[n : 3 * n]} é 3\n#### {n}"}
+        for n, text in enumerate(texts * 3)
+    ]
+    expected = [problems.chat_ids(tokenizer, row["prompt"], row["solution"]) for row in rows]
+    begins = [len(problems.prompt_ids(tokenizer, row["prompt"])) for row in rows]
+    coded = [replies.encode(tokenizer, row) for row in rows]
+    assert [ids for ids, _, _ in coded] == expected
+    assert [labels.count(-100) for _, labels, _ in coded] == begins
+
+    def length(row):
+        return sum(len(ids) for ids, _, _ in row)
+
+    done, open_rows = [], []
+    for example in coded:
+        if room := [row for row in open_rows if length(row) + len(example[0]) <= 256]:
+            max(room, key=length).append(example)
+            continue
+        if len(open_rows) == replies.OPEN:
+            done.append(max(open_rows, key=length))
+            open_rows = [row for row in open_rows if row is not done[-1]]
+        open_rows.append([example])
+    assert replies.fit(coded, 256) == done + open_rows and done
 
 
 def test_batches_go_round(tokenizer):

@@ -49,11 +49,13 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
     prune()
     assert json.loads((OUT / "metrics.json").read_text()) == {"loss": 2.5, "by_family": {"gcd": 0.25}}
     assert (OUT / "curve.csv").read_text() == "step,loss,lr\n1,3.0,\n2,2.5,0.1\n"
-    assert json.loads((OUT / "timings.json").read_text()).keys() == {"seconds", "tokens_per_s"}
+    timings = json.loads((OUT / "timings.json").read_text())
+    assert timings.keys() == {"seconds", "joules", "energy_measured", "tokens_per_s"} and timings["joules"] > 0
     tracking.finish_pipeline(parent, True, 1.0, [OUT / "metrics.json"])
 
     pipeline, stage = runs()
     assert stage.info.run_name == "prune/w" and stage.info.status == pipeline.info.status == "FINISHED"
+    assert pipeline.data.metrics == {"seconds": 1.0, "loss": 2.5, "by_family.gcd": 0.25}
     assert stage.data.params == {"method": "wanda", "calibration.rows": "8"}
     assert stage.data.metrics.items() >= {"loss": 2.5, "by_family.gcd": 0.25, "tokens_per_s": 10.0, "lr": 0.1}.items()
     assert stage.data.tags["mlflow.parentRunId"] == parent

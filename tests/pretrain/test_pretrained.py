@@ -40,3 +40,10 @@ def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
         External(source="org/model")
     with pytest.raises(ValidationError, match="neither a local folder"):
         External(source="no/such/place")
+
+
+def test_a_pinned_file_that_is_not_there_yet_passes_the_check_but_not_the_stage(tokenizer, tmp_path):
+    missing = {"source": str(tmp_path / "later.gguf"), "sha256": "0" * 64}
+    p = pretrained.Params(method="pretrained", tokens="tokenize/bpe", external=missing)
+    with pytest.raises(SystemExit, match="later.gguf is missing; put it there"):
+        pretrained.build(tokenizer, p)
