@@ -82,7 +82,7 @@ class Onnx:
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
         asked = {name: value for name, value in given.items() if name in self.inputs}
-        outputs: list[Any] = self.session.run(["logits", *self.present], asked | cache)
+        outputs: Any = self.session.run(["logits", *self.present], asked | cache)
         return np.asarray(outputs[0][0], np.float32), dict(zip(cache, outputs[1:], strict=True))
 
 
