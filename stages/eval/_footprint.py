@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-WEIGHTS = (".gguf", ".safetensors")
+WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data")  # the last: weights beside their graph
 
 
 def file_bytes(folder: Path) -> int:

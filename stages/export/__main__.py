@@ -6,29 +6,32 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.export import Export, _card, _dense
+from stages.export import Export, _card, _dense, _manifest
 from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
 from stages.lib.tokens import held_out, require_tokenizer, sample
+
+WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data")  # the last: weights beside their graph
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("export", variant)
     with tracking.run("export", variant, p, out, inputs=[model, tokens]) as run:
         artefacts.require_space(out, 2 * artefacts.size(model))
-        source, dense = runtimes.open_runtime(model), _dense.load(model)
+        source, net = runtimes.open_runtime(model), (_dense.stored if technique.PACKED else _dense.load)(model)
         require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.rows)
         seen = getattr(p, "calibration", None)
         rows = [sample(tokens, seen.rows, seen.seed)] if seen else []
 
         with artefacts.writing(out / "model") as folder:
-            technique.write(dense, source.tokenizer, folder, p, *rows)
+            technique.write(net, source.tokenizer, folder, p, *rows)
             export = runtimes.open_runtime(folder)
             run.metrics |= losses.compare(each(source), each(export), unseen, batch=1) | footprint(export, folder)
             refuse(variant, p, run.metrics, source)
-            card = _card.text(variant, p, dense.config, source.tokenizer, run.metrics)
+            card = _card.text(technique, variant, p, net.config, source.tokenizer, run.metrics)
             (folder / "README.md").write_text(card, encoding="utf-8")
+            _manifest.write(folder)
 
 
 def each(runtime: Runtime) -> losses.Logits:
@@ -38,8 +41,7 @@ def each(runtime: Runtime) -> losses.Logits:
 
 def footprint(export: Runtime, folder: Path) -> dict[str, Any]:
     parameters, tensor_bytes = export.size()
-    files = [*folder.glob("*.gguf"), *folder.glob("*.safetensors")]
-    size = sum(file.stat().st_size for file in files)
+    size = sum(file.stat().st_size for kind in WEIGHTS for file in folder.glob(kind))
     return {"parameters": parameters, "bytes": size, "bits_per_weight": 8 * tensor_bytes / parameters}
 
 

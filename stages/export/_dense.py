@@ -1,4 +1,4 @@
-"""A model artefact as plain 32-bit floats, whatever it is stored as."""
+"""A model artefact as plain 32-bit floats, whatever it is stored as; or as it is stored."""
 
 from pathlib import Path
 from typing import Any
@@ -24,3 +24,11 @@ def load(folder: Path) -> Any:
     dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     dense.load_state_dict({name: unpacked[name] for name in dense.state_dict()})
     return dense.eval()
+
+
+def stored(folder: Path) -> Any:
+    """Nothing unpacked, nothing widened: what is saved again has the bytes that were loaded."""
+    from transformers import AutoModelForCausalLM
+
+    models.quiet()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)

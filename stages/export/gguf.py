@@ -41,6 +41,13 @@ MIX = {
     "IQ2_XXS": ("q5_K", "q3_K"),
 }
 
+NAME, PACKED = "GGUF", False
+RUN = """\
+    llama-cli -m model.gguf                            # llama.cpp
+    ollama create orchard -f Modelfile && ollama run orchard
+    python -m stages.lib.chat --model model.gguf       # from an Orchard checkout
+"""
+
 
 class Params(Export):
     method: Literal["gguf"]
@@ -81,9 +88,13 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor |
 def check(model: Any, type: str) -> None:
     """Refuse what the file could only hold wrongly: llama.cpp would fall back to other types or other mathematics."""
     config = model.config
+    if config.model_type != "llama":
+        raise SystemExit(f"GGUF export knows llama models, not {config.model_type}: choose safetensors")
     rope = config.rope_parameters["rope_type"]
-    if config.model_type != "llama" or rope != "default" or config.attention_bias or config.mlp_bias:
-        raise SystemExit(f"GGUF export knows llama models, plain RoPE, no biases; not {config.model_type} with {rope}")
+    if rope != "default" or config.attention_bias or config.mlp_bias:
+        raise SystemExit(
+            f"GGUF export knows llama models with plain RoPE and no biases, not with RoPE {rope} or biases"
+        )
     for name, weight in model.state_dict().items():
         if weight.ndim == 2 and weight.shape[1] % BLOCK[type]:
             raise SystemExit(

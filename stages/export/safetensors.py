@@ -8,6 +8,11 @@ from typing import Any, Literal
 
 from stages.export import Export
 
+NAME, PACKED = "safetensors, 16-bit floats", False
+RUN = """\
+    transformers.pipeline("text-generation", "this folder")
+"""
+
 
 class Params(Export):
     method: Literal["safetensors"]

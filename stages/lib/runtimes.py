@@ -1,4 +1,5 @@
-"""One way to run any model artefact: llama.cpp for a folder with model.gguf, transformers for any other.
+"""One way to run any model artefact: llama.cpp for a folder with model.gguf, onnxruntime (stages/lib/onnx.py) for one
+with model.onnx, transformers for any other.
 
 What is compared, scored or asked for text runs in the runtime it ships for. llama.cpp is reached through the C API of
 `ik_llama_cpp`: the one prebuilt package that gives the logits of every position, and batches that are the same in
@@ -39,7 +40,22 @@ class Runtime(Protocol):
 
 
 def open_runtime(folder: Path) -> Runtime:
-    return LlamaCpp(folder) if (folder / "model.gguf").is_file() else Transformers(folder)
+    if (folder / "model.gguf").is_file():
+        return LlamaCpp(folder)
+    if (folder / "model.onnx").is_file():
+        from stages.lib.onnx import Onnx
+
+        return Onnx(folder)
+    return Transformers(folder)
+
+
+def parameters(folder: Path) -> int:
+    """Of the dense shape that config.json describes: packed integers would be miscounted."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
 
 
 class Transformers:
@@ -51,13 +67,7 @@ class Transformers:
         self.tokenizer = models.load_tokenizer(folder)
 
     def size(self) -> tuple[int, int]:
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-
-        config = AutoConfig.from_pretrained(self.folder)
-        with torch.device("meta"):  # the dense shape: packed integers would be miscounted
-            parameters = AutoModelForCausalLM.from_config(config).num_parameters()
-        return parameters, sum(tensor_bytes(file) for file in self.folder.glob("*.safetensors"))
+        return parameters(self.folder), sum(tensor_bytes(file) for file in self.folder.glob("*.safetensors"))
 
     def logits(self, ids: Ids) -> np.ndarray:
         import torch

@@ -22,3 +22,41 @@ def export_gguf(model_folder, tmp_path_factory):
         return written[type]
 
     return export
+
+
+@pytest.fixture(scope="session")
+def source_folder(tokenizer, tmp_path_factory):
+    """A model whose norms are not all one and whose feed-forward width is not that of the vocabulary."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=768, num_hidden_layers=2, head_dim=64,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+        initializer_range=0.05, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    for weight in model.parameters():
+        if weight.ndim == 1:
+            torch.nn.init.uniform_(weight, 0.5, 1.5)
+    folder = tmp_path_factory.mktemp("artefacts") / "model"
+    models.save(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed(tokenizer):
+    """packed(folder, target): the model of a folder as the quantize stage writes it, in int8."""
+    import torch
+
+    from stages.quantize import _compressed, int8
+
+    def pack(folder: Path, target: Path) -> Path:
+        with _compressed.quiet():
+            model = int8.quantize(models.load(folder), None, int8.Params(method="int8", **PARENTS))
+            _compressed.round_rest(model, torch.float16)
+            models.save(_compressed.pack(model, torch.float16), tokenizer, target)
+        return target
+
+    return pack

@@ -10,19 +10,39 @@ from stages.export.__main__ import each, footprint
 from stages.lib import artefacts, losses, models, params, runtimes
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
-SETTINGS = {"gguf": {"type": "Q8_0"}}  # what a technique needs beyond its parents
+SETTINGS = {  # what a technique needs beyond its parents
+    "gguf": {"type": "Q8_0"},
+    "onnx": {"type": "int8"},
+    "onnx_genai": {"type": "int8"},
+}
+SLOW = {"onnx"}  # a trace takes ten seconds
 
 
-@pytest.fixture(params=params.techniques("export"))
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in params.techniques("export")],
+    scope="module",
+)
 def technique(request):
     return import_module(f"stages.export.{request.param}")
 
 
-def write(technique, model_folder, folder):
+@pytest.fixture(scope="module")
+def parent(technique, source_folder, packed, tmp_path_factory):
+    """What the technique is given: dense, or packed if it takes what is packed."""
+    return packed(source_folder, tmp_path_factory.mktemp("packed") / "model") if technique.PACKED else source_folder
+
+
+@pytest.fixture(scope="module")
+def folder(technique, parent, tmp_path_factory):
+    return write(technique, parent, tmp_path_factory.mktemp("exports") / "export")
+
+
+def write(technique, parent, folder):
     method = technique.__name__.rsplit(".", 1)[1]
     p = technique.Params(method=method, **PARENTS, **SETTINGS.get(method, {}))
     folder.mkdir()
-    technique.write(_dense.load(model_folder), models.load_tokenizer(model_folder), folder, p)
+    model = (_dense.stored if technique.PACKED else _dense.load)(parent)
+    technique.write(model, models.load_tokenizer(parent), folder, p)
     return folder
 
 
@@ -30,52 +50,85 @@ def test_names_its_source(technique):
     assert "github.com/" in technique.__doc__ or "arXiv:" in technique.__doc__
 
 
-def test_reads_back_as_the_same_model(technique, model_folder, rows, tmp_path):
-    export = runtimes.open_runtime(write(technique, model_folder, tmp_path / "export"))
-    source = runtimes.open_runtime(model_folder)
+def test_reads_back_as_the_same_model(folder, parent, source_folder, rows):
+    source, export = runtimes.open_runtime(parent), runtimes.open_runtime(folder)
     seen = losses.compare(each(source), each(export), rows[:4], batch=1)
     assert 0 <= seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
     assert seen["loss_after"] == pytest.approx(seen["loss_before"], abs=0.01)
-    assert export.size()[0] == source.size()[0] == models.load(model_folder).num_parameters()
+    assert export.size()[0] == source.size()[0] == models.load(source_folder).num_parameters()
 
 
-def test_reads_back_with_the_same_tokenizer(technique, model_folder, texts, tmp_path):
-    export = runtimes.open_runtime(write(technique, model_folder, tmp_path / "export"))
-    source = models.load_tokenizer(model_folder)
+def test_generation_is_a_loop_over_logits(folder, rows):
+    export, ids = runtimes.open_runtime(folder), rows[0, :20].tolist()
+    answer: list[int] = []
+    for _ in range(5):
+        answer.append(int(export.logits(ids + answer)[-1].argmax()))
+    assert export.generate([ids], 5, stop=-1) == [answer]
+
+
+def test_reads_back_with_the_same_tokenizer(folder, parent, texts):
+    export, source = runtimes.open_runtime(folder), models.load_tokenizer(parent)
     assert export.tokenizer.encode(texts[0]) == source.encode(texts[0])
     assert export.tokenizer.chat_template == source.chat_template
 
 
-def test_is_smaller_than_training_floats(technique, model_folder, tmp_path):
-    folder = write(technique, model_folder, tmp_path / "export")
+def test_is_smaller_than_training_floats(folder, source_folder):
     seen = footprint(runtimes.open_runtime(folder), folder)
     assert seen["bits_per_weight"] < 16.1
-    assert seen["bytes"] < (model_folder / "model.safetensors").stat().st_size
+    assert seen["bytes"] < (source_folder / "model.safetensors").stat().st_size
 
 
-def test_same_input_same_bytes(technique, model_folder, tmp_path):
-    one, two = (write(technique, model_folder, tmp_path / name) for name in ("one", "two"))
-    assert artefacts.digest(one) == artefacts.digest(two)
+def test_same_input_same_bytes(technique, parent, folder, tmp_path):
+    assert artefacts.digest(write(technique, parent, tmp_path / "again")) == artefacts.digest(folder)
 
 
-def test_pruned_zeros_stay_zeros(technique, model_folder, tmp_path):
+def test_a_truncated_file_is_named(folder, tmp_path):
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data")
+        (tmp_path / file.name).write_bytes(content[: len(content) // 2] if weights else content)
+    with pytest.raises(SystemExit, match="damaged"):
+        runtimes.open_runtime(tmp_path)
+
+
+def test_pruned_zeros_stay_zeros(technique, source_folder, packed, tmp_path):
     """A pruned model is stored dense; an export must not blur its zeros."""
-    pruned = models.load(model_folder)
+    pruned = models.load(source_folder)
     with torch.no_grad():
         for layer in pruned.model.layers:
             layer.mlp.down_proj.weight[:, :256] = 0
-    models.save(pruned, models.load_tokenizer(model_folder), tmp_path / "pruned")
-    folder = write(technique, tmp_path / "pruned", tmp_path / "export")
-    for weight in stored(folder):
+    models.save(pruned, models.load_tokenizer(source_folder), tmp_path / "pruned")
+    parent = packed(tmp_path / "pruned", tmp_path / "packed") if technique.PACKED else tmp_path / "pruned"
+    found = stored(write(technique, parent, tmp_path / "export"))
+    assert len(found) == 2
+    for weight in found:
         assert (weight[:, :256] == 0).all() and (weight[:, 256:] != 0).any()
 
 
 def stored(folder):
     """The down projections, as the file holds them."""
+    if (folder / "model.onnx").exists():
+        return from_onnx(folder / "model.onnx")
     if not (folder / "model.gguf").exists():
-        return [layer.mlp.down_proj.weight.detach().numpy() for layer in models.load(folder).model.layers]
+        return [layer.mlp.down_proj.weight.detach().numpy() for layer in _dense.load(folder).model.layers]
     from gguf import GGUFReader, dequantize
 
     tensors = GGUFReader(folder / "model.gguf").tensors
     return [dequantize(t.data, t.tensor_type) for t in tensors if "ffn_down" in t.name]
+
+
+def from_onnx(file):
+    """Every product of 768 inputs and 256 outputs: (q - 128) * scale, a scale for each block of 32 inputs."""
+    import onnx
+
+    graph = onnx.load(file).graph
+    tensors = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    found = []
+    for node in graph.node:
+        about = {each.name: each.i for each in node.attribute}
+        if node.op_type == "MatMulNBits" and (about["K"], about["N"]) == (768, 256):
+            assert about["bits"] == 8 and not "".join(node.input[3:])  # symmetric: no zero points
+            q, scales = (tensors[name].reshape(256, 24, -1) for name in node.input[1:3])
+            found.append(((q.astype("float32") - 128) * scales).reshape(256, 768))
+    return found

@@ -1,0 +1,74 @@
+"""A model that leaves the house: its files, a card with what was measured, a manifest, and a signature.
+
+python -m flows.release                      every export that an eval variant measures
+python -m flows.release export/gguf-q8_0     these
+
+Writes releases/NAME/model. Speed and energy are numbers of one machine, and no two signatures are alike, so neither
+may lie in a DVC output: they join the export here. ORCHARD_SIGNING_KEY names the private key; without it nothing is
+signed.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from stages.export import _manifest, _signature
+from stages.lib import artefacts, params
+
+ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
+ROWS = {  # metric -> how the card says it
+    "bits_per_byte": ("bits per byte, held-out documents", "{:.3f}"),
+    "accuracy": ("accuracy, held-out problems", "{:.1%}"),
+    "bytes": ("bytes of the weights file", "{:,}"),
+    "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),
+    "decode_tokens_per_second": ("decode, one stream", "{:,.0f} tokens/s"),
+    "peak_memory_bytes": ("memory at its peak", "{:,} bytes"),
+    "joules_per_token": ("energy", "{:.4f} J/token"),
+}
+
+
+def release(model: str, tree: dict[str, Any]) -> Path:
+    evaluated = measured(tree).get(model)
+    if evaluated is None:
+        raise SystemExit(f"{params.PARAMS_FILE}: no eval variant measures {model}, so its card would promise nothing")
+    source, target = ARTIFACTS / model / "model", RELEASES / model.split("/", 1)[1] / "model"
+    if found := _manifest.problems(source):
+        raise SystemExit("\n".join(f"{source}: {problem}; run dvc repro" for problem in found))
+    with artefacts.writing(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        card = folder / "README.md"
+        card.write_text(card.read_text(encoding="utf-8") + table(evaluated), encoding="utf-8")
+        _manifest.write(folder)
+        if key := _signature.configured():
+            _signature.sign(folder, key)
+    return target
+
+
+def measured(tree: dict[str, Any]) -> dict[str, str]:
+    """Export -> the eval variant that measures it."""
+    entries = tree.get("eval") or {}
+    return {entry["model"]: name for name, entry in entries.items() if entry["model"].startswith("export/")}
+
+
+def table(variant: str) -> str:
+    folder = ARTIFACTS / "eval" / variant
+    metrics, timings = artefacts.read_json(folder / "metrics.json"), artefacts.read_json(folder / "timings.json")
+    values = metrics | timings
+    rows = [f"| {label} | {shape.format(values[key])} |" for key, (label, shape) in ROWS.items() if key in values]
+    metered = "measured" if timings.get("energy_measured") else "estimated from the load of the CPU"
+    notes = f"Speed and memory are of the machine that released it; energy is {metered} (codecarbon)."
+    return "\n".join(["", "## Measured", "", "| | |", "|---|---|", *rows, "", notes, ""])
+
+
+def main() -> None:
+    tree = params.read()
+    params.check(tree)
+    for model in sys.argv[1:] or measured(tree):
+        target = release(model, tree)
+        signed = "signed" if (target / _manifest.SIGNATURE).exists() else f"not signed: {_signature.KEY} is not set"
+        print(f"{target}: {len(_manifest.read(target))} files, {signed}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""ONNX: one graph for onnxruntime and transformers.js, on servers and in browsers. github.com/onnx/onnx, 2017.
+
+The graph takes the keys and values of earlier tokens and gives them back longer, so that a new token costs one
+position. int8 and int4 round the weights of matrix products in blocks of 32 inputs with one 32-bit scale (9 and 5
+bits/weight); embeddings and norms stay 32-bit floats, and so does a head that is the embedding. Cost: one trace of
+the model, one pass over the weights. Names are as in Hugging Face's files: past_key_values.LAYER.key,
+present.LAYER.key.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stages.export import Export, _quiet
+
+NAME, PACKED = "ONNX", False
+RUN = """\
+    onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
+"""
+BLOCK = 32  # inputs that share one scale
+BITS = {"int8": 8, "int4": 4}
+LIMIT = 2**31  # bytes of one protobuf message
+AUTO = torch.export.Dim.AUTO
+
+
+class Params(Export):
+    method: Literal["onnx"]
+    type: Literal["float32", "int8", "int4"]
+
+
+def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
+    check(model)
+    with _quiet.quiet():
+        graph = bare(named(trace(model)))
+        if p.type in BITS:
+            graph = rounded(graph, BITS[p.type])
+    (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+
+def check(model: Any) -> None:
+    """Refuse what would only fail after minutes of tracing."""
+    config = model.config
+    if not getattr(config, "num_key_value_heads", None):
+        raise SystemExit(f"ONNX export knows models with a key-value cache (llama, qwen, ...); not {config.model_type}")
+    if (size := 4 * model.num_parameters()) >= LIMIT:
+        raise SystemExit(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
+
+
+def trace(model: Any) -> Any:
+    """The program of onnxscript, every length free: batch, new tokens, cached tokens."""
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    model.cpu().requires_grad_(False)
+    seen, new = torch.ones(2, 4, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)  # any tokens, unlike lengths
+    inputs = {
+        "input_ids": new,
+        "attention_mask": torch.ones(2, 7, dtype=torch.int64),
+        "position_ids": torch.arange(4, 7).repeat(2, 1),
+        "past_key_values": model(seen, use_cache=True).past_key_values,
+    }
+    row, cache = {0: AUTO, 1: AUTO}, {0: AUTO, 2: AUTO}
+    free = dict.fromkeys(inputs, row) | {"past_key_values": [cache] * 2 * model.config.num_hidden_layers}
+    return OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=free))
+
+
+def named(program: Any) -> Any:
+    """The names that others look for, of values and of free lengths; the tracer numbers its own anew each time."""
+    import onnx_ir
+
+    graph = program.model.graph
+    for value in [*graph.inputs, *graph.outputs]:
+        if "past_key_values" in value.name:  # input.past_key_values.layers.0.keys
+            side, *_, layer, kind = value.name.split(".")
+            prefix, length = {"input": ("past_key_values", "past"), "output": ("present", "total")}[side]
+            value.name = f"{prefix}.{layer}.{kind.removesuffix('s')}"
+            value.shape = onnx_ir.Shape(["batch", value.shape[1], length, value.shape[3]])
+        else:
+            length = "total" if value.name == "attention_mask" else "sequence"
+            value.shape = onnx_ir.Shape(["batch", length, *value.shape[2:]])
+    return program.model_proto
+
+
+def bare(graph: Any) -> Any:
+    """Without the trace's notes: they name lines of code on the machine that wrote it."""
+    inner = graph.graph
+    del inner.value_info[:]
+    for part in [graph, inner, *inner.node, *inner.initializer, *inner.input, *inner.output]:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return graph
+
+
+def rounded(graph: Any, bits: int) -> Any:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer: Any = MatMulNBitsQuantizer(graph, bits=bits, block_size=BLOCK, is_symmetric=True)
+    quantizer.process()
+    return quantizer.model.model

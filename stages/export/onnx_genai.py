@@ -1,0 +1,63 @@
+"""ONNX for onnxruntime-genai: fused attention, rounded weights. github.com/microsoft/onnxruntime-genai, 2024.
+
+The same computation as `onnx`, written by Microsoft's builder with one operation for attention, rotation and cache
+(GroupQueryAttention) and one for a product with packed integers (MatMulNBits: blocks of 32 inputs, one scale each).
+What runs it (Windows ML, Foundry Local, phones) also does the loop over tokens, by genai_config.json. Embeddings and
+head are rounded too. Cost: one pass over the weights.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stages.export import Export, _quiet
+
+NAME, PACKED = "ONNX for onnxruntime-genai", False
+RUN = """\
+    onnxruntime_genai.Model("this folder")             # then Tokenizer, Generator: see its examples
+"""
+BLOCK = 32  # inputs that share one scale
+
+
+class Params(Export):
+    method: Literal["onnx_genai"]
+    type: Literal["int8", "int4"]
+
+
+def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
+    check(model)
+    source = folder / "source"
+    model.cpu().save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    with _quiet.quiet():
+        build(source, folder, p.type)
+    shutil.rmtree(source)
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+
+def check(model: Any) -> None:
+    """Refuse what the builder would write wrongly, or only after a while."""
+    config = model.config
+    if config.model_type != "llama":
+        raise SystemExit(f"onnx_genai export knows llama models, not {config.model_type}")
+    head = model.get_output_embeddings()
+    for name, layer in model.named_modules():
+        if isinstance(layer, torch.nn.Linear) and layer.out_features == config.vocab_size and layer is not head:
+            raise SystemExit(
+                f"onnx_genai's builder would take {name} for the head: both have {config.vocab_size} outputs"
+            )
+    for name, weight in model.state_dict().items():
+        if weight.ndim == 2 and weight.shape[1] % BLOCK:
+            raise SystemExit(f"{name} has rows of {weight.shape[1]} weights; onnx_genai needs multiples of {BLOCK}")
+
+
+def build(source: Path, folder: Path, precision: str) -> None:
+    from onnxruntime_genai.models import builder
+
+    place = {"model_name": None, "input_path": str(source), "output_dir": str(folder), "precision": precision}
+    place |= {"execution_provider": "cpu", "cache_dir": str(source)}
+    options = builder.parse_extra_options(**place, extra_options=[f"int4_block_size={BLOCK}", "hf_token=false"])
+    builder.create_model(**place, **options)

@@ -1,0 +1,91 @@
+"""A folder with model.onnx, run by onnxruntime: one sequence at a time, its key-value cache handed from step to step.
+
+Serves every graph with the inputs that Hugging Face's exporters write: input_ids, attention_mask, position_ids if it
+asks for them, and a past key and value a layer. Shapes: T = new tokens, P = tokens in the cache, V = vocabulary.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib import models
+from stages.lib.runtimes import Ids, choose, parameters
+
+FILE = "model.onnx"
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+SMALL = 32e6  # bytes; below, threads wait for each other longer than they work
+
+Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
+
+
+class Onnx:
+    def __init__(self, folder: Path):
+        import onnxruntime
+        from transformers import AutoConfig
+
+        self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal only: what is wrong comes as an exception too
+        options.intra_op_num_threads = 1 if sum(file.stat().st_size for file in weights(folder)) < SMALL else 0
+        try:
+            self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for each way, with no base of their own
+            raise SystemExit(f"{folder / FILE} is damaged ({error}); delete it and run again") from error
+        self.inputs = {each.name for each in self.session.get_inputs()}
+        config: Any = AutoConfig.from_pretrained(folder)
+        shape = (1, config.num_key_value_heads, 0, config.head_dim)
+        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
+        self.empty: Cache = {each.name: np.zeros(shape, TYPES[each.type]) for each in caches}
+        self.present = [name.replace("past_key_values", "present") for name in self.empty]
+
+    def size(self) -> tuple[int, int]:
+        import onnx
+
+        def stored(tensor: Any) -> int:
+            return int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+        graph = onnx.load(self.folder / FILE, load_external_data=False).graph
+        return parameters(self.folder), sum(map(stored, graph.initializer))
+
+    def logits(self, ids: Ids) -> np.ndarray:
+        return self.step(ids, self.empty)[0]
+
+    def generate(
+        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
+    ) -> list[Ids]:
+        random = np.random.default_rng(seed)
+
+        def pick(logits_TV: np.ndarray) -> int:
+            return choose(logits_TV[-1:], temperature, random)[0]
+
+        return [self.answer(prompt, max_new_tokens, stop, pick) for prompt in prompts]
+
+    def answer(self, prompt: Ids, max_new_tokens: int, stop: int, pick: Callable[[np.ndarray], int]) -> Ids:
+        answer: Ids = []
+        new, cache = prompt, self.empty
+        while len(answer) < max_new_tokens:
+            logits_TV, cache = self.step(new, cache)
+            if (token := pick(logits_TV)) == stop:
+                break
+            answer.append(token)
+            new = [token]
+        return answer
+
+    def step(self, ids: Ids, cache: Cache) -> tuple[np.ndarray, Cache]:
+        """Logits after each new token, (T, V) float32, and the cache that holds them too."""
+        past = next(iter(cache.values())).shape[2]
+        given = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, past + len(ids)), np.int64),
+            "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
+        }
+        asked = {name: value for name, value in given.items() if name in self.inputs}
+        outputs: Any = self.session.run(["logits", *self.present], asked | cache)
+        return np.asarray(outputs[0][0], np.float32), dict(zip(cache, outputs[1:], strict=True))
+
+
+def weights(folder: Path) -> list[Path]:
+    """The graph, and the file its weights lie in when they are not inside it."""
+    return sorted(folder.glob(f"{FILE}*"))
