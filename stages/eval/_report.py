@@ -42,6 +42,7 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
         problems=samples(tree, artifacts, "answers", "prompt", "answer"),
         texts=samples(tree, artifacts, "continuations", "opening", "continuation"),
         stages=stages(tree, artifacts),
+        redundancy=redundancy,
         distilled=distilled(tree, artifacts, rows),
     )
     if picture:
@@ -103,6 +104,15 @@ def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
                     "curve": _pictures.curve(read_curve(folder / "curve.csv")),
                 })  # fmt: skip
     return found
+
+
+def redundancy(metrics: dict[str, Any]) -> dict[str, list[float]]:
+    """Where a technique tells it: kind of layer -> its redundant share in every block."""
+    shares = metrics.get("redundancy", {})
+    kinds: dict[str, list[float]] = {}
+    for name in sorted(shares, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()]):
+        kinds.setdefault(name.rpartition(".")[2], []).append(shares[name])
+    return kinds
 
 
 def distilled(tree: dict[str, Any], artifacts: Path, rows: list[dict]) -> list[dict[str, Any]]:
