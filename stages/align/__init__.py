@@ -8,7 +8,7 @@ A technique is one file here. It defines `Params` and `align(model, tokenizer, p
 checkpoints) -> timings`, which trains the model in place.
 """
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.lib.lora import LoRA
 from stages.lib.params import Parent, Variant
@@ -25,3 +25,9 @@ class Alignment(Variant):
     lora: LoRA | None = None
     context: int = Field(256, ge=16)
     held_out_rows: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def zeros_can_be_kept(self) -> "Alignment":
+        if self.lora and self.training.keep_zeros:
+            raise ValueError("adapters are added to every weight, so keep_zeros can't hold: leave out lora")
+        return self

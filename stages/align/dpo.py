@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, model_validator
 
 from stages.align import Alignment
 from stages.lib import artefacts, models, training
@@ -20,6 +20,12 @@ class Params(Alignment):
     method: Literal["dpo"]
     beta: PositiveFloat = 0.1  # weight of staying near the reference
     loss: Literal["sigmoid", "ipo", "robust", "hinge", "apo_zero", "sppo_hard"] = "sigmoid"
+
+    @model_validator(mode="after")
+    def trained_by_trl(self) -> "Params":
+        if self.training.keep_zeros:
+            raise ValueError("TRL's trainer moves every weight, so keep_zeros can't hold: recover with sft or distill")
+        return self
 
 
 def align(

@@ -49,6 +49,7 @@ def main(*, artifacts: Path = Path("artifacts"), out: Path = Path("artifacts/rep
         },
         unequal=_distillation.unequal(summary.get("compare", {})),
         estimated=estimated(tree, artifacts),
+        redundancy=redundancy,
     )
     if picture:
         write(picture, "_picture.svg.j2", picture=_pictures.pareto(rows, teacher, shipped, 960), standalone=True)
@@ -135,6 +136,15 @@ def estimated(tree: dict[str, Any], artifacts: Path) -> bool:
         for stage in params.STAGES
         for variant in tree.get(stage) or {}
     )
+
+
+def redundancy(metrics: dict[str, Any]) -> dict[str, list[float]]:
+    """Where a technique tells it: kind of layer -> its redundant share in every block."""
+    shares = metrics.get("redundancy", {})
+    kinds: dict[str, list[float]] = {}
+    for name in sorted(shares, key=lambda name: [int(part) for part in name.split(".") if part.isdigit()]):
+        kinds.setdefault(name.rpartition(".")[2], []).append(shares[name])
+    return kinds
 
 
 def first_line(technique: Path) -> str:

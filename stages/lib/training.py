@@ -7,7 +7,7 @@ and started again ends in the very weights of one that was not.
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import artefacts
+from stages.lib import artefacts, calibrate
 from stages.lib.params import Params
 
 Part = Tensor | dict[str, Any]  # token ids (B, T), or those as "ids" with what else a loss needs
@@ -37,6 +37,7 @@ class Training(Params):
     weight_decay: float = Field(0.1, ge=0)
     clip: PositiveFloat = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
+    keep_zeros: bool = False  # a pruned model's zeros stay zeros
     checkpoint_seconds: PositiveInt = 60
     seed: NonNegativeInt = 0
 
@@ -55,14 +56,14 @@ def fit(
     """
     artefacts.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
-    steppers = optimizers(model, p)
+    steppers, held = optimizers(model, p), zeros(model) if p.keep_zeros else []
     first = restore(checkpoints, model, steppers, curve)
     model.train()
     started = saved = monotonic()
     seen = 0
     with progress(p.steps, first) as bar:
         for step in range(first, p.steps):
-            value, tokens = update(model, steppers, batch, loss, p, step)
+            value, tokens = update(model, steppers, batch, loss, p, step, held)
             seen += tokens
             curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
             bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
@@ -83,9 +84,15 @@ def place(checkpoints: Path, p: Params, digests: dict[Path, str], code: Path) ->
 
 
 def update(
-    model: nn.Module, steppers: list[torch.optim.Optimizer], batch: Any, loss: Any, p: Training, step: int
+    model: nn.Module,
+    steppers: list[torch.optim.Optimizer],
+    batch: Any,
+    loss: Any,
+    p: Training,
+    step: int,
+    held: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> tuple[float, int]:
-    """One optimizer step; returns the mean loss and the number of tokens seen."""
+    """One optimizer step, `held` weights left at zero; returns the mean loss and the number of tokens seen."""
     for group in (group for stepper in steppers for group in stepper.param_groups):
         group["lr"] = p.lr * rate(step, p)
     total, tokens, device = 0.0, 0, next(model.parameters()).device
@@ -98,11 +105,21 @@ def update(
         tokens += count(part)
     if not math.isfinite(total):
         raise SystemExit(f"training diverged: the loss is {total} at step {step + 1}; try a smaller lr than {p.lr}")
+    for weight, zero in held:
+        if weight.grad is not None:
+            weight.grad.masked_fill_(zero, 0)  # what does not move neither counts as length nor in the moments
     nn.utils.clip_grad_norm_(model.parameters(), p.clip)
     for stepper in steppers:
         stepper.step()
+    for weight, zero in held:
+        weight.data.masked_fill_(zero, 0)  # Muon moves every weight of a matrix
     model.zero_grad(set_to_none=True)
     return total, tokens
+
+
+def zeros(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The weights that pruning may set to zero, and where they are."""
+    return [(layer.weight, layer.weight == 0) for layer in calibrate.linears(model).values()]
 
 
 def rate(step: int, p: Training) -> float:

@@ -1,11 +1,17 @@
 """Prune: a dense model in, a sparse or a smaller one out.
 
 In   model artefact, token artefact (calibration and held-out rows)
-Out  model artefact, stored dense; metrics: sparsity (share of zeros in the Linears a technique may change),
-     sparsity_model (in all parameters), parameters, nonzero_parameters, loss_before, loss_after (nats/token, held out)
+Out  model artefact, stored dense and read back; metrics: sparsity (share of zeros in the Linears a technique may
+     change), sparsity_model (in all parameters), parameters, nonzero_parameters, and on held-out rows kl (parent ||
+     pruned), same_top (share of positions), loss_before, loss_after (nats/token); where a technique has `ranks(model)`,
+     rank and redundancy (the share of the full rank that is missing), layer by layer
 
 A technique is one file here. It defines `Params` and `prune(model, rows, params) -> model`, where rows (N, T) are the
 calibration rows, or None if its params ask for none. It may change the model in place; embeddings and head stay dense.
+If it defines `score(model, rows, params) -> {name: tensor}`, the same whatever params ask for, then `prune` gets the
+scores instead of the rows, and the stage keeps them, so that another shape needs no new forward pass. If its params
+have `training`, `prune` gets `train(model)` instead, which trains on the training rows and keeps zeros. Recovery is
+another variant: align or distill, with `keep_zeros` in its training.
 """
 
 from typing import Literal

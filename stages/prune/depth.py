@@ -3,7 +3,7 @@
     BI_i = 1 - E_t [ x_i,t . x_i+1,t / (|x_i,t| |x_i+1,t|) ]
 
 x_i,t is what block i reads at token t. What is left is a whole, smaller model, where a student may begin instead of at
-random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679). Cost: one forward pass.
+random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679). Cost: one forward pass for all depths.
 Shapes: N = rows, T = context, D = hidden.
 """
 
@@ -25,12 +25,10 @@ class Params(Pruning):
     calibration: Calibration = Calibration()
 
 
-def prune(model: Any, rows_NT: Tensor, p: Params) -> nn.Module:
+def prune(model: Any, scores: dict[str, Tensor], p: Params) -> nn.Module:
+    check(model, p)
     decoder, blocks = model.get_decoder(), calibrate.blocks(model)
-    if p.layers >= len(blocks):
-        raise SystemExit(f"layers is {p.layers}, but {p.model} has no more than {len(blocks)} blocks")
-    influence = block_influence(model, rows_NT)
-    kept = sorted(sorted(range(len(blocks)), key=lambda i: -influence[i])[: p.layers])
+    kept = scores["influence"].argsort(descending=True, stable=True)[: p.layers].sort().values.tolist()
     stay: list[Any] = [blocks[i] for i in kept]
     for position, block in enumerate(stay):
         block.self_attn.layer_idx = position  # its place in the key-value cache
@@ -39,6 +37,21 @@ def prune(model: Any, rows_NT: Tensor, p: Params) -> nn.Module:
     if kinds := getattr(model.config, "layer_types", None):
         model.config.layer_types = [kinds[i] for i in kept]
     return model
+
+
+def score(model: Any, rows_NT: Tensor, p: Params) -> dict[str, Tensor]:
+    check(model, p)
+    return {"influence": torch.tensor(block_influence(model, rows_NT), dtype=torch.float64)}
+
+
+def check(model: Any, p: Params) -> None:
+    blocks = calibrate.blocks(model)
+    if not all(hasattr(block, "self_attn") for block in blocks):
+        raise SystemExit(
+            f"{p.model} is a {model.config.model_type}; depth can shorten decoders of attention blocks only"
+        )
+    if p.layers >= len(blocks):
+        raise SystemExit(f"layers is {p.layers}, but {p.model} has no more than {len(blocks)} blocks")
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from stages.lib import calibrate
 from stages.lib.params import Calibration
-from stages.prune import Pruning
+from stages.prune import Pruning, _marchenko_pastur
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")  # two norms a block, each read by these and nothing else:
 READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
@@ -43,7 +43,7 @@ def prune(model: Any, rows_NT: Tensor, p: Params) -> nn.Module:
         raise SystemExit(f"{rows_NT.numel()} calibration tokens can't tell {hidden} directions apart; give more rows")
     fold(model)
     values_D, vectors_DD = torch.linalg.eigh(covariance(model, rows_NT))  # ascending
-    signal = int((values_D > edge(values_D, rows_NT.numel())).sum())
+    signal = int((values_D > _marchenko_pastur.edge(values_D, rows_NT.numel())).sum())
     step = math.lcm(p.multiple, model.config.num_attention_heads)  # transformers refuses other widths
     kept = math.ceil(max(1, signal) / step) * step
     if kept >= hidden:
@@ -88,38 +88,6 @@ def covariance(model: Any, rows_NT: Tensor) -> Tensor:
         for hook in hooks:
             hook.remove()
     return total_DD / (rows_NT.numel() * len(norms))
-
-
-def edge(values_D: Tensor, samples: int) -> float:
-    """The largest eigenvalue of noise alone: s^2 (1 + sqrt(D / n))^2."""
-    return noise(values_D, samples) * (1 + math.sqrt(len(values_D) / samples)) ** 2
-
-
-def noise(values_D: Tensor, samples: int) -> float:
-    """s^2: from the median, then least squares of what lies below that edge to the law's quantiles.
-
-    The law scales with s^2, so the fit of sorted eigenvalues to s^2 times the quantiles is closed.
-    """
-    ratio = len(values_D) / samples
-    values_D = values_D.sort().values.clamp_min(0)
-    first = values_D.median() / quantiles(ratio, len(values_D)).to(values_D).median()
-    bulk_B = values_D[values_D <= first * (1 + math.sqrt(ratio)) ** 2]
-    expected_B = quantiles(len(bulk_B) / samples, len(bulk_B)).to(values_D)
-    return float(bulk_B @ expected_B / (expected_B @ expected_B))
-
-
-def quantiles(ratio: float, count: int) -> Tensor:
-    """Of the Marchenko-Pastur law for s^2 = 1 and D / n = ratio <= 1, at the middles of `count` equal shares.
-
-    density(x) = sqrt((upper - x)(x - lower)) / (2 pi ratio x), summed over x = middle - half cos(angle), which is dense
-    at both edges, where the density is steep.
-    """
-    middle, half = 1 + ratio, 2 * math.sqrt(ratio)
-    angle_G = torch.linspace(0, math.pi, 4097, dtype=torch.float64)
-    x_G = (middle - half * angle_G.cos()).clamp_min(1e-12)
-    cumulative_G = torch.cumulative_trapezoid((half * angle_G.sin()).square() / (2 * math.pi * ratio * x_G), angle_G)
-    shares_C = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    return x_G[1:][torch.searchsorted(cumulative_G / cumulative_G[-1], shares_C).clamp_max(4095)]
 
 
 def project(model: Any, basis_DK: Tensor) -> Any:

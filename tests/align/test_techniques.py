@@ -79,3 +79,16 @@ def test_records_of_the_wrong_kind_are_refused(tiny, tokenizer, tmp_path):
     p = dpo.Params(method="dpo", model="a/b", problems="a/b", examples="a/b", training={"steps": 1})
     with pytest.raises(SystemExit, match="preference pairs; chosen, rejected missing"):
         dpo.align(tiny, tokenizer, PROBLEMS, PROBLEMS, p, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"method": "dpo"}, "trl's trainer moves every weight"),
+        ({"method": "sft", "lora": {}}, "adapters are added to every weight"),
+    ],
+)
+def test_zeros_that_could_not_be_kept_are_not_promised(entry, complaint):
+    parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
+    with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
+        params.technique("align", "mine", entry | parents | {"training": {"steps": 1, "keep_zeros": True}})

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stages.distill import __main__ as stage
-from stages.lib import artefacts, models, records, runtimes, tokens
+from stages.lib import artefacts, calibrate, losses, models, records, runtimes, tokens
 from stages.pretrain import state_space
+from stages.prune import magnitude
 
 PARENTS = "model: distill/a, teacher: distill/a, traces: distill/a, tokens: distill/a"
 VARIANTS = {
@@ -18,6 +20,8 @@ VARIANTS = {
     "written": "method: on_policy, on_policy: 1.0, max_new_tokens: 8",
     "cross": "method: cross_tokenizer",
 }
+MAGNITUDE = {"method": "magnitude", "model": "a/b", "tokens": "a/b", "pattern": "2of4"}
+SPARSE = {"recovered": "true", "forgotten": "false"}  # whether its training keeps zeros
 
 
 @pytest.fixture
@@ -28,6 +32,8 @@ def project(tmp_path, monkeypatch, rows, tokenizer):
     lines = [
         f"  {name}: {{{more}, {PARENTS}, training: {{steps: 2, batch_size: 2}}}}" for name, more in VARIANTS.items()
     ]
+    more = "method: logits, alpha: 0.5, training: {steps: 4, batch_size: 2, keep_zeros: "
+    lines += [f"  {name}: {{{more}{kept}}}, {PARENTS}}}" for name, kept in SPARSE.items()]
     Path("params.yaml").write_text("\n".join(["distill:", *lines]))
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
@@ -52,9 +58,9 @@ def stranger(texts, llama, tmp_path):
     return tmp_path / "stranger"
 
 
-def run(variant, teacher):
+def run(variant, teacher, student=Path("student")):  # noqa: B008
     places = {name: Path(name) for name in ("traces", "tokens", "out", "checkpoints")}
-    stage.main(variant, model=Path("student"), teacher=teacher, **places)
+    stage.main(variant, model=student, teacher=teacher, **places)
     return json.loads(Path("out/metrics.json").read_text())
 
 
@@ -74,6 +80,23 @@ def test_a_teacher_of_another_vocabulary_teaches_where_numbers_are_not_compared(
     seen = run(variant, stranger)
     assert seen["loss_after"] != seen["loss_before"] and "acceptance_after" not in seen
     assert (seen["teacher_flops"] > 0) == (variant == "cross")
+
+
+@pytest.mark.slow
+def test_a_pruned_model_is_recovered_from_its_dense_parent_and_stays_sparse(project, model_folder, rows):
+    """Both trainings bring it nearer to its parent; only the one that keeps zeros leaves 2 of every 4 at zero."""
+    pruned = magnitude.prune(models.load(model_folder), None, magnitude.Params(**MAGNITUDE))
+    models.save(pruned, models.load_tokenizer(model_folder), Path("sparse"))
+    before = losses.compare(models.logits(models.load(model_folder)), models.logits(pruned), rows)["kl"]
+    zeros = {name: layer.weight == 0 for name, layer in calibrate.linears(models.load(Path("sparse"))).items()}
+    for variant in SPARSE:
+        run(variant, model_folder, student=Path("sparse"))
+        taught = models.load(Path("out/model"))
+        kept = [torch.equal(layer.weight == 0, zeros[name]) for name, layer in calibrate.linears(taught).items()]
+        assert all(kept) if variant == "recovered" else not any(kept)
+        print(
+            variant, before, losses.compare(models.logits(models.load(model_folder)), models.logits(taught), rows)["kl"]
+        )
 
 
 @pytest.mark.slow

@@ -338,3 +338,13 @@ def test_a_missing_evaluation_is_named(project):
 )
 def test_numbers_read_well(show, value, text):
     assert show(value).replace("\u00a0", " ") == text
+
+
+def test_redundancy_is_shown_by_kind_in_the_order_of_the_blocks(project):
+    shares = {f"model.layers.{i}.mlp.up_proj": i / 100 for i in range(12)} | {"model.layers.0.self_attn.q_proj": 0.75}
+    assert _report.redundancy({"redundancy": shares})["up_proj"] == [i / 100 for i in range(12)]
+    assert _report.redundancy({"kl": 0.1}) == {}
+    write_json(project / "artifacts/prune/base/metrics.json", {"redundancy": shares})
+    page, _ = report(project)
+    page = re.sub(r"\s*\n\s*", "", page)
+    assert '<tr><td>q proj</td><td class="heat" style="--share: 0.75">75</td></tr>' in page

@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from stages.lib import losses, training
+from stages.lib import calibrate, losses, training
 from stages.lib.training import Training
 
 VOCABULARY = 64
@@ -103,6 +103,47 @@ def test_cosine_is_pytorchs():
         assert training.rate(step, p) * p.lr == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_zeros_are_kept_and_the_rest_learns(llama, tmp_path, optimizer):
+    pruned = llama(VOCABULARY)
+    layers = calibrate.linears(pruned)
+    for layer in layers.values():
+        layer.weight.data *= torch.rand_like(layer.weight) > 0.5
+    before = copy.deepcopy(pruned)
+    run(pruned, tmp_path / "kept", keep_zeros=True, optimizer=optimizer)
+    for name, layer in layers.items():
+        start = before.get_submodule(name).weight
+        assert torch.equal(layer.weight == 0, start == 0), name
+        assert not torch.equal(layer.weight, start), name
+    run(before, tmp_path / "lost", optimizer=optimizer)
+    assert all((layer.weight != 0).float().mean() > 0.99 for layer in calibrate.linears(before).values())
+
+
+def test_zeros_are_kept_over_a_kill(llama, tmp_path, monkeypatch):
+    def pruned():
+        model = llama(VOCABULARY)
+        for layer in calibrate.linears(model).values():
+            layer.weight.data[:, ::2] = 0
+        return model
+
+    whole, _ = run(pruned(), tmp_path / "whole", keep_zeros=True)
+    monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)
+    with pytest.raises(KeyboardInterrupt):
+        run(pruned(), tmp_path / "cut", stop_after=7, keep_zeros=True)
+    assert same(whole, run(pruned(), tmp_path / "cut", keep_zeros=True)[0])
+
+
+def test_what_is_held_does_not_shorten_the_steps_of_the_rest():
+    """By hand: the gradient is (100, 2), clipped to length 1 it is (0, 1) where the first weight is held."""
+    layer = torch.nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 1.0]])
+    steppers = [torch.optim.SGD(layer.parameters(), lr=0.1)]
+    p = Training(steps=1, lr=0.1, warmup=0, clip=1.0, precision="float32")
+    held = training.zeros(torch.nn.Sequential(layer))
+    training.update(layer, steppers, lambda _: torch.tensor([[100.0, 2.0]]), lambda x: layer(x).sum(), p, 0, held)
+    torch.testing.assert_close(layer.weight.detach(), torch.tensor([[0.0, 0.9]]), atol=1e-6, rtol=0)
 
 
 def test_divergence_is_an_error(model, tmp_path):

@@ -27,7 +27,8 @@ def test_a_block_that_does_nothing_goes(tiny, rows, idle):
     for layer in (block.self_attn.o_proj, block.mlp.down_proj):
         layer.weight.data.zero_()
     before = copy.deepcopy(tiny)
-    pruned = depth.prune(tiny, rows, depth.Params(**P, layers=1))
+    p = depth.Params(**P, layers=1)
+    pruned = depth.prune(tiny, depth.score(tiny, rows, p), p)
     assert depth.block_influence(before, rows)[idle] == pytest.approx(0, abs=1e-6)
     assert pruned.config.num_hidden_layers == len(pruned.model.layers) == 1
     torch.testing.assert_close(pruned(rows).logits, before(rows).logits)
@@ -40,11 +41,21 @@ def test_layer_types_follow(rows, tokenizer, tmp_path):
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=2, head_dim=32,
     )  # fmt: skip
-    pruned = depth.prune(Qwen3ForCausalLM(config).eval(), rows, depth.Params(**P, layers=2))
+    model, p = Qwen3ForCausalLM(config).eval(), depth.Params(**P, layers=2)
+    pruned = depth.prune(model, depth.score(model, rows, p), p)
     models.save(pruned, tokenizer, tmp_path / "model")
     assert torch.equal(models.load(tmp_path / "model")(rows).logits, pruned(rows).logits)
 
 
 def test_as_many_blocks_as_there_are_is_refused(tiny, rows):
     with pytest.raises(SystemExit, match="layers is 2, but pretrain/base has no more than 2 blocks"):
-        depth.prune(tiny, rows, depth.Params(**P, layers=2))
+        depth.score(tiny, rows, depth.Params(**P, layers=2))
+
+
+def test_blocks_without_attention_are_refused(tokenizer, rows):
+    from stages.pretrain import state_space
+
+    sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
+    model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
+    with pytest.raises(SystemExit, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
+        depth.score(model, rows, depth.Params(**P, layers=1))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.lib import losses, models
-from stages.prune import spectral_width
+from stages.prune import _marchenko_pastur, spectral_width
 
 P = {"method": "spectral_width", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -84,15 +84,15 @@ def test_noise_and_planted_spikes_are_told_apart(hidden, tokens, spikes):
     strong_MK = 6.8 * torch.randn(tokens, spikes, generator=random, dtype=torch.float64)
     x_MD += strong_MK @ orthogonal(hidden, spikes).double().T
     values_D = torch.linalg.eigvalsh(x_MD.T @ x_MD / tokens)
-    assert spectral_width.noise(values_D, tokens) == pytest.approx(2.89, rel=0.03)
-    found = int((values_D > spectral_width.edge(values_D, tokens)).sum())
+    assert _marchenko_pastur.noise(values_D, tokens) == pytest.approx(2.89, rel=0.03)
+    found = int((values_D > _marchenko_pastur.edge(values_D, tokens)).sum())
     assert spikes <= found <= spikes + (not spikes)  # noise alone ends around its edge (Tracy & Widom 1994), not at it
 
 
 def test_quantiles_are_those_of_the_density():
     """Mean 1 and variance q (Marchenko & Pastur 1967), the support's ends, and by summing the density in a loop."""
     for ratio in (0.01, 0.25, 1.0):
-        values = spectral_width.quantiles(ratio, 2000)
+        values = _marchenko_pastur.quantiles(ratio, 2000)
         assert values.mean().item() == pytest.approx(1, abs=2e-3)
         assert values.var().item() == pytest.approx(ratio, rel=1e-2)
         lower, upper = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
@@ -101,7 +101,7 @@ def test_quantiles_are_those_of_the_density():
     while total < 0.3:  # q = 1/4: lower end 1/4, upper 9/4
         x += step
         total += step * math.sqrt((2.25 - x) * (x - 0.25)) / (2 * math.pi * 0.25 * x)
-    assert spectral_width.quantiles(0.25, 1000)[300].item() == pytest.approx(x, abs=3e-3)
+    assert _marchenko_pastur.quantiles(0.25, 1000)[300].item() == pytest.approx(x, abs=3e-3)
 
 
 def test_covariance_is_the_mean_of_the_outer_products(tiny, rows):

@@ -1,4 +1,4 @@
-"""The stage as DVC calls it: what it counts, and what it refuses before it works."""
+"""The stage as DVC calls it: what it counts, what it keeps, and what it refuses before it works."""
 
 import json
 from pathlib import Path
@@ -7,16 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import artefacts, calibrate, losses, models, tokens
+from stages.export import _dense, gguf
+from stages.export.__main__ import each
+from stages.lib import artefacts, calibrate, chat, losses, models, runtimes, tokens
 from stages.prune import __main__ as stage
+from stages.prune import width
 
-PARAMS = """
-tokenize:
-  bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}
-prune:
-  magnitude-2of4: {method: magnitude, model: prune/wanda-50, tokens: tokenize/bpe, pattern: 2of4}
-  wanda-50: {method: wanda, model: prune/wanda-50, tokens: tokenize/bpe, sparsity: 0.5, calibration: {rows: 8, seed: 1}}
-"""
+PARENTS = "model: prune/wanda-50, tokens: tokenize/bpe"
+VARIANTS = {
+    "magnitude-2of4": "method: magnitude, pattern: 2of4",
+    "wanda-50": "method: wanda, sparsity: 0.5, calibration: {rows: 8, seed: 1}",
+    "sparsegpt-2of4": "method: sparsegpt, pattern: 2of4, calibration: {rows: 8}",
+    "spectral-50": "method: spectral, parameters: 0.5",
+    "depth-1": "method: depth, layers: 1, calibration: {rows: 8}",
+    "width-192": "method: width, hidden: 192, calibration: {rows: 8}",
+    "width-128": "method: width, hidden: 128, ffn: 256, heads: 2, kv_heads: 1, calibration: {rows: 8}",
+    "ticket": "method: lottery, sparsity: 0.5, rounds: 2, training: {steps: 2, batch_size: 2}",
+}
 
 
 def test_zeros_are_counted_over_what_may_change_and_over_all(tiny):
@@ -31,35 +38,120 @@ def test_zeros_are_counted_over_what_may_change_and_over_all(tiny):
     assert seen["nonzero_parameters"] == tiny.num_parameters() - rows
 
 
+def test_a_file_that_reads_back_otherwise_is_refused(tiny, tokenizer, tmp_path):
+    models.save(tiny, tokenizer, tmp_path / "model")
+    assert stage.reload(tiny, tmp_path / "model").num_parameters() == tiny.num_parameters()
+    tiny.model.norm.weight.data += 1
+    with pytest.raises(SystemExit, match="does not hold what was saved: model.norm.weight"):
+        stage.reload(tiny, tmp_path / "model")
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch, rows, model_folder):
     """A folder with params.yaml and token rows, as the stage finds them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    Path("params.yaml").write_text(PARAMS)
+    lines = [f"  {name}: {{{more}, {PARENTS}}}" for name, more in VARIANTS.items()]
+    start = "tokenize:\n  bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}\nprune:"
+    Path("params.yaml").write_text("\n".join([start, *lines]))
     numbers = rows.numpy().astype(np.uint16)
     about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
+def run(variant, model, out="out"):
+    stage.main(variant, model=model, tokens=Path("tokens"), out=Path(out), checkpoints=Path("checkpoints"))
+    return json.loads(Path(out, "metrics.json").read_text())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["magnitude-2of4", "wanda-50"])
+@pytest.mark.parametrize("variant", ["magnitude-2of4", "wanda-50", "sparsegpt-2of4", "ticket"])
 def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant):
     digests = []
     for name in ("once", "twice"):
-        stage.main(variant, model=model_folder, tokens=Path("tokens"), out=Path(name))
+        seen = run(variant, model_folder, name)
         digests.append((artefacts.digest(Path(name, "model")), artefacts.digest(Path(name, "metrics.json"))))
     assert digests[0] == digests[1]
-    seen, pruned = json.loads(Path("once/metrics.json").read_text()), models.load(Path("once/model"))
-    assert seen["sparsity"] == pytest.approx(0.5)
-    assert seen["loss_before"] == pytest.approx(losses.evaluate(models.load(model_folder), rows))
+    dense, pruned = models.load(model_folder), models.load(Path("once/model"))
+    assert seen["sparsity"] == pytest.approx(0.5, abs=1e-4)
+    assert seen["loss_before"] == pytest.approx(losses.evaluate(dense, rows))
     assert seen["loss_after"] == pytest.approx(losses.evaluate(pruned, rows))
-    assert torch.equal(pruned.lm_head.weight, models.load(model_folder).lm_head.weight)
+    with torch.no_grad():
+        p_NTV, q_NTV = (model(rows).logits.log_softmax(-1) for model in (dense, pruned))
+    assert seen["kl"] == pytest.approx((p_NTV.exp() * (p_NTV - q_NTV)).sum(-1).mean().item(), rel=1e-4)
+    assert seen["same_top"] == pytest.approx((p_NTV.argmax(-1) == q_NTV.argmax(-1)).float().mean().item(), abs=2e-3)
+    assert torch.equal(pruned.lm_head.weight, dense.lm_head.weight) == (variant != "ticket")
+    assert not list(Path("checkpoints").glob("*/*")), "a finished training needs no checkpoint"
+
+
+@pytest.mark.slow
+def test_another_shape_needs_no_new_forward_pass(project, model_folder, monkeypatch):
+    before = run("width-192", model_folder, "first")
+    monkeypatch.setattr(width, "score", lambda *_: pytest.fail("a second forward pass"))
+    again, other = (run(name, model_folder, name) for name in ("width-192", "width-128"))
+    assert again == before and other["parameters"] < before["parameters"]
+    assert artefacts.digest(Path("first/model")) == artefacts.digest(Path("width-192/model"))
+    assert models.load(Path("width-128/model")).config.intermediate_size == 256
+
+
+@pytest.mark.slow
+def test_other_rows_need_other_scores(project, model_folder):
+    run("width-192", model_folder)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("hidden: 192, calibration: {rows: 8}", "hidden: 192"))
+    run("width-192", model_folder)
+    assert len(list(Path("checkpoints").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_the_rank_of_every_layer_is_told(project, model_folder):
+    found = run("spectral-50", model_folder)["rank"]
+    layers = calibrate.linears(models.load(Path("out/model")))
+    assert found.keys() == layers.keys()
+    for name, layer in layers.items():
+        values_K = torch.linalg.svdvals(layer.weight.double())
+        assert found[name] == int((values_K > 1e-5 * values_K[0]).sum()), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["depth-1", "width-128", "spectral-50", "magnitude-2of4", "sparsegpt-2of4"])
+def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
+    """The fork that logits are read with, at every position, and the llama.cpp that users run, at one."""
+    run(variant, model_folder)
+    write("F16", "export")
+    source, export = models.load(Path("out/model")), runtimes.open_runtime(Path("export"))
+    seen = losses.compare(models.logits(source), each(export), rows[:4], batch=1)
+    assert abs(seen["kl"]) < 1e-4 and export.size()[0] == source.num_parameters()
+    ours_TV = source(rows[:1]).logits[0].log_softmax(-1)
+    chosen = export.tokenizer.batch_decode(ours_TV.argmax(-1)[:, None])
+    last = next(t for t in range(20, 64) if "\ufffd" not in chosen[t])  # of half a character the server tells nothing
+    request = {"prompt": rows[0, : last + 1].tolist(), "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    said = chat.serve(Path("export/model.gguf")).handle_completions(request)
+    first = said["choices"][0]["logprobs"]["content"][0]
+    assert first["id"] == int(ours_TV[last].argmax())
+    assert first["logprob"] == pytest.approx(ours_TV[last].max().item(), abs=0.01)
+
+
+def write(type, folder):
+    """The pruned model as GGUF."""
+    p = gguf.Params(method="gguf", type=type, model="prune/wanda-50", tokens="tokenize/bpe")
+    Path(folder).mkdir()
+    gguf.write(_dense.load(Path("out/model")), models.load_tokenizer(Path("out/model")), Path(folder), p)
+
+
+@pytest.mark.slow
+def test_a_width_that_a_format_cannot_hold_is_refused(project, model_folder):
+    run("width-192", model_folder)
+    with pytest.raises(SystemExit, match="has rows of 192 weights; Q4_K_M needs multiples of 256: choose F16 or Q8_0"):
+        write("Q4_K_M", "export")
+    assert not list(Path("export").iterdir())
+    write("Q8_0", "other")
+    assert runtimes.open_runtime(Path("other")).size()[0] == models.load(Path("out/model")).num_parameters()
 
 
 @pytest.mark.slow
 def test_another_vocabulary_is_refused_and_nothing_is_written(project, model_folder):
     artefacts.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
     with pytest.raises(SystemExit, match="the vocabularies differ: tokens has tokenizer 000000000000"):
-        stage.main("wanda-50", model=model_folder, tokens=Path("tokens"), out=Path("out"))
+        run("wanda-50", model_folder)
     assert not Path("out").exists() or not list(Path("out").iterdir())
