@@ -31,7 +31,7 @@ from prefect.states import Completed, Failed
 
 from flows import history, promote
 from flows.console import Output
-from stages.lib import params, tracking
+from stages.lib import gates, params, tracking
 
 HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
 
@@ -48,7 +48,7 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
         warm.start()
         tree = params.read()
         params.check(tree)
-        promote.gates(tree)
+        gates.read(tree)
     return steps
 
 

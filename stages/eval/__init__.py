@@ -6,9 +6,10 @@ Out  samples.json; metrics: parameters, bits_per_weight (scales counted), bytes 
      timings: peak_memory_bytes (to load it and write the samples), and those of every technique
 
 The techniques are what is measured. Each is one file here and defines `Params` with defaults, whether it is
-`REPEATABLE`, and `score(runtime, data, params) -> dict[str, float]`. What the same model answers alike on every run
-goes to the metrics, a DVC output; what belongs to this machine goes to the timings. A variant names no method, it is
-measured by all of them: the file's name is the key of its params in the variant.
+`REPEATABLE`, and `score(runtime, data, params)`, numbers by name. What the same model answers alike on every run goes
+to the metrics, a DVC output; what belongs to this machine goes to the timings; what is itself a dict, item by item, to
+samples.json. A variant names no method, it is measured by all of them: the file's name is the key of its params in the
+variant.
 
 Relative figures (share of the teacher's accuracy, size ratio) need several models and are the report's:
 `python -m stages.eval._report`.

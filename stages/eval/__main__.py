@@ -25,7 +25,8 @@ def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Pat
         run.metrics.update(parameters=parameters, bits_per_weight=8 * tensor_bytes / parameters)
         for name, technique in TECHNIQUES.items():
             result = run.metrics if technique.REPEATABLE else run.timings
-            result.update(technique.score(runtime, data, getattr(p, name)))
+            for key, value in technique.score(runtime, data, getattr(p, name)).items():
+                (samples if isinstance(value, dict) else result)[key] = value
 
         artefacts.write_json(out / "samples.json", samples)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import cyclopts
 
-from stages.eval import _distillation, _format, _pictures
-from stages.lib import artefacts, params
+from stages.eval import _distillation, _format, _pictures, _proof
+from stages.lib import artefacts, gates, params
 
 HERE = Path(__file__).parent
 COPIED = (
@@ -63,9 +63,18 @@ def summarise(tree: dict[str, Any], artifacts: Path) -> dict[str, Any]:
     measured = {name: artefacts.read_json(artifacts / "eval" / name / "metrics.json") for name in entries}
     teacher = "teacher" if "teacher" in measured else next(iter(measured))
     models = [
-        {"variant": name, "model": entries[name]["model"], **relative(metrics, measured[teacher])}
+        {
+            "variant": name,
+            "model": entries[name]["model"],
+            **relative(metrics, measured[teacher]),
+            **_proof.against_source(tree, artifacts, name),
+        }
         for name, metrics in measured.items()
     ]
+    gate = gates.read(tree)
+    for row in models if gate else ():
+        if row["kl"] is not None:
+            row["refused"] = gates.refusals(gate, measured[gate.teacher], measured[row["variant"]], row["kl"])
     compared = _distillation.compare(tree, models, artifacts)
     return {
         "teacher": teacher,
@@ -88,13 +97,8 @@ def relative(metrics: dict[str, float], teacher: dict[str, float]) -> dict[str, 
 
 
 def with_timings(models: list[dict], artifacts: Path) -> list[dict[str, Any]]:
-    """Beside the summary's rows: what this machine measured, and how far the file strays from its source."""
-    rows = []
-    for row in models:
-        made = optional(artifacts / row["model"] / "metrics.json")
-        timings = optional(artifacts / "eval" / row["variant"] / "timings.json")
-        rows.append({**row, "kl": made.get("kl"), "timings": timings})
-    return rows
+    """Beside the summary's rows, what this machine measured."""
+    return [{**row, "timings": optional(artifacts / "eval" / row["variant"] / "timings.json")} for row in models]
 
 
 def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ Right means full marks from the problem's own scorer. Intervals: Wilson 1927, JA
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-`accuracy` is the mean over problems, `accuracy_macro` over families. Cost: up to max_new_tokens steps a problem.
+`accuracy` is the mean over problems, `accuracy_macro` over families, `right` the mark of every problem. Cost: up to
+max_new_tokens steps a problem.
 """
 
 from collections import defaultdict
 from math import sqrt
 from statistics import NormalDist, mean
+from typing import Any
 
 from pydantic import PositiveInt
 
@@ -26,17 +28,17 @@ class Params(params.Params):
     max_new_tokens: PositiveInt = 128
 
 
-def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
+def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, Any]:
     asked = _held_out.per_family(data.problems, p.per_family)
     right = [problems.correct(row, text) for row, text in zip(asked, answer(runtime, asked, p), strict=True)]
     families = defaultdict(list)
     for row, mark in zip(asked, right, strict=True):
         families[row["family"]].append(mark)
 
-    metrics = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
+    metrics: dict[str, Any] = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
     for family, marks in families.items():
         metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
-    return metrics
+    return metrics | {"right": {row["id"]: mark for row, mark in zip(asked, right, strict=True)}}
 
 
 def answer(runtime: Runtime, asked: list[records.Record], p: Params) -> list[str]:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.eval import _distillation, _format, _pictures, _report
+from stages.eval import _distillation, _format, _pictures, _proof, _report
 from stages.lib import params
 from stages.lib.artefacts import write_json
 
@@ -19,7 +19,7 @@ prune:
 distill:
   pupil: {method: logits, model: pretrain/small, teacher: align/large, traces: traces/recorded}
 export:
-  small: {method: gguf}
+  small: {method: gguf, model: prune/base}
   never-run: {method: gguf}
 eval:
   teacher: {model: prune/base}
@@ -57,7 +57,8 @@ def project(tmp_path, monkeypatch):
         write_json(folder / "metrics.json", metrics(size, accuracy))
         answer = {"family": "gcd", "prompt": "Of 4 and 6?", "expected": "2", "answer": HOSTILE, "correct": False}
         text = {"opening": "Call me", "continuation": f"Ishmael {variant}"}
-        write_json(folder / "samples.json", {"answers": [answer], "continuations": [text]})
+        right = {"gcd/1": True, "gcd/2": variant != "shipped", "gcd/3": variant == "shipped", "gcd/4": False}
+        write_json(folder / "samples.json", {"answers": [answer], "continuations": [text], "right": right})
         if not variant.startswith("student"):
             timings = {
                 "decode_tokens_per_second": 1234.5,
@@ -68,7 +69,7 @@ def project(tmp_path, monkeypatch):
             }
             write_json(folder / "timings.json", timings)
     artifacts = tmp_path / "artifacts"
-    write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123})
+    write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123, "same_top": 0.976})
     write_json(artifacts / "prune/base/metrics.json", {"held_out_loss": 2.25})
     write_json(artifacts / "data/corpus/metrics.json", {"documents": 321, "sources": {"moby": {"bytes": 77}}})
     learnt = {"loss_before": 6.5, "loss_after": 2.75, "acceptance_before": 0.01, "acceptance_after": 0.625}
@@ -94,6 +95,28 @@ def test_summary_is_relative_to_the_teacher(project):
     assert rows["shipped"]["times_smaller"] == 16
     assert rows["teacher"]["accuracy_kept"] == rows["teacher"]["times_smaller"] == 1
     assert rows["shipped"]["families"] == {"gcd": 0.5}
+
+
+GATES = """
+gates: {model: export/small, teacher: teacher, student: shipped, accuracy_kept: 0.5, kl: 0.02, bytes: 2000000}
+"""
+
+
+def test_what_a_file_lost_is_told_against_its_source_and_the_gates(project):
+    """Two of four problems flip, although as many are right; one gate is too narrow."""
+    (project / "params.yaml").write_text(PARAMS + GATES)
+    shipped = report(project)[1]["models"][-1]
+    assert (shipped["kl"], shipped["same_top"], shipped["flips"]) == (0.0123, 0.976, 0.5)
+    assert shipped["refused"] == []
+    (project / "params.yaml").write_text(PARAMS + GATES.replace("0.02", "0.01"))
+    html, summary = report(project)
+    assert summary["models"][-1]["refused"] == ["it is 0.0123 nats a token from its source; at most 0.01 allowed"]
+    assert "shipped: it is 0.0123 nats" in html and "97.6" in html
+
+
+def test_flips_want_the_same_questions():
+    assert _proof.flips({"a": True, "b": False}, {"a": True, "b": True}) == 0.5
+    assert _proof.flips({"a": True}, {"b": True}) is None
 
 
 def test_summary_knows_nothing_of_this_machine(project):

@@ -1,0 +1,44 @@
+"""The gates of params.yaml: what a model must keep, and the most it may weigh, to be promoted."""
+
+from typing import Any
+
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+
+from stages.lib import params
+from stages.lib.params import Params, Parent
+
+
+class Gates(Params):
+    model: Parent  # the export that is shipped
+    teacher: str  # eval variants
+    student: str
+    accuracy_kept: float = Field(ge=0, le=2)  # student's accuracy over the teacher's
+    kl: PositiveFloat  # nats a token, against the model it was made from
+    bytes: PositiveInt
+
+
+def read(tree: dict[str, Any]) -> Gates | None:
+    """The gates of params.yaml, if it has any."""
+    if "gates" not in tree:
+        return None
+    try:
+        checked = Gates.model_validate(tree["gates"])
+    except ValidationError as error:
+        place = f"{params.PARAMS_FILE}: gates"
+        raise SystemExit("\n".join(params.complaint(place, Gates, each) for each in error.errors())) from None
+    params.check_parent(tree, "gates.model", checked.model)
+    for key in ("teacher", "student"):
+        params.check_parent(tree, f"gates.{key}", f"eval/{getattr(checked, key)}")
+    return checked
+
+
+def refusals(gate: Gates, teacher: dict[str, Any], model: dict[str, Any], kl: float | None) -> list[str]:
+    """Why a model must not ship, from the metrics of its evaluation and the teacher's; none: it may."""
+    kept = model["accuracy"] / teacher["accuracy"] if teacher["accuracy"] else 0.0
+    checks = [
+        (kept >= gate.accuracy_kept, f"it keeps {kept:.1%} of the teacher's accuracy; {gate.accuracy_kept:.0%} wanted"),
+        (model["bytes"] <= gate.bytes, f"it has {model['bytes']:,} bytes; at most {gate.bytes:,} allowed"),
+    ]
+    if kl is not None:
+        checks.insert(1, (kl <= gate.kl, f"it is {kl:.3g} nats a token from its source; at most {gate.kl:.3g} allowed"))
+    return [reason for passed, reason in checks if not passed]
