@@ -41,13 +41,13 @@ class Distillation(Variant):
         return True
 
 
-def solutions(folder: Path, p: Distillation) -> list[records.Record]:
+def solved(folder: Path, p: Distillation) -> list[records.Record]:
     """The solved problems of the traces, or those `examples` of them that are taken as known."""
     import numpy as np
 
-    solved = records.load(folder, "train")
+    rows = records.load(folder, "train")
     if p.examples is None:
-        return solved
-    if p.examples > len(solved):
-        raise SystemExit(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(solved)} solutions")
-    return [solved[i] for i in np.random.default_rng(p.training.seed).permutation(len(solved))[: p.examples]]
+        return rows
+    if p.examples > len(rows):
+        raise SystemExit(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(rows)} solutions")
+    return [rows[i] for i in np.random.default_rng(p.training.seed).permutation(len(rows))[: p.examples]]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import Distillation, solutions
+from stages.distill import Distillation, solved
 from stages.lib import replies, traces
 
 
@@ -28,7 +28,7 @@ def batches(tokenizer: Any, folder: Path, p: Any) -> Callable[[int], dict[str, T
     """Recorded rows with what the teacher said of them, or solutions as packed replies."""
     size = p.training.batch_size // p.training.accumulation
     if not traces.distributions(folder):
-        return replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
+        return replies.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
     if p.examples is not None:
         raise SystemExit(f"params.yaml: examples counts solutions; {p.traces} holds distributions, `rows` of them")
     recorded = traces.about(folder)["technique"]["temperature"]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from stages.distill import Distillation, solutions
+from stages.distill import Distillation, solved
 from stages.lib import problems, records, replies, training
 
 
@@ -37,7 +37,7 @@ class Params(Distillation):
 
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Any]]:
-    rows, size = solutions(folder, p), p.training.batch_size // p.training.accumulation
+    rows, size = solved(folder, p), p.training.batch_size // p.training.accumulation
     order = np.random.default_rng(p.training.seed).permutation(len(rows))
     fitting = [rows[i] for i in order if len(replies.encode(tokenizer, rows[i])[0]) <= p.context]
     if not fitting:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from stages.distill import Distillation, solutions
+from stages.distill import Distillation, solved
 from stages.lib import losses, problems, replies
 
 
@@ -34,7 +34,7 @@ class Params(Distillation):
 
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
-    size, rows = p.training.batch_size // p.training.accumulation, solutions(folder, p)
+    size, rows = p.training.batch_size // p.training.accumulation, solved(folder, p)
     data = replies.batches(tokenizer, rows, p.context, size, p.training.seed)
     prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
     short = [ids for ids in prompts if len(ids) + p.max_new_tokens <= p.context]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import Tensor
 
-from stages.distill import Distillation, solutions
+from stages.distill import Distillation, solved
 from stages.lib import replies
 
 
@@ -25,7 +25,7 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    return replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
+    return replies.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
 
 
 def loss(student: Any, _teacher: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from stages.distill import _layers, _soft, solutions
+from stages.distill import _layers, _soft, solved
 from stages.lib import replies
 
 
@@ -34,7 +34,7 @@ class Params(_soft.Soft):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    rows = replies.batches(tokenizer, solutions(folder, p), p.context, size, p.training.seed)
+    rows = replies.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
 
     def numbered(index: int) -> dict[str, Tensor]:
         """The step travels with the batch: a resumed run must be in the phase where it was."""

@@ -83,7 +83,7 @@ def test_of_many_solutions_only_those_that_are_taken_as_known(technique, tokeniz
     def some(examples, seed):
         p = make(technique)
         given = p.model_dump() | {"examples": examples, "training": {**TRAINING, "seed": seed}}
-        return distill.solutions(tmp_path, type(p)(**given))
+        return distill.solved(tmp_path, type(p)(**given))
 
     drawn = [some(7, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and all(row in solved for row in drawn[0])
