@@ -52,6 +52,7 @@ RUN = """\
 class Params(Export):
     method: Literal["gguf"]
     type: Type
+    fallback: bool = False  # where rows hold no whole blocks, llama.cpp may take a type with smaller ones
     calibration: Calibration | None = Field(None, validate_default=True)
 
     @field_validator("calibration")
@@ -65,7 +66,7 @@ class Params(Export):
 
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor | None = None) -> None:
-    check(model, p.type)
+    check(model, p)
     vocabulary = _vocabulary.read(tokenizer, model.config.vocab_size)
     target = folder / "model.gguf"
     if p.type == "F16":
@@ -85,7 +86,7 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor |
     (folder / "Modelfile").write_text(_vocabulary.modelfile(tokenizer, model.config.max_position_embeddings))
 
 
-def check(model: Any, type: str) -> None:
+def check(model: Any, p: Params) -> None:
     """Refuse what the file could only hold wrongly: llama.cpp would fall back to other types or other mathematics."""
     config = model.config
     if config.model_type != "llama":
@@ -95,11 +96,11 @@ def check(model: Any, type: str) -> None:
         raise SystemExit(
             f"GGUF export knows llama models with plain RoPE and no biases, not with RoPE {rope} or biases"
         )
-    for name, weight in model.state_dict().items():
-        if weight.ndim == 2 and weight.shape[1] % BLOCK[type]:
+    for name, weight in () if p.fallback else model.state_dict().items():
+        if weight.ndim == 2 and weight.shape[1] % BLOCK[p.type]:
             raise SystemExit(
-                f"{name} has rows of {weight.shape[1]} weights; {type} needs multiples of {BLOCK[type]}: "
-                f"choose {' or '.join(t for t in BLOCK if weight.shape[1] % BLOCK[t] == 0)}"
+                f"{name} has rows of {weight.shape[1]} weights; {p.type} needs multiples of {BLOCK[p.type]}: choose "
+                f"fallback, or {' or '.join(t for t in BLOCK if weight.shape[1] % BLOCK[t] == 0)}"
             )
 
 
