@@ -41,17 +41,17 @@ def rounding(model: Any, p: FakeQuantize | None) -> Iterator[None]:
 
     The layers keep their Parameter objects, so optimizers may be made before or after.
     """
-    body = getattr(model, "base_model", model)  # a distillation may have hung projections beside it
-    layers = calibrate.linears(body) if p else {}
-    hooks = []
-    if p and p.weights != "ternary":
+    if p is None:
+        yield
+        return
+    layers = calibrate.linears(getattr(model, "base_model", model))  # a distillation may hang projections beside it
+    three_values = p.weights == "ternary"
+    if not three_values:
         calibrate.check_widths(layers, p.group_size, f"fake_quantize.group_size {p.group_size}")
+    hooks = [layer.register_forward_pre_hook(round_inputs) for layer in layers.values() if three_values]
     for layer in layers.values():
-        if p and p.weights != "ternary":
-            parametrize.register_parametrization(layer, "weight", Integers(int(p.weights[3:]), p.group_size))
-        else:
-            parametrize.register_parametrization(layer, "weight", Ternary())
-            hooks.append(layer.register_forward_pre_hook(round_inputs))
+        rounded = Ternary() if three_values else Integers(int(p.weights.removeprefix("int")), p.group_size)
+        parametrize.register_parametrization(layer, "weight", rounded)
     try:
         yield
     finally:
