@@ -76,3 +76,16 @@ def model_folder(tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("artefacts") / "model"
     models.save(build_llama(len(tokenizer), hidden=256), tokenizer, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ternary_folder(model_folder, tokenizer, tmp_path_factory) -> Path:
+    """The same model as a training with ternary weights would leave it."""
+    from stages.lib import fake_quantize, models
+
+    net = models.load(model_folder)
+    with fake_quantize.rounding(net, fake_quantize.FakeQuantize(weights="ternary")):
+        pass
+    folder = tmp_path_factory.mktemp("artefacts") / "ternary"
+    models.save(net, tokenizer, folder)
+    return folder

@@ -27,7 +27,9 @@ class Alignment(Variant):
     held_out_rows: int = Field(32, ge=1)
 
     @model_validator(mode="after")
-    def zeros_can_be_kept(self) -> "Alignment":
+    def lora_fits(self) -> "Alignment":
         if self.lora and self.training.keep_zeros:
             raise ValueError("adapters are added to every weight, so keep_zeros can't hold: leave out lora")
+        if self.lora and self.training.fake_quantize:
+            raise ValueError("adapters are added to the rounded weights, so fake_quantize can't hold: leave out lora")
         return self

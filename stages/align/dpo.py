@@ -25,6 +25,8 @@ class Params(Alignment):
     def trained_by_trl(self) -> "Params":
         if self.training.keep_zeros:
             raise ValueError("TRL's trainer moves every weight, so keep_zeros can't hold: recover with sft or distill")
+        if self.training.fake_quantize:
+            raise ValueError("TRL's trainer rounds no weights, so fake_quantize can't hold: take sft or distill")
         return self
 
 

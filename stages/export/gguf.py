@@ -5,7 +5,9 @@ for 4); K-quants have super-blocks of 256 with 4- to 8-bit scales of 8 or 16 gro
 _M, _L say how many. I-quants take groups of 8 (IQ2) or 4 (IQ3) weights from a table of lattice points, or single ones
 from 16 uneven levels (IQ4). With `calibration` the rounding minds how large a column's inputs are; without it IQ2 is
 noise, so llama.cpp refuses it. Cost: one pass over the weights, a forward pass with calibration; I-quants search, at
-minutes per billion weights. Norms stay 32-bit floats.
+minutes per billion weights. TQ types hold blocks of 256 ternary weights and a 16-bit scale without any loss, in 1.69
+(TQ1_0: five in a byte) or 2.06 bits (TQ2_0: four); only a model trained with `fake_quantize` has such weights, and
+embedding and head become Q8_0. Norms stay 32-bit floats.
 """
 
 import subprocess
@@ -13,19 +15,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from stages.export import Export, _importance, _vocabulary
+from stages.lib import fake_quantize
 from stages.lib.params import Calibration
 
 Type = Literal[
     "F16", "Q8_0", "Q5_0", "Q4_0", "IQ4_NL", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M",
-    "Q3_K_S", "Q2_K", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"
+    "Q3_K_S", "Q2_K", "IQ4_XS", "IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0", "TQ1_0"
 ]  # fmt: skip
 SMALL = {"F16": 1, "Q8_0": 32, "Q5_0": 32, "Q4_0": 32, "IQ4_NL": 32}
+TERNARY = ("TQ2_0", "TQ1_0")
+EXACT = ("F16", *TERNARY)
 BLOCK = {type: SMALL.get(type, 256) for type in get_args(Type)}  # weights that share a scale; a row holds whole blocks
 # Types of head, value projections and the rest, where those that the quantizer would choose need longer rows or are
 # known to its maker's fork of llama.cpp only; the head as in llama.cpp, the values one K-quant above the rest.
@@ -60,8 +64,8 @@ class Params(Export):
     def needed(cls, calibration: Calibration | None, info: ValidationInfo) -> Calibration | None:
         if calibration is None and info.data.get("type", "").startswith("IQ2"):
             raise PydanticCustomError("needed", "IQ2 types need calibration rows")
-        if calibration is not None and info.data.get("type") == "F16":
-            raise PydanticCustomError("in_vain", "F16 rounds nothing that calibration could mind")
+        if calibration is not None and info.data.get("type") in EXACT:
+            raise PydanticCustomError("in_vain", "{type} rounds nothing that calibration could mind", dict(info.data))
         return calibration
 
 
@@ -69,11 +73,11 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor |
     check(model, p)
     vocabulary = _vocabulary.read(tokenizer, model.config.vocab_size)
     target = folder / "model.gguf"
-    if p.type == "F16":
-        write_floats(model, vocabulary, target, torch.float16)
+    if p.type in EXACT:
+        write_file(model, vocabulary, target, p.type)
     else:
         full = folder / "full.gguf"
-        write_floats(model, vocabulary, full, torch.float32)
+        write_file(model, vocabulary, full, "F32")
         options = ["--custom-q", rules(p.type)] if p.type in MIX else []
         if rows_NT is not None:
             importance = folder / "importance.dat"
@@ -96,7 +100,10 @@ def check(model: Any, p: Params) -> None:
         raise SystemExit(
             f"GGUF export knows llama models with plain RoPE and no biases, not with RoPE {rope} or biases"
         )
-    for name, weight in () if p.fallback else model.state_dict().items():
+    if p.type in TERNARY:
+        fake_quantize.require_ternary(model, f"GGUF {p.type}")
+    may_differ = p.fallback and p.type not in TERNARY
+    for name, weight in () if may_differ else model.state_dict().items():
         if weight.ndim == 2 and weight.shape[1] % BLOCK[p.type]:
             raise SystemExit(
                 f"{name} has rows of {weight.shape[1]} weights; {p.type} needs multiples of {BLOCK[p.type]}: choose "
@@ -104,11 +111,11 @@ def check(model: Any, p: Params) -> None:
             )
 
 
-def write_floats(model: Any, vocabulary: dict[str, Any], target: Path, dtype: torch.dtype) -> None:
+def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) -> None:
     import gguf
 
     writer = gguf.GGUFWriter(target, "llama")
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if dtype == torch.float16 else gguf.LlamaFileType.ALL_F32)
+    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if type == "F32" else f"MOSTLY_{type}"])
     add_shape(writer, model.config)
     _vocabulary.add(writer, vocabulary)
     rename = renamer(model)
@@ -116,12 +123,19 @@ def write_floats(model: Any, vocabulary: dict[str, Any], target: Path, dtype: to
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue  # without it llama.cpp uses the embedding
         weight = reorder(name, weight.float().cpu(), model.config)
-        kept = weight.to(dtype if weight.ndim == 2 else torch.float32).contiguous().numpy()
-        writer.add_tensor(rename(name), kept)
+        kept = gguf.GGMLQuantizationType[type_of(name, weight, type)]
+        writer.add_tensor(rename(name), gguf.quants.quantize(weight.contiguous().numpy(), kept), raw_dtype=kept)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def type_of(name: str, weight: Tensor, type: str) -> str:
+    """Of one tensor in a file that no other program quantizes."""
+    if weight.ndim == 1:
+        return "F32"
+    return "Q8_0" if type in TERNARY and name in ("model.embed_tokens.weight", "lm_head.weight") else type
 
 
 def renamer(model: Any) -> Callable[[str], str]:

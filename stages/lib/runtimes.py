@@ -2,8 +2,9 @@
 with model.onnx, transformers for any other.
 
 What is compared, scored or asked for text runs in the runtime it ships for. llama.cpp is reached through the C API of
-`ik_llama_cpp`: the one prebuilt package that gives the logits of every position, and batches that are the same in
-every run (a server's depend on the clock). Shapes: T = tokens, N = sequences, V = vocabulary.
+`ik_llama_cpp`: the one prebuilt package that promises the logits of every position, and batches that are the same in
+every run (a server's depend on the clock). It lacks the ternary types, so those run in stages/lib/mainstream.py.
+Shapes: T = tokens, N = sequences, V = vocabulary.
 """
 
 import ctypes
@@ -41,7 +42,9 @@ class Runtime(Protocol):
 
 def open_runtime(folder: Path) -> Runtime:
     if (folder / "model.gguf").is_file():
-        return LlamaCpp(folder)
+        from stages.lib import mainstream
+
+        return (mainstream.Mainstream if mainstream.needed(folder / "model.gguf") else LlamaCpp)(folder)
     if (folder / "model.onnx").is_file():
         from stages.lib.onnx import Onnx
 
@@ -130,17 +133,26 @@ class LlamaCpp:
     SMALL = 32e6  # bytes; below, threads wait for each other longer than they work, and for ever on busy cores
 
     def __init__(self, folder: Path):
-        from ik_llama_cpp._internals import IkModel
-
         silence()
         self.file, self.tokenizer = folder / "model.gguf", models.load_tokenizer(folder)
         try:
-            self.model = IkModel(str(self.file))
+            self.model = self.open_model()
         except RuntimeError:
             raise SystemExit(f"{self.file} is damaged: llama.cpp can't load it; delete it and run again") from None
         self.room = 0  # tokens that fit into the present context
         self.handles: list[Any] = [self.model]
         weakref.finalize(self, close, self.handles)  # their own __del__ comes too late when Python ends
+
+    def open_model(self) -> Any:
+        from ik_llama_cpp._internals import IkModel
+
+        return IkModel(str(self.file))
+
+    def open_context(self, tokens: int, threads: int) -> Any:
+        from ik_llama_cpp._internals import IkContext
+
+        # flash attention of this build aborts the process on CPUs without AVX-VNNI
+        return IkContext(self.model, n_ctx=tokens, n_seq_max=self.BATCH, n_threads=threads, flash_attn=False)
 
     def size(self) -> tuple[int, int]:
         import gguf
@@ -182,14 +194,10 @@ class LlamaCpp:
 
     def context(self, tokens: int) -> Any:
         """An empty cache for so many tokens; the last one serves again if it is large enough."""
-        from ik_llama_cpp._internals import IkContext
-
         if tokens > self.room:
             close(self.handles, keep=1)
             threads = 1 if self.file.stat().st_size < self.SMALL else os.cpu_count() or 1
-            # flash attention of this build aborts the process on CPUs without AVX-VNNI
-            context = IkContext(self.model, n_ctx=tokens, n_seq_max=self.BATCH, n_threads=threads, flash_attn=False)
-            self.handles.append(context)
+            self.handles.append(self.open_context(tokens, threads))
             self.room = tokens
         self.handles[-1].kv_cache_clear()
         return self.handles[-1]

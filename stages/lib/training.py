@@ -16,7 +16,8 @@ import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import artefacts, calibrate
+from stages.lib import artefacts, calibrate, fake_quantize
+from stages.lib.fake_quantize import FakeQuantize
 from stages.lib.params import Params
 
 Part = Tensor | dict[str, Any]  # token ids (B, T), or those as "ids" with what else a loss needs
@@ -38,6 +39,7 @@ class Training(Params):
     clip: PositiveFloat = 1.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
     keep_zeros: bool = False  # a pruned model's zeros stay zeros
+    fake_quantize: FakeQuantize | None = None  # weights are rounded in every pass, and for good at the end
     checkpoint_seconds: PositiveInt = 60
     seed: NonNegativeInt = 0
 
@@ -57,20 +59,21 @@ def fit(
     artefacts.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
     steppers, held = optimizers(model, p), zeros(model) if p.keep_zeros else []
-    first = restore(checkpoints, model, steppers, curve)
-    model.train()
-    started = saved = monotonic()
-    seen = 0
-    with progress(p.steps, first) as bar:
-        for step in range(first, p.steps):
-            value, tokens = update(model, steppers, batch, loss, p, step, held)
-            seen += tokens
-            curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
-            bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
-            bar.update()
-            if monotonic() - saved > p.checkpoint_seconds:
-                checkpoint(checkpoints, model, steppers, curve)
-                saved = monotonic()
+    with fake_quantize.rounding(model, p.fake_quantize):
+        first = restore(checkpoints, model, steppers, curve)
+        model.train()
+        started = saved = monotonic()
+        seen = 0
+        with progress(p.steps, first) as bar:
+            for step in range(first, p.steps):
+                value, tokens = update(model, steppers, batch, loss, p, step, held)
+                seen += tokens
+                curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
+                bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
+                bar.update()
+                if monotonic() - saved > p.checkpoint_seconds:
+                    checkpoint(checkpoints, model, steppers, curve)
+                    saved = monotonic()
     model.eval()
     artefacts.remove(checkpoints)
     seconds = max(monotonic() - started, 1e-9)

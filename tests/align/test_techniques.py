@@ -92,3 +92,17 @@ def test_zeros_that_could_not_be_kept_are_not_promised(entry, complaint):
     parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
     with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
         params.technique("align", "mine", entry | parents | {"training": {"steps": 1, "keep_zeros": True}})
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"method": "dpo"}, "trl's trainer rounds no weights"),
+        ({"method": "sft", "lora": {}}, "adapters are added to the rounded weights"),
+    ],
+)
+def test_rounding_that_could_not_hold_is_not_promised(entry, complaint):
+    parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
+    ternary = {"steps": 1, "fake_quantize": {"weights": "ternary"}}
+    with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
+        params.technique("align", "mine", entry | parents | {"training": ternary})

@@ -1,9 +1,12 @@
 """Rounding to nearest against its formula, and the width of what is stored."""
 
+import copy
+
 import pytest
 import torch
 
-from stages.lib import calibrate, models
+from stages.lib import calibrate, fake_quantize, models
+from stages.lib.fake_quantize import FakeQuantize
 from stages.quantize import __main__ as stage
 from stages.quantize import _compressed, rtn
 
@@ -51,3 +54,18 @@ def test_widths_and_groups_that_the_format_cannot_hold_are_refused(tiny):
     with pytest.raises(SystemExit, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
         rtn.quantize(tiny, None, rtn.Params(**P))
     assert not any(hasattr(layer, "quantization_scheme") for layer in calibrate.linears(tiny).values())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_what_was_trained_in_these_levels_is_packed_without_loss(model_folder, tokenizer, tmp_path, bits):
+    dense = models.load(model_folder)
+    with fake_quantize.rounding(dense, FakeQuantize(weights=f"int{bits}", group_size=64)):
+        pass
+    net = rtn.quantize(copy.deepcopy(dense), None, rtn.Params(**P, bits=bits, group_size=64))
+    _compressed.round_rest(net, torch.float16)
+    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
+    net = models.load(tmp_path / "model")
+    net(torch.zeros(1, 1, dtype=torch.long))  # unpacks
+    for name, layer in calibrate.linears(dense).items():
+        assert torch.equal(net.get_submodule(name).weight, layer.weight), name

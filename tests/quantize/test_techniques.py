@@ -15,6 +15,11 @@ def technique(request):
 
 
 @pytest.fixture(scope="module")
+def parent(technique, model_folder, ternary_folder):
+    return ternary_folder if technique.__name__.endswith("bitnet") else model_folder
+
+
+@pytest.fixture(scope="module")
 def ids(texts, tokenizer):
     return torch.tensor([tokenizer.encode(text)[:64] for text in texts[:4]])
 
@@ -28,9 +33,9 @@ def quantize(technique, folder, ids):
 
 
 @pytest.fixture(scope="module")
-def once(technique, model_folder, ids, tokenizer, tmp_path_factory):
+def once(technique, parent, ids, tokenizer, tmp_path_factory):
     """Logits in memory, and the folder written from it."""
-    net, folder = quantize(technique, model_folder, ids), tmp_path_factory.mktemp("quantized") / "model"
+    net, folder = quantize(technique, parent, ids), tmp_path_factory.mktemp("quantized") / "model"
     expected = logits(net, ids)
     models.save(_compressed.pack(net, torch.float16), tokenizer, folder)
     return expected, folder
@@ -50,22 +55,22 @@ def test_what_is_reloaded_is_what_was_in_memory(once, ids):
     assert torch.equal(logits(models.load(folder), ids), expected)
 
 
-def test_changes_little_but_something(once, model_folder, ids):
-    before, after = logits(models.load(model_folder), ids).log_softmax(-1), once[0].log_softmax(-1)
+def test_changes_little_but_something(once, parent, ids):
+    before, after = logits(models.load(parent), ids).log_softmax(-1), once[0].log_softmax(-1)
     kl = (before.exp() * (before - after)).sum(-1).mean()
     assert 0 < kl < 0.1
 
 
-def test_the_same_bytes_twice_and_nothing_volatile(technique, once, model_folder, ids, tokenizer, tmp_path):
-    net = quantize(technique, model_folder, ids)
+def test_the_same_bytes_twice_and_nothing_volatile(technique, once, parent, ids, tokenizer, tmp_path):
+    net = quantize(technique, parent, ids)
     models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "twice")
     assert artefacts.digest(tmp_path / "twice") == artefacts.digest(once[1])
-    assert {file.name for file in once[1].iterdir()} == {file.name for file in model_folder.iterdir()}
-    assert str(model_folder) not in (once[1] / "config.json").read_text()
+    assert {file.name for file in once[1].iterdir()} == {file.name for file in parent.iterdir()}
+    assert str(parent) not in (once[1] / "config.json").read_text()
 
 
-def test_embedding_and_head_stay(once, model_folder):
-    dense, net = models.load(model_folder), models.load(once[1])
+def test_embedding_and_head_stay(once, parent):
+    dense, net = models.load(parent), models.load(once[1])
     embedding = net.get_input_embeddings().weight
     assert torch.equal(embedding, dense.get_input_embeddings().weight.half().float())
     assert net.lm_head.weight is embedding
