@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from stages.export import Export, _quiet
+from stages.export import Export, _dense, _quiet
 
-NAME, PACKED = "ONNX", False
+NAME, load = "ONNX", _dense.load
 RUN = """\
     onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
 """
