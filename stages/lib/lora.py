@@ -5,7 +5,7 @@ dvc.yaml gave it, and in `revision` the folder's sha256.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, PositiveInt
 
@@ -43,7 +43,7 @@ def merge(model: "PreTrainedModel | PeftModel", p: LoRA | None) -> "PreTrainedMo
     return model if p is None else model.merge_and_unload()  # type: ignore[return-value]
 
 
-def save(model: "PeftModel", folder: Path) -> None:
+def save(model: Any, folder: Path) -> None:
     """The adapter alone; the same weights give the same bytes."""
     model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
     (folder / "README.md").unlink()  # an empty form

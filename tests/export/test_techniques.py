@@ -1,6 +1,7 @@
 """What every export technique must hold, whatever its format. A new file in stages/export/ is picked up here."""
 
 from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ SETTINGS = {  # what a technique needs beyond its parents
     "gguf": {"type": "Q8_0"},
     "onnx": {"type": "int8"},
     "onnx_genai": {"type": "int8"},
+    "openvino": {"type": "int8"},
 }
-SLOW = {"onnx"}  # a trace takes ten seconds
+SLOW = {"onnx", "openvino"}  # a trace takes ten seconds
 
 
 @pytest.fixture(
@@ -23,6 +25,8 @@ SLOW = {"onnx"}  # a trace takes ten seconds
     scope="module",
 )
 def technique(request):
+    if request.param == "openvino" and not find_spec("openvino"):
+        pytest.skip("the extra `openvino` is not installed")
     return import_module(f"stages.export.{request.param}")
 
 
@@ -90,7 +94,7 @@ def test_same_input_same_bytes(technique, parent, folder, tmp_path):
 def test_a_truncated_file_is_named(folder, tmp_path):
     for file in folder.iterdir():
         content = file.read_bytes()
-        weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data")
+        weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data", ".bin")
         (tmp_path / file.name).write_bytes(content[: len(content) // 2] if weights else content)
     with pytest.raises(SystemExit, match="damaged"):
         runtimes.open_runtime(tmp_path)
@@ -116,12 +120,27 @@ def stored(folder):
     """The down projections, as the file holds them."""
     if (folder / "model.onnx").exists():
         return from_onnx(folder / "model.onnx")
+    if (folder / "openvino_model.xml").exists():
+        return from_openvino(folder / "openvino_model.xml")
     if not (folder / "model.gguf").exists():
         return [layer.mlp.down_proj.weight.detach().numpy() for layer in _dense.load(folder).model.layers]
     from gguf import GGUFReader, dequantize
 
     tensors = GGUFReader(folder / "model.gguf").tensors
     return [dequantize(t.data, t.tensor_type) for t in tensors if "ffn_down" in t.name]
+
+
+def from_openvino(file):
+    """Whatever a product of 768 inputs and 256 outputs takes for its weights, computed by OpenVINO."""
+    from stages.lib import openvino as runtime
+
+    openvino = runtime.library()
+    core = openvino.Core()
+    given = [
+        node.input_value(1) for node in core.read_model(file).get_ordered_ops() if node.get_type_name() == "MatMul"
+    ]
+    weights = [each for each in given if str(each.get_partial_shape()) == "[256,768]"]
+    return [core.compile_model(openvino.Model([weight], []), "CPU")([])[0] for weight in weights]
 
 
 def from_onnx(file):
