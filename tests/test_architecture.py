@@ -11,7 +11,7 @@ from stages.lib import params
 DVC = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
 MODULES = sorted(Path("stages").rglob("*.py"))
 TECHNIQUES = [(stage, name) for stage in params.STAGES for name in params.techniques(stage)]
-LIGHT = {"stages", "pydantic", "torch", "numpy", "cyclopts"}
+LIGHT = {"stages", "pydantic", "pydantic_core", "torch", "numpy", "cyclopts"}
 
 
 def imported(file: Path, top_only: bool = False) -> set[str]:

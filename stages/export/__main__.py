@@ -11,7 +11,7 @@ from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
 from stages.lib.tokens import held_out, require_tokenizer, sample
 
-WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data", "*.bin")  # the last two: weights beside their graph
+WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data", "*.bin", "*.pte")  # data, bin: beside their graph
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:

@@ -14,14 +14,17 @@ def require_cache(model: Any, name: str) -> None:
         raise SystemExit(f"{name} export knows models with a key-value cache (llama, qwen, ...); not {kind}")
 
 
-def example(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def example(model: Any, rows: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of one call, and their free lengths: batch, new tokens, cached tokens."""
     model.cpu().requires_grad_(False)
-    seen, new = torch.ones(2, 4, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)  # any tokens, unlike lengths
+    seen, new = (
+        torch.ones(rows, 4, dtype=torch.int64),
+        torch.ones(rows, 3, dtype=torch.int64),
+    )  # any tokens, unlike lengths
     inputs = {
         "input_ids": new,
-        "attention_mask": torch.ones(2, 7, dtype=torch.int64),
-        "position_ids": torch.arange(4, 7).repeat(2, 1),
+        "attention_mask": torch.ones(rows, 7, dtype=torch.int64),
+        "position_ids": torch.arange(4, 7).repeat(rows, 1),
         "past_key_values": model(seen, use_cache=True).past_key_values,
     }
     row, cache = {0: AUTO, 1: AUTO}, {0: AUTO, 2: AUTO}

@@ -1,6 +1,6 @@
-"""One way to run any model artefact: llama.cpp for a folder with model.gguf, onnxruntime (stages/lib/onnx.py) for one
-with model.onnx, OpenVINO (stages/lib/openvino.py) for one with openvino_model.xml, transformers for any other; a LoRA
-adapter is added into the base it names.
+"""One way to run any model artefact: llama.cpp for a folder with model.gguf; onnxruntime (stages/lib/onnx.py) for one
+with model.onnx, OpenVINO (openvino.py) with openvino_model.xml, ExecuTorch (executorch.py) with model.pte; transformers
+for any other. A LoRA adapter is added into the base it names.
 
 What is compared, scored or asked for text runs in the runtime it ships for. llama.cpp is reached through the C API of
 `ik_llama_cpp`: the one prebuilt package that gives the logits of every position, and batches that are the same in
@@ -47,6 +47,10 @@ def open_runtime(folder: Path) -> Runtime:
         from stages.lib.onnx import Onnx
 
         return Onnx(folder)
+    if (folder / "model.pte").is_file():
+        from stages.lib.executorch import ExecuTorch
+
+        return ExecuTorch(folder)
     if (folder / "openvino_model.xml").is_file():
         from stages.lib.openvino import OpenVINO
 
