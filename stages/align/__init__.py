@@ -1,8 +1,8 @@
 """Align: a base model in, one that answers.
 
 In   model artefact, problems and `examples` (record artefacts: instructions or preference pairs)
-Out  model artefact, curve.csv; metrics: reply_loss_before, reply_loss_after (nats/token of held-out solutions),
-     kl_reference (nats/token from the model before, on held-out solutions)
+Out  model artefact (with `lora` its folder adapter/ holds the adapter alone), curve.csv; metrics: reply_loss_before,
+     reply_loss_after (nats/token of held-out solutions), kl_reference (nats/token from the model before, on the same)
 
 A technique is one file here. It defines `Params` and `align(model, tokenizer, problems, examples, params, curve,
 checkpoints) -> timings`, which trains the model in place.

@@ -6,7 +6,7 @@ from pathlib import Path
 import cyclopts
 import torch
 
-from stages.lib import lora, models, params, records, replies, tracking, training
+from stages.lib import artefacts, lora, models, params, records, replies, tracking, training
 
 
 def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path, checkpoints: Path) -> None:
@@ -22,14 +22,17 @@ def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path
         before = copy.deepcopy(net)
 
         torch.manual_seed(p.training.seed)
-        adapted = lora.wrap(net, p.lora)
+        adapted = lora.wrap(net, p.lora, run.digests[model])
         run.timings |= technique.align(
             adapted, tokenizer, records.load(problems, "train"), records.load(examples, "train"), p, run.curve, place
         )
-        net = lora.merge(adapted, p.lora)
 
-        run.metrics |= compare(before, net, held_out)
-        models.save(net, tokenizer, out / "model")
+        with artefacts.writing(out / "model") as folder:
+            if p.lora:
+                lora.save(adapted, folder / lora.FOLDER)  # before it is merged
+            net = lora.merge(adapted, p.lora)
+            run.metrics |= compare(before, net, held_out)
+            models.write(net, tokenizer, folder)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data")  # the last: weights beside their graph
+WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")  # data, bin: beside their graph
 
 
 def file_bytes(folder: Path) -> int:

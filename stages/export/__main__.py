@@ -6,19 +6,19 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.export import Export, _card, _dense, _manifest
+from stages.export import Export, _card, _manifest
 from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
 from stages.lib.tokens import held_out, require_tokenizer, sample
 
-WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data")  # the last: weights beside their graph
+WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data", "*.bin", "*.pte")  # data, bin: beside their graph
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("export", variant)
     with tracking.run("export", variant, p, out, inputs=[model, tokens]) as run:
         artefacts.require_space(out, 2 * artefacts.size(model))
-        source, net = runtimes.open_runtime(model), (_dense.stored if technique.PACKED else _dense.load)(model)
+        source, net = runtimes.open_runtime(model), technique.load(model)
         require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.rows)
         seen = getattr(p, "calibration", None)

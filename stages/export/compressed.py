@@ -6,9 +6,9 @@ What a variant of quantize made, packed as it is: nothing is rounded a second ti
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export import Export
+from stages.export import Export, _dense
 
-NAME, PACKED = "compressed-tensors", True
+NAME, load = "compressed-tensors", _dense.stored
 RUN = """\
     vllm serve "this folder"
     transformers.pipeline("text-generation", "this folder")

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from stages.export import Export, _importance, _vocabulary
+from stages.export import Export, _dense, _importance, _vocabulary
 from stages.lib import fake_quantize
 from stages.lib.params import Calibration
 
@@ -45,7 +45,7 @@ MIX = {
     "IQ2_XXS": ("q5_K", "q3_K"),
 }
 
-NAME, PACKED = "GGUF", False
+NAME, load = "GGUF", _dense.load
 RUN = """\
     llama-cli -m model.gguf                            # llama.cpp
     ollama create orchard -f Modelfile && ollama run orchard

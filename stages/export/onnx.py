@@ -10,18 +10,15 @@ present.LAYER.key.
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+from stages.export import Export, _dense, _quiet, _trace
 
-from stages.export import Export, _quiet
-
-NAME, PACKED = "ONNX", False
+NAME, load = "ONNX", _dense.load
 RUN = """\
     onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
 """
 BLOCK = 32  # inputs that share one scale
 BITS = {"int8": 8, "int4": 4}
 LIMIT = 2**31  # bytes of one protobuf message
-AUTO = torch.export.Dim.AUTO
 
 
 class Params(Export):
@@ -42,27 +39,16 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
 
 def check(model: Any) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    config = model.config
-    if not getattr(config, "num_key_value_heads", None):
-        raise SystemExit(f"ONNX export knows models with a key-value cache (llama, qwen, ...); not {config.model_type}")
+    _trace.require_cache(model, "ONNX")
     if (size := 4 * model.num_parameters()) >= LIMIT:
         raise SystemExit(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
 
 
 def trace(model: Any) -> Any:
-    """The program of onnxscript, every length free: batch, new tokens, cached tokens."""
+    """The program of onnxscript."""
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    model.cpu().requires_grad_(False)
-    seen, new = torch.ones(2, 4, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)  # any tokens, unlike lengths
-    inputs = {
-        "input_ids": new,
-        "attention_mask": torch.ones(2, 7, dtype=torch.int64),
-        "position_ids": torch.arange(4, 7).repeat(2, 1),
-        "past_key_values": model(seen, use_cache=True).past_key_values,
-    }
-    row, cache = {0: AUTO, 1: AUTO}, {0: AUTO, 2: AUTO}
-    free = dict.fromkeys(inputs, row) | {"past_key_values": [cache] * 2 * model.config.num_hidden_layers}
+    inputs, free = _trace.example(model)
     return OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=free))
 
 

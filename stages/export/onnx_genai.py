@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from stages.export import Export, _quiet
+from stages.export import Export, _dense, _quiet
 
-NAME, PACKED = "ONNX for onnxruntime-genai", False
+NAME, load = "ONNX for onnxruntime-genai", _dense.load
 RUN = """\
     onnxruntime_genai.Model("this folder")             # then Tokenizer, Generator: see its examples
 """

@@ -6,9 +6,9 @@ Every weight in 16-bit floats, half the bytes of training's 32. Cost: one pass o
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export import Export
+from stages.export import Export, _dense
 
-NAME, PACKED = "safetensors, 16-bit floats", False
+NAME, load = "safetensors, 16-bit floats", _dense.load
 RUN = """\
     transformers.pipeline("text-generation", "this folder")
 """

@@ -53,10 +53,15 @@ def require_same_tokenizer(student: Path, teacher: Path) -> None:
 
 def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer; the same weights give the same bytes."""
-    quiet()
     with artefacts.writing(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        write(model, tokenizer, temporary)
+
+
+def write(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
+    """Into a folder that somebody else is writing."""
+    quiet()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def quiet() -> None:

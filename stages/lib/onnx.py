@@ -4,14 +4,14 @@ Serves every graph with the inputs that Hugging Face's exporters write: input_id
 asks for them, and a past key and value a layer. Shapes: T = new tokens, P = tokens in the cache, V = vocabulary.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.lib import models
-from stages.lib.runtimes import Ids, choose, parameters
+from stages.lib.runtimes import Ids, parameters
+from stages.lib.stepwise import Stepwise
 
 FILE = "model.onnx"
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -20,7 +20,7 @@ SMALL = 32e6  # bytes; below, threads wait for each other longer than they work
 Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
 
 
-class Onnx:
+class Onnx(Stepwise):
     def __init__(self, folder: Path):
         import onnxruntime
         from transformers import AutoConfig
@@ -49,41 +49,16 @@ class Onnx:
         graph = onnx.load(self.folder / FILE, load_external_data=False).graph
         return parameters(self.folder), sum(map(stored, graph.initializer))
 
-    def logits(self, ids: Ids) -> np.ndarray:
-        return self.step(ids, self.empty)[0]
-
-    def generate(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
-    ) -> list[Ids]:
-        random = np.random.default_rng(seed)
-
-        def pick(logits_TV: np.ndarray) -> int:
-            return choose(logits_TV[-1:], temperature, random)[0]
-
-        return [self.answer(prompt, max_new_tokens, stop, pick) for prompt in prompts]
-
-    def answer(self, prompt: Ids, max_new_tokens: int, stop: int, pick: Callable[[np.ndarray], int]) -> Ids:
-        answer: Ids = []
-        new, cache = prompt, self.empty
-        while len(answer) < max_new_tokens:
-            logits_TV, cache = self.step(new, cache)
-            if (token := pick(logits_TV)) == stop:
-                break
-            answer.append(token)
-            new = [token]
-        return answer
-
-    def step(self, ids: Ids, cache: Cache) -> tuple[np.ndarray, Cache]:
-        """Logits after each new token, (T, V) float32, and the cache that holds them too."""
-        past = next(iter(cache.values())).shape[2]
+    def step(self, ids: Ids, memory: Cache) -> tuple[np.ndarray, Cache]:
+        past = next(iter(memory.values())).shape[2]
         given = {
             "input_ids": np.array([ids], np.int64),
             "attention_mask": np.ones((1, past + len(ids)), np.int64),
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
         asked = {name: value for name, value in given.items() if name in self.inputs}
-        outputs: Any = self.session.run(["logits", *self.present], asked | cache)
-        return np.asarray(outputs[0][0], np.float32), dict(zip(cache, outputs[1:], strict=True))
+        outputs: Any = self.session.run(["logits", *self.present], asked | memory)
+        return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
 
 
 def weights(folder: Path) -> list[Path]:

@@ -30,6 +30,8 @@ class Params(BaseModel):
 class Parent(str):
     """The name of another variant, "stage/variant"; dvc.yaml turns it into the path of its artefact."""
 
+    needs = ""  # a parameter that the other variant must have set
+
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -81,6 +83,7 @@ def check(tree: Mapping[str, Any]) -> None:
             _, checked = technique(stage, variant, entry)
             for key, parent in parents(checked).items():
                 check_parent(tree, f"{stage}.{variant}.{key}", parent)
+                check_needs(tree, f"{stage}.{variant}.{key}", parent)
     check_compare(tree)
 
 
@@ -111,7 +114,15 @@ def check_parent(tree: Mapping[str, Any], place: str, parent: str) -> None:
         raise SystemExit(f"{PARAMS_FILE}: {place} is '{parent}'; '{stage}' has: {names(tree.get(stage))}")
 
 
-def parents(params: BaseModel) -> dict[str, str]:
+def check_needs(tree: Mapping[str, Any], place: str, parent: Parent) -> None:
+    """A parent may need what its variant can leave out: an adapter `lora`."""
+    each = [(f"{stage}/{name}", entry) for stage in STAGES for name, entry in (tree.get(stage) or {}).items()]
+    able = [name for name, entry in each if isinstance(entry, dict) and entry.get(parent.needs) is not None]
+    if parent.needs and parent not in able:
+        raise SystemExit(f"{PARAMS_FILE}: {place} is '{parent}', which has no `{parent.needs}`; with it: {names(able)}")
+
+
+def parents(params: BaseModel) -> dict[str, Parent]:
     """The fields of a variant that name another variant."""
     return {key: value for key in type(params).model_fields if isinstance(value := getattr(params, key), Parent)}
 

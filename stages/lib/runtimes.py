@@ -1,5 +1,6 @@
-"""One way to run any model artefact: llama.cpp for a folder with model.gguf, onnxruntime (stages/lib/onnx.py) for one
-with model.onnx, transformers for any other.
+"""One way to run any model artefact: llama.cpp for a folder with model.gguf; onnxruntime (stages/lib/onnx.py) for one
+with model.onnx, OpenVINO (openvino.py) with openvino_model.xml, ExecuTorch (executorch.py) with model.pte; transformers
+for any other. A LoRA adapter is added into the base it names.
 
 What is compared, scored or asked for text runs in the runtime it ships for. llama.cpp is reached through the C API of
 `ik_llama_cpp`: the one prebuilt package that promises the logits of every position, and batches that are the same in
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from stages.lib import models
+from stages.lib import lora, models
 
 Ids = list[int]
 
@@ -49,6 +50,14 @@ def open_runtime(folder: Path) -> Runtime:
         from stages.lib.onnx import Onnx
 
         return Onnx(folder)
+    if (folder / "model.pte").is_file():
+        from stages.lib.executorch import ExecuTorch
+
+        return ExecuTorch(folder)
+    if (folder / "openvino_model.xml").is_file():
+        from stages.lib.openvino import OpenVINO
+
+        return OpenVINO(folder)
     return Transformers(folder)
 
 
@@ -66,7 +75,8 @@ class Transformers:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.model: Any = models.load(folder)
+        adapter = (folder / lora.CONFIG).is_file()
+        self.model: Any = lora.load(folder).merge_and_unload() if adapter else models.load(folder)
         self.tokenizer = models.load_tokenizer(folder)
 
     def size(self) -> tuple[int, int]:

@@ -46,6 +46,26 @@ def source_folder(tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def adapted(tokenizer):
+    """adapted(folder, target): the model of a folder as the align stage writes it, after LoRA."""
+    import torch
+
+    from stages.lib import artefacts, lora
+
+    def adapt(folder: Path, target: Path) -> Path:
+        model = lora.wrap(models.load(folder), lora.LoRA(rank=4), artefacts.digest(folder))
+        torch.manual_seed(0)
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.02)
+        lora.save(model, target / lora.FOLDER)
+        models.write(lora.merge(model, lora.LoRA()), tokenizer, target)
+        return target
+
+    return adapt
+
+
+@pytest.fixture(scope="session")
 def packed(tokenizer):
     """packed(folder, target): the model of a folder as the quantize stage writes it, in int8."""
     import torch

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.export import _dense, compressed, onnx, onnx_genai
+from stages.export import _dense, compressed, executorch, onnx, onnx_genai, openvino
 from stages.lib import models, runtimes
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
@@ -96,15 +96,16 @@ def test_a_width_that_the_builder_takes_for_the_head_is_refused(model_folder, to
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("technique", [onnx, onnx_genai])
+@pytest.mark.parametrize("technique", [executorch, onnx, onnx_genai, openvino])
 def test_a_state_space_is_refused(technique, tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "mamba2", vocab_size=8, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, state_size=8, n_groups=1
     )
     model = AutoModelForCausalLM.from_config(config)
     method = technique.__name__.rsplit(".", 1)[1]
+    given = {"method": method} | PARENTS | ({} if technique is executorch else {"type": "int4"})
     with pytest.raises(SystemExit, match="not mamba2"):
-        technique.write(model, tokenizer, tmp_path, technique.Params(method=method, type="int4", **PARENTS))
+        technique.write(model, tokenizer, tmp_path, technique.Params(**given))
     assert not list(tmp_path.iterdir())
 
 

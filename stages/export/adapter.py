@@ -1,0 +1,37 @@
+"""LoRA adapter: the few per cent of the weights that align trained, in peft's layout. Hu et al. 2021, arXiv:2106.09685.
+
+W' = W + alpha / rank * B A for every Linear but the head; what is shipped are A and B, for those who have the base W.
+Cost: one copy of a small file. Bytes and bits/weight are the adapter's: the base's are not counted. Shapes: W (O, I),
+A (rank, I), B (O, rank).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from stages.export import Export
+from stages.lib import lora
+from stages.lib.params import Parent
+
+NAME = "LoRA adapter, without its base"
+RUN = """\
+    peft.PeftModel.from_pretrained(base, "this folder")    # base: what was aligned, see the lineage
+"""
+
+
+class Adapted(Parent):
+    needs = "lora"
+
+
+class Params(Export):
+    method: Literal["adapter"]
+    model: Adapted
+
+
+def load(folder: Path) -> Any:
+    return lora.load(folder / lora.FOLDER)
+
+
+def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
+    lora.save(model, folder)
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,44 @@
+"""ExecuTorch: a program for phones and small boards, by its XNNPACK backend. github.com/pytorch/executorch, 2023.
+
+The program takes the keys and values of earlier tokens, two tensors a layer, and gives them back longer, as the graph
+of `onnx` does; one sequence at a time. Every weight in 16-bit floats; a head that is the embedding is stored twice,
+once packed for XNNPACK. Its memory is planned for the model's whole context. Cost: one trace of the model and half a
+minute of lowering.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stages.export import Export, _dense, _quiet, _trace
+
+NAME, load = "ExecuTorch, 16-bit floats", _dense.load
+RUN = """\
+    executorch.runtime.Runtime.get().load_program("model.pte")    # method forward: ids, mask, positions, caches
+"""
+
+
+class Params(Export):
+    method: Literal["executorch"]
+
+
+def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
+    _trace.require_cache(model, "ExecuTorch")
+    with _quiet.quiet():
+        program = lower(model.half())
+    (folder / "model.pte").write_bytes(program.buffer)
+    tokenizer.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+
+def lower(model: Any) -> Any:
+    from transformers.exporters.exporter_executorch import ExecutorchConfig, ExecutorchExporter
+
+    inputs, _ = _trace.example(model, rows=1)
+    longest, free = model.config.max_position_embeddings, torch.export.Dim.AUTO
+    new, past, total = free(min=1, max=longest), free(min=0, max=longest), free(min=1, max=2 * longest)
+    lengths = {"input_ids": {1: new}, "position_ids": {1: new}, "attention_mask": {1: total}}
+    lengths |= {"past_key_values": [{2: past}] * 2 * model.config.num_hidden_layers}
+    config = ExecutorchConfig(backend="xnnpack", dynamic=True, dynamic_shapes=lengths)
+    return ExecutorchExporter().export(model, inputs, config=config)

@@ -1,0 +1,135 @@
+"""From align to the shipped adapter: peft itself, base and adapter must say what the merged model says."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages.align import __main__ as align
+from stages.export import __main__ as export
+from stages.export import adapter
+from stages.lib import artefacts, lora, models, params, records, runtimes, tokens
+
+ALIGN = "problems: data/p, examples: data/p, context: 64, training: {steps: 4, batch_size: 2, lr: 0.01, warmup: 0}"
+PARAMS = f"""
+data:
+  p: {{method: problems, source: code.py, licence: none, per_family: 2, families: {{leg_counting: {{}}}}}}
+tokenize:
+  bpe: {{method: bpe, documents: data/p, problems: data/p}}
+pretrain:
+  base: {{method: decoder, tokens: tokenize/bpe, hidden: 64, layers: 2, heads: 4, kv_heads: 2, ffn: 128}}
+align:
+  low: {{method: sft, model: pretrain/base, lora: {{rank: 2}}, {ALIGN}}}
+  next: {{method: dpo, model: align/low, lora: {{}}, {ALIGN}}}
+  all: {{method: sft, model: pretrain/base, {ALIGN}}}
+export:
+  adapter: {{method: adapter, model: align/low, tokens: tokenize/bpe, rows: 4}}
+"""
+BASE = Path("artifacts/pretrain/base/model")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, rows, tiny, tokenizer):
+    """A folder with params.yaml, a base, problems that are pairs too, and token rows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("params.yaml").write_text(PARAMS)
+    models.save(tiny, tokenizer, BASE)
+    said = [{"id": str(n), "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": "#### none"} for n in range(20)]
+    Path("records").mkdir()
+    records.save(Path("records"), **dict.fromkeys(("train", "held_out"), [p | {"solution": p["chosen"]} for p in said]))
+    numbers = rows.numpy().astype(np.uint16)
+    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(BASE / "tokenizer.json")}
+    tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
+
+
+def aligned(variant, base=BASE):
+    out, given = Path("artifacts/align", variant), Path("records")
+    align.main(variant, model=base, problems=given, examples=given, out=out, checkpoints=Path("checkpoints"))
+    return out / "model"
+
+
+def exported(model):
+    export.main("adapter", model=model, tokens=Path("tokens"), out=Path("out"))
+    return Path("out/model")
+
+
+@torch.no_grad()
+def said(model, rows):
+    return model(rows).logits
+
+
+@pytest.mark.slow
+def test_base_and_adapter_are_the_merged_model(project, rows):
+    from peft import AutoPeftModelForCausalLM
+
+    merged = aligned("low")
+    folder = exported(merged)
+    expected, before = (said(models.load(each), rows[:4]) for each in (merged, BASE))
+    theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()  # finds the base itself
+    assert said(theirs, rows[:4]) == pytest.approx(expected, abs=1e-4)
+    assert abs(expected - before).max() > 0.1  # it learnt something
+    assert runtimes.open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected[0].numpy(), abs=1e-5)
+
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert all(".lora_" in name and 2 in weight.shape for name, weight in weights.items())
+    seen = json.loads(Path("out/metrics.json").read_text())
+    assert abs(seen["kl"]) < 1e-6 and seen["parameters"] == models.load(BASE).num_parameters()
+    assert seen["bytes"] == (folder / "adapter_model.safetensors").stat().st_size
+    assert "- align/low: sft of model pretrain/base" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_folder_says_nothing_of_this_machine_and_has_one_order(project, tmp_path):
+    folder = exported(aligned("low"))
+    about = json.loads((folder / "adapter_config.json").read_text())
+    assert about["target_modules"] == sorted(about["target_modules"])  # a set: no two processes order it alike
+    assert about["base_model_name_or_path"] == "artifacts/pretrain/base/model"
+    assert about["revision"] == artefacts.digest(BASE)
+    assert not [file for file in folder.iterdir() if str(tmp_path).encode() in file.read_bytes()]
+    before = artefacts.digest(folder)
+    assert artefacts.digest(exported(aligned("low"))) == before
+
+
+@pytest.mark.slow
+def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
+    """TRL leaves its own reference adapter in the model: only what was trained may be shipped."""
+    merged = aligned("next", base=aligned("low"))
+    folder = exported(merged)
+    assert not [file for file in folder.iterdir() if file.is_dir()]
+    expected = said(models.load(merged), rows[:1])[0].numpy()
+    assert runtimes.open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_another_base_is_refused(project, llama, tokenizer):
+    folder = exported(aligned("low"))
+    models.save(llama(len(tokenizer), seed=1), tokenizer, BASE)
+    with pytest.raises(SystemExit, match="pretrain/base/model is not what out/model was trained on: its sha256 is not"):
+        runtimes.open_runtime(folder)
+    shutil.rmtree(BASE)
+    with pytest.raises(SystemExit, match="artifacts/pretrain/base/model is missing"):
+        runtimes.open_runtime(folder)
+
+
+@pytest.mark.slow
+def test_without_lora_there_is_none(project):
+    model = aligned("all")
+    assert not (model / lora.FOLDER).exists()
+    with pytest.raises(SystemExit, match="adapter is no adapter: adapter_config.json is missing; align writes one"):
+        exported(model)
+    assert not Path("out/model").exists()
+
+
+@pytest.mark.parametrize("parent", ["align/all", "pretrain/base"])
+def test_a_parent_without_lora_is_refused_before_any_work(project, parent):
+    tree = params.read()
+    tree["export"]["adapter"]["model"] = parent
+    complaint = f"export.adapter.model is '{parent}', which has no `lora`; with it: align/low, align/next"
+    with pytest.raises(SystemExit, match=complaint):
+        params.check(tree)
+    assert adapter.Adapted.needs in tree["align"]["low"]
