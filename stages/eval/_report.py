@@ -71,10 +71,10 @@ def summarise(tree: dict[str, Any], artifacts: Path) -> dict[str, Any]:
         }
         for name, metrics in measured.items()
     ]
-    gate = gates.read(tree)
-    for row in models if gate else ():
-        if row["kl"] is not None:
-            row["refused"] = gates.refusals(gate, measured[gate.teacher], measured[row["variant"]], row["kl"])
+    if gate := gates.read(tree):
+        for row in models:
+            if row["kl"] is not None:
+                row["refused"] = gates.refusals(gate, measured[gate.teacher], measured[row["variant"]], row["kl"])
     compared = _distillation.compare(tree, models, artifacts)
     return {
         "teacher": teacher,

@@ -1,4 +1,4 @@
-"""Mainstream llama.cpp, for the types that the fork which runtimes.py uses does not know: it would end the process.
+"""Mainstream llama.cpp, for the types that the fork which llama_cpp.py uses does not know: it would end the process.
 
 `xllamacpp` offers a server only; what gives the logits of every position are llama.cpp's own functions (llama.h), which
 its one library exports. Their settings are structures that grow with every release, of which only the first three
@@ -12,7 +12,7 @@ from typing import Any
 
 from ik_llama_cpp._ctypes_api import llama_batch  # starts with the fields of mainstream's and ends with more
 
-from stages.lib.runtimes import LlamaCpp, silence
+from stages.lib.llama_cpp import LlamaCpp, silence
 
 TERNARY = (36, 37)  # TQ1_0 and TQ2_0, as general.file_type has them
 

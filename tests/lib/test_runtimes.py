@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.export import _dense, gguf
-from stages.lib import models, runtimes
+from stages.lib import llama_cpp, models, runtimes
 
 NEVER = 2**31 - 1
 
@@ -44,7 +44,7 @@ def by_hand(runtime, prompt, length):
 
 
 def test_the_folder_decides(folder, runtime):
-    assert isinstance(runtime, runtimes.LlamaCpp) == (folder / "model.gguf").exists()
+    assert isinstance(runtime, llama_cpp.LlamaCpp) == (folder / "model.gguf").exists()
 
 
 def test_logits_are_the_models(runtime, model_folder, rows):
