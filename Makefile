@@ -1,4 +1,4 @@
-# make run     the whole lifecycle with the profile in params.yaml (PROFILE=tiny|laptop|real-teacher|gpu selects another)
+# make run     the whole lifecycle with the profile in params.yaml (PROFILE=NAME: another one of infra/profiles)
 # make test    lint, types and the fast tests
 # make chat    talk to the exported model in the terminal
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROFILE ?=
 MODEL ?= artifacts/export/gguf-q8_0/model/model.gguf
 
-run: $(BIN)/ready $(if $(filter real-teacher,$(PROFILE)),models/smollm2.gguf)
+run: $(BIN)/ready $(if $(filter real-teacher boards,$(PROFILE)),models/smollm2.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready

@@ -44,6 +44,7 @@ MIX = {
     "IQ2_XS": ("q5_K", "q3_K"),
     "IQ2_XXS": ("q5_K", "q3_K"),
 }
+FALLBACK = {"Q6": "q8_0", "Q5": "q5_1", "Q4": "q5_0"}  # for matrices of short rows; for all other types iq4_nl
 
 NAME, load = "GGUF", _dense.load
 RUN = """\
@@ -56,7 +57,7 @@ RUN = """\
 class Params(Export):
     method: Literal["gguf"]
     type: Type
-    fallback: bool = False  # where rows hold no whole blocks, llama.cpp may take a type with smaller ones
+    fallback: bool = False  # what has rows of no whole blocks may have a type with smaller ones
     calibration: Calibration | None = Field(None, validate_default=True)
 
     @field_validator("calibration")
@@ -78,7 +79,8 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor |
     else:
         full = folder / "full.gguf"
         write_file(model, vocabulary, full, "F32")
-        options = ["--custom-q", rules(p.type)] if p.type in MIX else []
+        chosen = short(model, p.type) + (rules(p.type) if p.type in MIX else [])
+        options = ["--custom-q", ",".join(chosen)] if chosen else []
         if rows_NT is not None:
             importance = folder / "importance.dat"
             _importance.save(_importance.measure(model, rows_NT), renamer(model), importance)
@@ -169,10 +171,18 @@ def reorder(name: str, weight_OI: Tensor, config: Any) -> Tensor:
     return weight_OI.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight_OI.shape)
 
 
-def rules(type: str) -> str:
+def short(model: Any, type: str) -> list[str]:
+    """Rules for the matrices whose rows hold no whole block: what mainstream llama.cpp falls back to."""
+    matrices = {name: weight for name, weight in model.state_dict().items() if weight.ndim == 2}
+    kinds = {renamer(model)(name).split(".")[-2] for name, w in matrices.items() if w.shape[1] % BLOCK[type]}
+    heads = {"token_embd": "^token_embd=q8_0", "output": "^output=q8_0"}
+    return [heads.get(kind, f"{kind}={FALLBACK.get(type[:2], 'iq4_nl')}") for kind in sorted(kinds)]
+
+
+def rules(type: str) -> list[str]:
     """Pattern of a tensor's name = its type; the first that fits counts."""
     head, values = MIX[type]
-    return f"^token_embd={head},^output={head},attn_v={values},^blk={type.lower()}"
+    return [f"^token_embd={head}", f"^output={head}", f"attn_v={values}", f"^blk={type.lower()}"]
 
 
 def quantize(source: Path, target: Path, type: str, options: list[str]) -> None:

@@ -17,7 +17,7 @@ from stages.lib.stepwise import Stepwise
 
 class ExecuTorch(Stepwise):
     def __init__(self, folder: Path):
-        from executorch.runtime import Runtime
+        from executorch.runtime import Runtime  # pyright: ignore[reportMissingImports]
         from transformers import AutoConfig
 
         self.folder, self.file, self.tokenizer = folder, folder / "model.pte", models.load_tokenizer(folder)

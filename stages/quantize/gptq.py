@@ -10,7 +10,7 @@ with the largest inputs come first, in the groups they had ("static"). Widths an
 Cost: one forward pass over the calibration rows for every block, and a Cholesky factor of (inputs, inputs) a Linear.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -32,5 +32,5 @@ def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     from llmcompressor.modifiers.gptq import GPTQModifier
 
     scheme = _compressed.scheme(model, p.integers(p.bits))
-    order = "static" if p.act_order else None
+    order: Any = "static" if p.act_order else None
     return _compressed.oneshot(model, [GPTQModifier(dampening_frac=p.damping, actorder=order, **scheme)], rows_NT)

@@ -9,7 +9,7 @@ Then GPTQ rounds, each layer at its width. Cost: layers x widths passes of `rows
 O = out_features, I = inputs, L = layers, W = widths, R = units of the budget.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -49,7 +49,8 @@ def modifier(model: nn.Module, width: dict[str, int], p: Params) -> object:
         f"bits_{bits}": {"targets": [name for name in width if width[name] == bits], "weights": p.integers(bits)}
         for bits in sorted(set(width.values()))
     }
-    return GPTQModifier(**_compressed.scheme(model, {}) | {"config_groups": groups})
+    scheme: dict[str, Any] = _compressed.scheme(model, {}) | {"config_groups": groups}
+    return GPTQModifier(**scheme)
 
 
 def size(weight_OI: Tensor, bits: int, p: Params) -> int:

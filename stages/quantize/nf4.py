@@ -35,7 +35,7 @@ def quantize(model: Any, rows_NT: Tensor | None, p: Params) -> nn.Module:
     for name, layer in layers.items():
         bias = layer.bias is not None
         packed = Linear4bit(layer.in_features, layer.out_features, bias, compress_statistics=p.double, **exact)
-        packed.weight = Params4bit(layer.weight.data, compress_statistics=p.double, quant_type="nf4", module=packed)
+        packed.weight = Params4bit(layer.weight.data, compress_statistics=p.double, quant_type="nf4", module=packed)  # pyright: ignore[reportCallIssue]
         packed.bias = layer.bias
         model.set_submodule(name, packed.to(model.device).eval())  # rounds
     kept = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and name not in layers]

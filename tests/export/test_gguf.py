@@ -263,3 +263,14 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     assert torch.allclose(dense.get_submodule(name).weight, expected, atol=1e-6)
     (tmp_path / "gguf").mkdir()
     gguf.write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", params("Q8_0"))
+
+
+@pytest.mark.parametrize("type", ["Q4_K_M", "Q2_K", "IQ4_XS", "IQ3_XXS"])
+def test_with_fallback_llama_cpp_takes_smaller_blocks_and_the_file_runs(type, tiny, tokenizer, rows, tmp_path):
+    """64 weights a row: no type with blocks of 256 can be in the file."""
+    from gguf import GGUFReader
+
+    gguf.write(tiny, tokenizer, tmp_path, params(type, fallback=True, calibration={"rows": 16}), rows)
+    kinds = {t.tensor_type.name for t in GGUFReader(tmp_path / "model.gguf").tensors if len(t.shape) == 2}
+    assert kinds == {"Q8_0", "Q5_0" if type == "Q4_K_M" else "IQ4_NL"}
+    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
