@@ -19,7 +19,7 @@ def test_measures_a_model_in_finite_numbers(name, ignorant, few):
 
     scores = technique.score(ignorant, few, technique.Params())
 
-    assert scores and all(isfinite(value) for value in scores.values())
+    assert scores and all(isfinite(value) for value in scores.values() if not isinstance(value, dict))
     if technique.REPEATABLE:
         assert technique.score(ignorant, few, technique.Params()) == scores
 

@@ -161,7 +161,12 @@ def deep(vocab_size):
     return LlamaForCausalLM(config).eval()
 
 
-@pytest.mark.parametrize("type", TIERS)
+SEARCHED = ("IQ2", "IQ3")  # in tables of lattice points, for seconds
+
+
+@pytest.mark.parametrize(
+    "type", [pytest.param(t, marks=pytest.mark.slow) if t.startswith(SEARCHED) else t for t in TIERS]
+)
 def test_every_tier_has_the_bits_it_says_in_types_that_every_llama_cpp_reads(type, tokenizer, rows, tmp_path):
     from gguf import GGUFReader
 
@@ -265,7 +270,7 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     gguf.write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", params("Q8_0"))
 
 
-@pytest.mark.parametrize("type", ["Q4_K_M", "Q2_K", "IQ4_XS", "IQ3_XXS"])
+@pytest.mark.parametrize("type", ["Q4_K_M", "Q2_K", "IQ4_XS"])
 def test_with_fallback_llama_cpp_takes_smaller_blocks_and_the_file_runs(type, tiny, tokenizer, rows, tmp_path):
     """64 weights a row: no type with blocks of 256 can be in the file."""
     from gguf import GGUFReader
