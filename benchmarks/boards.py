@@ -9,14 +9,13 @@ from the file; tokens/s are those of the runtime that the file ships for, one st
 
 import subprocess
 import sys
-import tempfile
 from math import exp
 from pathlib import Path
 from typing import Any
 
 import cyclopts
 
-from benchmarks import _result
+from benchmarks import _clone, _result
 from stages.lib import artefacts
 
 RESULT = Path("benchmarks/results/boards.json")
@@ -31,10 +30,8 @@ COLUMNS = {
 
 
 def main(folder: Path | None = None) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        project = folder or Path(temporary) / "orchard"
-        if not project.exists():
-            subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
+    with _clone.project(folder) as project:
+        if not (project / ".venv").exists():
             (project / ".venv").symlink_to(Path(sys.prefix))
         subprocess.run(["make", "models/smollm2.gguf"], cwd=project, check=True)
         subprocess.run([sys.executable, "-m", "flows.lifecycle", "--profile", "boards"], cwd=project, check=True)

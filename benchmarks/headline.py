@@ -9,23 +9,19 @@ checkpoint, the student's GGUF. The control is the student's shape without a tea
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import cyclopts
 
-from benchmarks import _result
+from benchmarks import _clone, _result
 from stages.lib import artefacts
 
 RESULT = Path("benchmarks/results/headline.json")
 
 
 def main(folder: Path | None = None) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        project = folder or Path(temporary) / "orchard"
-        if not project.exists():
-            subprocess.run(["git", "clone", "--quiet", ".", str(project)], check=True)
+    with _clone.project(folder) as project:
         subprocess.run([sys.executable, "-m", "flows.lifecycle", "--profile", "headline"], cwd=project, check=True)
         summary = artefacts.read_json(project / "artifacts/report/summary.json")
         seconds = [artefacts.read_json(path)["seconds"] for path in (project / "artifacts").glob("*/*/timings.json")]

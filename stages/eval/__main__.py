@@ -12,7 +12,7 @@ def main(variant: str, *, model: Path, documents: Path, problems: Path, out: Pat
     _, p = params.load("eval", variant)
     with tracking.run("eval", variant, p, out, inputs=[model, documents, problems]) as run:
         data = _held_out.load(documents, problems)
-        run.metrics["bytes"] = _footprint.file_bytes(model)
+        run.metrics["bytes"] = runtimes.file_bytes(model)
 
         models.load_tokenizer(model)  # imports transformers, some 450 MB that are not the model's
         before = _footprint.reset_peak()

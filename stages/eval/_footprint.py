@@ -1,16 +1,6 @@
-"""What a model takes: bytes on disk, memory at its peak."""
+"""The memory that a model takes at its peak."""
 
 from pathlib import Path
-
-WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")  # data, bin: beside their graph
-
-
-def file_bytes(folder: Path) -> int:
-    """The weights file that ships, without tokenizer and notes (a GGUF holds its tokenizer)."""
-    found = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
-    if not found:
-        raise SystemExit(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")
-    return sum(file.stat().st_size for file in found)
 
 
 def reset_peak() -> int | None:

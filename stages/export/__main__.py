@@ -11,8 +11,6 @@ from stages.lib import artefacts, losses, params, runtimes, tracking
 from stages.lib.runtimes import Runtime
 from stages.lib.tokens import held_out, require_tokenizer, sample
 
-WEIGHTS = ("*.gguf", "*.safetensors", "*.onnx", "*.data", "*.bin", "*.pte")  # data, bin: beside their graph
-
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("export", variant)
@@ -41,8 +39,11 @@ def each(runtime: Runtime) -> losses.Logits:
 
 def footprint(export: Runtime, folder: Path) -> dict[str, Any]:
     parameters, tensor_bytes = export.size()
-    size = sum(file.stat().st_size for kind in WEIGHTS for file in folder.glob(kind))
-    return {"parameters": parameters, "bytes": size, "bits_per_weight": 8 * tensor_bytes / parameters}
+    return {
+        "parameters": parameters,
+        "bytes": runtimes.file_bytes(folder),
+        "bits_per_weight": 8 * tensor_bytes / parameters,
+    }
 
 
 def refuse(variant: str, p: Export, metrics: dict[str, Any], source: Runtime) -> None:

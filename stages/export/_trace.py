@@ -17,10 +17,7 @@ def require_cache(model: Any, name: str) -> None:
 def example(model: Any, rows: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of one call, and their free lengths: batch, new tokens, cached tokens."""
     model.cpu().requires_grad_(False)
-    seen, new = (
-        torch.ones(rows, 4, dtype=torch.int64),
-        torch.ones(rows, 3, dtype=torch.int64),
-    )  # any tokens, unlike lengths
+    seen, new = (torch.ones(rows, tokens, dtype=torch.int64) for tokens in (4, 3))  # any tokens, unlike lengths
     inputs = {
         "input_ids": new,
         "attention_mask": torch.ones(rows, 7, dtype=torch.int64),

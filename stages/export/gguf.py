@@ -19,7 +19,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from stages.export import Export, _dense, _importance, _vocabulary
+from stages.export import Export, _blocks, _dense, _importance, _vocabulary
 from stages.lib import fake_quantize
 from stages.lib.params import Calibration
 
@@ -105,12 +105,11 @@ def check(model: Any, p: Params) -> None:
     if p.type in TERNARY:
         fake_quantize.require_ternary(model, f"GGUF {p.type}")
     may_differ = p.fallback and p.type not in TERNARY
-    for name, weight in () if may_differ else model.state_dict().items():
-        if weight.ndim == 2 and weight.shape[1] % BLOCK[p.type]:
-            raise SystemExit(
-                f"{name} has rows of {weight.shape[1]} weights; {p.type} needs multiples of {BLOCK[p.type]}: choose "
-                f"fallback, or {' or '.join(t for t in BLOCK if weight.shape[1] % BLOCK[t] == 0)}"
-            )
+    for name, width in () if may_differ else _blocks.short_rows(model, BLOCK[p.type]).items():
+        raise SystemExit(
+            f"{name} has rows of {width} weights; {p.type} needs multiples of {BLOCK[p.type]}: choose "
+            f"fallback, or {' or '.join(t for t in BLOCK if width % BLOCK[t] == 0)}"
+        )
 
 
 def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) -> None:
@@ -173,8 +172,8 @@ def reorder(name: str, weight_OI: Tensor, config: Any) -> Tensor:
 
 def short(model: Any, type: str) -> list[str]:
     """Rules for the matrices whose rows hold no whole block: what mainstream llama.cpp falls back to."""
-    matrices = {name: weight for name, weight in model.state_dict().items() if weight.ndim == 2}
-    kinds = {renamer(model)(name).split(".")[-2] for name, w in matrices.items() if w.shape[1] % BLOCK[type]}
+    rename = renamer(model)
+    kinds = {rename(name).split(".")[-2] for name in _blocks.short_rows(model, BLOCK[type])}
     heads = {"token_embd": "^token_embd=q8_0", "output": "^output=q8_0"}
     return [heads.get(kind, f"{kind}={FALLBACK.get(type[:2], 'iq4_nl')}") for kind in sorted(kinds)]
 

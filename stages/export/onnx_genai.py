@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from stages.export import Export, _dense, _quiet
+from stages.export import Export, _blocks, _dense, _quiet
 
 NAME, load = "ONNX for onnxruntime-genai", _dense.load
 RUN = """\
@@ -49,9 +49,8 @@ def check(model: Any) -> None:
             raise SystemExit(
                 f"onnx_genai's builder would take {name} for the head: both have {config.vocab_size} outputs"
             )
-    for name, weight in model.state_dict().items():
-        if weight.ndim == 2 and weight.shape[1] % BLOCK:
-            raise SystemExit(f"{name} has rows of {weight.shape[1]} weights; onnx_genai needs multiples of {BLOCK}")
+    for name, width in _blocks.short_rows(model, BLOCK).items():
+        raise SystemExit(f"{name} has rows of {width} weights; onnx_genai needs multiples of {BLOCK}")
 
 
 def build(source: Path, folder: Path, precision: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.export import Export, _dense, _quiet, _trace
+from stages.export import Export, _blocks, _dense, _quiet, _trace
 from stages.lib import openvino as runtime
 
 NAME, load = "OpenVINO", _dense.load
@@ -42,11 +42,8 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
 def check(model: Any, type: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
     _trace.require_cache(model, "OpenVINO")
-    for name, weight in model.state_dict().items():
-        if type == "int4" and weight.ndim == 2 and weight.shape[1] % BLOCK:
-            raise SystemExit(
-                f"{name} has rows of {weight.shape[1]} weights; int4 needs multiples of {BLOCK}: take int8"
-            )
+    for name, width in _blocks.short_rows(model, BLOCK).items() if type == "int4" else ():
+        raise SystemExit(f"{name} has rows of {width} weights; int4 needs multiples of {BLOCK}: take int8")
 
 
 def trace(model: Any) -> Any:

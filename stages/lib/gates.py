@@ -32,13 +32,12 @@ def read(tree: dict[str, Any]) -> Gates | None:
     return checked
 
 
-def refusals(gate: Gates, teacher: dict[str, Any], model: dict[str, Any], kl: float | None) -> list[str]:
+def refusals(gate: Gates, teacher: dict[str, Any], model: dict[str, Any], kl: float) -> list[str]:
     """Why a model must not ship, from the metrics of its evaluation and the teacher's; none: it may."""
     kept = model["accuracy"] / teacher["accuracy"] if teacher["accuracy"] else 0.0
     checks = [
         (kept >= gate.accuracy_kept, f"it keeps {kept:.1%} of the teacher's accuracy; {gate.accuracy_kept:.0%} wanted"),
+        (kl <= gate.kl, f"it is {kl:.3g} nats a token from its source; at most {gate.kl:.3g} allowed"),
         (model["bytes"] <= gate.bytes, f"it has {model['bytes']:,} bytes; at most {gate.bytes:,} allowed"),
     ]
-    if kl is not None:
-        checks.insert(1, (kl <= gate.kl, f"it is {kl:.3g} nats a token from its source; at most {gate.kl:.3g} allowed"))
     return [reason for passed, reason in checks if not passed]

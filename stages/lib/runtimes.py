@@ -14,6 +14,7 @@ import numpy as np
 from stages.lib import lora, models
 
 Ids = list[int]
+WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")  # data, bin: beside their graph
 
 
 class Runtime(Protocol):
@@ -61,6 +62,14 @@ def parameters(folder: Path) -> int:
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
+
+
+def file_bytes(folder: Path) -> int:
+    """The weights file that ships, without tokenizer and notes (a GGUF holds its tokenizer)."""
+    found = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+    if not found:
+        raise SystemExit(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")
+    return sum(file.stat().st_size for file in found)
 
 
 class Transformers:

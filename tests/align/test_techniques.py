@@ -81,28 +81,19 @@ def test_records_of_the_wrong_kind_are_refused(tiny, tokenizer, tmp_path):
         dpo.align(tiny, tokenizer, PROBLEMS, PROBLEMS, p, [], tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("entry", "complaint"),
-    [
-        ({"method": "dpo"}, "trl's trainer moves every weight"),
-        ({"method": "sft", "lora": {}}, "adapters are added to every weight"),
-    ],
-)
-def test_zeros_that_could_not_be_kept_are_not_promised(entry, complaint):
-    parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
-    with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
-        params.technique("align", "mine", entry | parents | {"training": {"steps": 1, "keep_zeros": True}})
+KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}
 
 
 @pytest.mark.parametrize(
-    ("entry", "complaint"),
+    ("entry", "training", "complaint"),
     [
-        ({"method": "dpo"}, "trl's trainer rounds no weights"),
-        ({"method": "sft", "lora": {}}, "adapters are added to the rounded weights"),
+        ({"method": "dpo"}, KEPT, "trl's trainer moves every weight"),
+        ({"method": "sft", "lora": {}}, KEPT, "adapters are added to every weight"),
+        ({"method": "dpo"}, TERNARY, "trl's trainer rounds no weights"),
+        ({"method": "sft", "lora": {}}, TERNARY, "adapters are added to the rounded weights"),
     ],
 )
-def test_rounding_that_could_not_hold_is_not_promised(entry, complaint):
+def test_what_training_could_not_hold_is_not_promised(entry, training, complaint):
     parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
-    ternary = {"steps": 1, "fake_quantize": {"weights": "ternary"}}
     with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
-        params.technique("align", "mine", entry | parents | {"training": ternary})
+        params.technique("align", "mine", entry | parents | {"training": {"steps": 1} | training})

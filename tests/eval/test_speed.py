@@ -3,6 +3,7 @@ from time import sleep
 import pytest
 
 from stages.eval import _footprint, speed
+from stages.lib import runtimes
 
 SECONDS = {"first": 0.02, "token": 0.002}
 
@@ -51,8 +52,8 @@ def test_peak_memory_sees_what_was_taken_and_given_back():
 
 
 def test_bytes_are_those_of_the_weights(tmp_path, model_folder):
-    assert _footprint.file_bytes(model_folder) == (model_folder / "model.safetensors").stat().st_size
+    assert runtimes.file_bytes(model_folder) == (model_folder / "model.safetensors").stat().st_size
 
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(SystemExit, match="no file that ends in .gguf or .safetensors"):
-        _footprint.file_bytes(tmp_path)
+        runtimes.file_bytes(tmp_path)
