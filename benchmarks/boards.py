@@ -31,9 +31,7 @@ COLUMNS = {
 
 def main(folder: Path | None = None) -> None:
     with _clone.project(folder) as project:
-        if not (project / ".venv").exists():
-            (project / ".venv").symlink_to(Path(sys.prefix))
-        subprocess.run(["make", "models/smollm2.gguf"], cwd=project, check=True)
+        subprocess.run(["make", f"PYTHON={sys.executable}", "models/smollm2.gguf"], cwd=project, check=True)
         subprocess.run([sys.executable, "-m", "flows.lifecycle", "--profile", "boards"], cwd=project, check=True)
         summary = artefacts.read_json(project / "artifacts/report/summary.json")
         rows = {row["variant"]: measured(project / "artifacts", row) for row in summary["models"]}

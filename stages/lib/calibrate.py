@@ -1,10 +1,15 @@
 """Which Linears a compression technique may change, and the inputs that calibration rows give them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+See = Callable[[str, Tensor], None]
+Observe = Callable[[dict[str, nn.Linear], See], None]
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -19,26 +24,69 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def observe(
-    model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear], see: Callable[[str, Tensor], None], batch: int = 8
-) -> None:
+def run(model: nn.Module, rows_NT: Tensor, batch: int = 8) -> None:
+    """The rows through the decoder, for what hooks see there. The output head is not computed."""
+    body: Any = getattr(model, "base_model", None)
+    device = next(model.parameters()).device
+    for rows in rows_NT.split(batch):
+        body(rows.to(device), use_cache=False) if body else model(rows.to(device))
+
+
+def observe(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear], see: See, batch: int = 8) -> None:
     """Run the rows through the model and call see(name, x_MI) for each of `layers` and each batch.
 
-    M = tokens of the batch, I = in_features. The output head is not computed.
+    M = tokens of the batch, I = in_features.
     """
+    with watching(layers, see):
+        run(model, rows_NT, batch)
+
+
+@torch.no_grad()
+def in_turn(model: nn.Module, rows_NT: Tensor, batch: int = 8) -> Iterator[tuple[nn.Module, Observe]]:
+    """Every block with its `observe(layers, see)`, which shows what it reads after those before it were changed.
+
+    What a block hands on is kept for the next one: three passes of the rows, not one for every block.
+    """
+    states: list[Tensor] = []  # what the present block reads, batch by batch
+    arguments: dict[nn.Module, list[dict[str, Any]]] = {block: [] for block in blocks(model)}  # masks, positions
+
+    def keep(block: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
+        if block is next(iter(arguments)):
+            states.append(inputs[0])
+        arguments[block].append(named)
+
+    with ExitStack() as hooks:
+        for block in arguments:
+            hooks.enter_context(block.register_forward_pre_hook(keep, with_kwargs=True))
+        run(model, rows_NT, batch)
+
+    for block, named in arguments.items():
+        outputs = partial(through, block, states, named)
+
+        def observe_block(layers: dict[str, nn.Linear], see: See, outputs: Callable[[], Any] = outputs) -> None:
+            with watching(layers, see):
+                outputs()
+
+        yield block, observe_block
+        states = outputs()
+
+
+def through(block: nn.Module, states: list[Tensor], arguments: list[dict[str, Any]]) -> list[Tensor]:
+    outputs = [block(state, **named) for state, named in zip(states, arguments, strict=True)]
+    return [each[0] if isinstance(each, tuple) else each for each in outputs]
+
+
+@contextmanager
+def watching(layers: dict[str, nn.Linear], see: See) -> Iterator[None]:
+    """Calls see(name, x_MI) whenever one of the layers is; not any more afterwards, also after an error."""
 
     def pass_on(name: str) -> Callable[..., None]:
         return lambda _, inputs: see(name, inputs[0].flatten(0, -2))
 
-    hooks = [layer.register_forward_pre_hook(pass_on(name)) for name, layer in layers.items()]
-    body: Any = getattr(model, "base_model", model)
-    device = next(model.parameters()).device
-    try:
-        for rows in rows_NT.split(batch):
-            body(rows.to(device))
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(pass_on(name)))
+        yield
 
 
 def check_widths(layers: Mapping[str, nn.Linear], multiple: int, why: str) -> None:

@@ -7,6 +7,8 @@ random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679).
 Shapes: N = rows, T = context, D = hidden.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -57,17 +59,20 @@ def check(model: Any, p: Params) -> None:
 @torch.no_grad()
 def block_influence(model: Any, rows_NT: Tensor) -> list[float]:
     """BI of every block, in [0, 2]."""
-    states: list[Tensor] = []  # of one batch: what each block reads and, last, what the final norm does; (N, T, D)
-    readers = [*calibrate.blocks(model), model.get_decoder().norm]
-    hooks = [each.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for each in readers]
-    sums = [0.0] * (len(readers) - 1)
-    try:
-        for rows in rows_NT.split(8):
-            states.clear()
-            model.get_decoder()(rows.to(model.device), use_cache=False)
-            for i, (before, after) in enumerate(zip(states, states[1:], strict=False)):
-                sums[i] += (1 - F.cosine_similarity(before, after, dim=-1)).mean(1).sum().item()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    readers = [*calibrate.blocks(model), model.get_decoder().norm]  # what one reads is what the one before it wrote
+    sums, before = [0.0] * (len(readers) - 1), torch.empty(0)
+
+    def reads(number: int) -> Callable[..., None]:
+        def see(_: Any, inputs: Any) -> None:
+            nonlocal before
+            if number:
+                sums[number - 1] += (1 - F.cosine_similarity(before, inputs[0], dim=-1)).mean(1).sum().item()
+            before = inputs[0]
+
+        return see
+
+    with ExitStack() as hooks:
+        for number, reader in enumerate(readers):
+            hooks.enter_context(reader.register_forward_pre_hook(reads(number)))
+        calibrate.run(model, rows_NT)
     return [each / len(rows_NT) for each in sums]

@@ -6,9 +6,9 @@ arXiv:2301.00774, algorithm 1; the scores are Optimal Brain Surgeon's (Hassibi &
 
 U_ii^2 is what [H^-1]_ii becomes once the inputs before i are settled, so U holds all the inverses that the rows share.
 Scores compete within 128 inputs of all rows; with a pattern within a row's m neighbours, just before these are settled.
-Blocks are pruned in order, each on what the pruned ones before it produce. Cost: a forward pass over the calibration
-rows for every block, and I^3 + O I^2 a layer. Shapes: O = out_features, I = in_features, N = rows, T = context, M =
-tokens of a batch.
+Blocks are pruned in order, each on what the pruned ones before it produce. Cost: three forward passes over the
+calibration rows, and I^3 + O I^2 a layer. Shapes: O = out_features, I = in_features, N = rows, T = context, M = tokens
+of a batch.
 """
 
 from typing import Literal
@@ -34,15 +34,15 @@ class Params(Sparse):
 def prune(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     if p.pattern:
         calibrate.check_widths(calibrate.linears(model), masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
-    for block in calibrate.blocks(model):
+    for block, observe in calibrate.in_turn(model, rows_NT):
         layers = calibrate.linears(block)
-        moments_II = input_moments(model, rows_NT, layers)
+        moments_II = input_moments(layers, observe)
         for name, layer in layers.items():
             layer.weight.copy_(sparsify(layer.weight.float(), moments_II[name], p))
     return model
 
 
-def input_moments(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear]) -> dict[str, Tensor]:
+def input_moments(layers: dict[str, nn.Linear], observe: calibrate.Observe) -> dict[str, Tensor]:
     """X^T X over all calibration tokens, (I, I) for each layer."""
     sums_II = {
         name: each.weight.new_zeros(2 * (each.in_features,), dtype=torch.float32) for name, each in layers.items()
@@ -51,7 +51,7 @@ def input_moments(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear
     def add(name: str, x_MI: Tensor) -> None:
         sums_II[name].addmm_(x_MI.float().T, x_MI.float())
 
-    calibrate.observe(model, rows_NT, layers, add)
+    observe(layers, add)
     return sums_II
 
 

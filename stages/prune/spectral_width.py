@@ -13,6 +13,7 @@ Cost: one forward pass and an eigendecomposition. Shapes: N rows, T context, M t
 
 import copy
 import math
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -80,13 +81,10 @@ def covariance(model: Any, rows_NT: Tensor) -> Tensor:
         total_DD.addmm_(x_MD.T, x_MD)
 
     norms = [getattr(block, norm) for block in calibrate.blocks(model) for norm in READERS] + [model.get_decoder().norm]
-    hooks = [norm.register_forward_hook(add) for norm in norms]
-    try:
-        for rows in rows_NT.split(8):
-            model.get_decoder()(rows.to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_hook(add))
+        calibrate.run(model, rows_NT)
     return total_DD / (rows_NT.numel() * len(norms))
 
 

@@ -14,6 +14,7 @@ Shapes: N rows, T context, H heads, D channels of whatever kind.
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Literal
 
 import torch
@@ -88,7 +89,6 @@ def score(model: Any, rows_NT: Tensor, p: Params) -> dict[str, Tensor]:
     NAME.energy, a norm's mean square of what it has normalised, before its gain."""
     shape(model, p)
     sums_D: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=model.device))
-    hooks = []
 
     def add(name: str, a_NTD: Tensor) -> None:
         sums_D[name] = sums_D[name] + a_NTD.float().abs().mean(1).square().sum(0)
@@ -106,19 +106,15 @@ def score(model: Any, rows_NT: Tensor, p: Params) -> dict[str, Tensor]:
 
         return see
 
-    for name, module in model.named_modules():
-        last = name.rsplit(".", 1)[-1]
-        if last in COLUMNS:
-            heads = model.config.num_attention_heads if last == "o_proj" else 0
-            hooks.append(module.register_forward_pre_hook(reads(name, heads)))
-        elif last in NORMS:
-            hooks.append(module.register_forward_hook(hands_on(name)))
-    try:
-        for rows in rows_NT.split(8):
-            model.get_decoder()(rows.to(model.device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            last = name.rsplit(".", 1)[-1]
+            if last in COLUMNS:
+                heads = model.config.num_attention_heads if last == "o_proj" else 0
+                hooks.enter_context(module.register_forward_pre_hook(reads(name, heads)))
+            elif last in NORMS:
+                hooks.enter_context(module.register_forward_hook(hands_on(name)))
+        calibrate.run(model, rows_NT)
     return {name: each if name.endswith(".energy") else each.sqrt() for name, each in sums_D.items()}
 
 

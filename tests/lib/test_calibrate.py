@@ -39,6 +39,22 @@ def test_hooks_are_gone_afterwards_also_after_an_error(tiny, rows):
     assert not any(layer._forward_pre_hooks for layer in calibrate.linears(tiny).values())
 
 
+def test_blocks_in_turn_read_what_the_changed_blocks_before_them_write(tiny, rows):
+    """As if the whole model had run anew for every block; a model without a list of blocks is one."""
+    for block, observe in calibrate.in_turn(tiny, rows, batch=5):
+        layers, kept, whole = calibrate.linears(block), [], []
+        observe(layers, lambda name, x_MI, kept=kept: kept.append((name, x_MI)))
+        calibrate.observe(tiny, rows, layers, lambda name, x_MI, whole=whole: whole.append((name, x_MI)), batch=5)
+        assert [name for name, _ in kept] == [name for name, _ in whole] and len(kept) == 4 * 7
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(kept, whole, strict=True))
+        block.mlp.up_proj.weight.data *= 2  # the next block reads what this now writes
+    plain = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    seen = []
+    for _, observe in calibrate.in_turn(plain, torch.ones(3, 2, 4)):
+        observe(calibrate.linears(plain), lambda name, x_MI: seen.append((name, len(x_MI))))
+    assert seen == [("0", 6), ("1", 6)]
+
+
 def test_widths_that_do_not_divide_are_refused():
     calibrate.check_widths({"q": nn.Linear(8, 3)}, 4, "pattern 2of4")
     with pytest.raises(SystemExit, match="k has 6 inputs; pattern 2of4 needs a multiple of 4"):

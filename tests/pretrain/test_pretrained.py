@@ -47,3 +47,31 @@ def test_a_pinned_file_that_is_not_there_yet_passes_the_check_but_not_the_stage(
     p = pretrained.Params(method="pretrained", tokens="tokenize/bpe", external=missing)
     with pytest.raises(SystemExit, match="later.gguf is missing; put it there"):
         pretrained.build(tokenizer, p)
+
+
+def test_shuffled_channels_are_the_same_function_but_no_block_keeps_its_weights(model_folder):
+    plain = models.load(model_folder)
+    shuffled = pretrained.shuffle(models.load(model_folder), seed=1)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(shuffled(ids).logits, plain(ids).logits, atol=1e-4, rtol=0)
+    for name, weight in shuffled.state_dict().items():
+        before = plain.state_dict()[name]
+        if weight.ndim == 2:
+            assert not torch.equal(weight[:, :32].sort().values, before[:, :32].sort().values), name
+        assert torch.equal(weight.flatten().sort().values, before.flatten().sort().values), name
+
+
+def test_a_seed_is_an_order(model_folder):
+    one, same, other = (pretrained.shuffle(models.load(model_folder), seed).state_dict() for seed in (1, 1, 2))
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+def test_what_cannot_be_shuffled_is_refused():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(**small, num_attention_heads=2, num_key_value_heads=2))
+    with pytest.raises(SystemExit, match="llama without biases, not this qwen2"):
+        pretrained.shuffle(model, seed=0)
