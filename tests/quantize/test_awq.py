@@ -21,7 +21,7 @@ def with_outliers(folder):
 def plain_rounding(net, group_size):
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": group_size}
+    weights = awq.Params(**P, group_size=group_size).integers(4)
     return _compressed.oneshot(net, [QuantizationModifier(**_compressed.scheme(net, weights))], None)
 
 
@@ -34,16 +34,18 @@ def test_loses_less_than_plain_rounding_on_its_calibration_rows(model_folder, ro
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("group_size", [32, 128])
-def test_weights_are_sixteen_levels_a_group(model_folder, rows, tmp_path, group_size):
-    net = awq.quantize(models.load(model_folder), rows[:4], awq.Params(**P, group_size=group_size, grid=4))
-    _compressed.pack(net, torch.float32).save_pretrained(tmp_path)
-    net = models.load(tmp_path)
+@pytest.mark.parametrize(("bits", "group_size", "symmetric"), [(4, 32, False), (4, 128, True), (3, 128, False)])
+def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, bits, group_size, symmetric):
+    p = awq.Params(**P, bits=bits, group_size=group_size, symmetric=symmetric, grid=4)
+    net = awq.quantize(models.load(model_folder), rows[:4], p)
+    models.save(_compressed.pack(net, torch.float32), models.load_tokenizer(model_folder), tmp_path / "packed")
+    net = models.load(tmp_path / "packed")
     net(rows[:1])  # unpacks
     for name, layer in calibrate.linears(net).items():
         q_OGI = layer.weight.unflatten(1, (-1, group_size)) / layer.weight_scale[..., None]
         assert (q_OGI - q_OGI.round()).abs().max() < 1e-3, name
-        assert q_OGI.round().min() >= -8 and q_OGI.round().max() <= 7
+        assert (q_OGI.amax(-1) - q_OGI.amin(-1)).max().round() <= 2**bits - 1
+        assert not symmetric or (q_OGI.round().min() >= -8 and q_OGI.round().max() <= 7)
 
 
 def test_a_width_without_whole_groups_is_refused_before_any_work(tiny, rows):
