@@ -33,9 +33,7 @@ from flows import history, promote
 from flows.console import Output
 from stages.lib import gates, params, tracking
 
-# Heavy: trainings and measurements, `meta: {heavy: true}` in dvc.yaml. Each of the others uses several cores too, and
-# llama.cpp's threads wait for each other by spinning: two exports of a 135M model at once take four times as long.
-HEAVY, LIGHT = Semaphore(1), Semaphore(max(1, (os.cpu_count() or 1) // 2))
+HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
 
 
 @cache
