@@ -34,7 +34,7 @@ from stages.lib import losses, models, runtimes, tokens
 from stages.quantize import _compressed, awq, gptq, rtn
 
 RESULT = Path("benchmarks/results/quantizers.json")
-GROUP, CALIBRATION, HELD_OUT = 64, 16, 64
+GROUP, CALIBRATION, HELD_OUT = 64, 8, 32
 PARENTS = {"model": "a/b", "tokens": "a/b"}
 INTEGERS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": False}
 
