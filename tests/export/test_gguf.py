@@ -283,7 +283,7 @@ def test_with_fallback_llama_cpp_takes_smaller_blocks_and_the_file_runs(type, ti
 
 @pytest.mark.parametrize("type", ["Q5_K_M", "Q4_K_M", "Q2_K"])
 def test_smaller_blocks_are_of_types_that_every_llama_cpp_computes_alike(type, tiny, tokenizer, rows, tmp_path):
-    """Types with an offset sum a block's inputs, ik_llama.cpp in 16 bits: with a few large ones its logits go astray."""
+    """Types with an offset sum a block's inputs, ik_llama.cpp in 16 bits: with large ones its logits go astray."""
     for layer in tiny.model.layers:
         layer.input_layernorm.weight.data[:2] *= 300
         layer.post_attention_layernorm.weight.data[:2] *= 300
