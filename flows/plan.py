@@ -61,6 +61,7 @@ def steps(repo: "Repo", targets: list[str]) -> Iterator[Step]:
     graph = repo.index.graph
     wanted = [stage for target in targets for stage in find(target, graph)]
     made = {str(out) for stage in graph for out in stage.outs}
+    open_empty(graph, Path(repo.root_dir))
     changed: dict[str, set[str]] = {}  # stage -> changed stages at or above it
     for stage in plan_repro(graph, wanted or None):
         needs = sorted(parent.addressing for parent in graph.successors(stage))
@@ -69,6 +70,16 @@ def steps(repo: "Repo", targets: list[str]) -> Iterator[Step]:
         changed[stage.addressing] = {stage.addressing} if why else upstream
         code = hashlib.sha256("".join(hashes(stage, made)).encode()).hexdigest()[:8]
         yield Step(stage.addressing, needs, why, sorted(upstream), code, stage.meta or {})
+
+
+def open_empty(graph: Iterable["Stage"], root: Path) -> None:
+    """The folder of a stage without variants (`align: {}`) is empty; to DVC it would be missing."""
+    made = {Path(out.fs_path) for stage in graph for out in stage.outs}
+    read = {Path(dep.fs_path) for stage in graph for dep in stage.deps}
+    around = {parent for out in made for parent in out.parents if root in parent.parents}
+    for folder in read - made - around:
+        if folder.parent in around:
+            folder.mkdir(parents=True, exist_ok=True)
 
 
 def find(target: str, graph: Iterable["Stage"]) -> list["Stage"]:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,15 @@ def test_every_stage_of_a_fresh_clone_never_ran(project, monkeypatch):
     assert [step.name for step in plan.read(["prune@right"])] == ["data@words", "prune@right"]
     with pytest.raises(SystemExit, match=r"no stage 'prune@rigth'; there are: prune@right"):
         plan.read(["prune@rigth"])
+
+
+def test_the_folder_of_a_stage_without_variants_is_empty_not_missing(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    with Path("dvc.yaml").open("a") as file:
+        file.write("  report:\n    cmd: true\n    deps: [artifacts/align, artifacts/eval, elsewhere/align]\n")
+    plan.read()
+    assert [str(path) for path in Path("artifacts").iterdir()] == ["artifacts/align"]
+    assert not Path("elsewhere").exists()  # a user's folder that is not there is missing
 
 
 @pytest.mark.slow
