@@ -24,7 +24,7 @@ def test_every_stage_of_a_fresh_clone_never_ran(project, monkeypatch):
 def test_the_folder_of_a_stage_without_variants_is_empty_not_missing(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     with Path("dvc.yaml").open("a") as file:
-        file.write("  report:\n    cmd: true\n    deps: [artifacts/align, artifacts/eval, elsewhere/align]\n")
+        file.write("  report:\n    cmd: 'true'\n    deps: [artifacts/align, artifacts/eval, elsewhere/align]\n")
     plan.read()
     assert [str(path) for path in Path("artifacts").iterdir()] == ["artifacts/align"]
     assert not Path("elsewhere").exists()  # a user's folder that is not there is missing
