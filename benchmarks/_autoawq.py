@@ -1,5 +1,5 @@
-"""AutoAWQ, run by the interpreter of its own environment: MODEL (with rows.json) OUT GROUP. Writes the rounded weights
-as ordinary ones, because what reads AutoAWQ's packing on a CPU is AutoAWQ."""
+"""AutoAWQ, run by the interpreter of its own environment: MODEL (with rows.json) OUT GROUP CLIP. Writes the rounded
+weights as ordinary ones, because what reads AutoAWQ's packing on a CPU is AutoAWQ."""
 
 import json
 import sys
@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 BITS = 4
 
 
-def main(source: Path, out: Path, group: int) -> None:
+def main(source: Path, out: Path, group: int, clip: bool) -> None:
     rows = json.loads((source / "rows.json").read_text())
     model: Any = AutoAWQForCausalLM.from_pretrained(str(source), torch_dtype=torch.float32, device_map="cpu")
+    for layer in model.model.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_state_dict_post_hook(copy)
     config = {"zero_point": True, "q_group_size": group, "w_bit": BITS, "version": "GEMM"}
-    model.quantize(
-        None, quant_config=config, calib_data=rows, max_calib_samples=len(rows), max_calib_seq_len=len(rows[0])
-    )
+    size = {"max_calib_samples": len(rows), "max_calib_seq_len": len(rows[0])}
+    model.quantize(None, quant_config=config, calib_data=rows, apply_clip=clip, **size)
     state = dict(model.model.state_dict())
     for name, layer in model.model.named_modules():
         if hasattr(layer, "qweight"):
@@ -33,5 +35,11 @@ def main(source: Path, out: Path, group: int) -> None:
     )
 
 
+def copy(layer: Any, state: dict[str, torch.Tensor], prefix: str, _: Any) -> None:
+    """What AutoAWQ puts back after each try it keeps with `.cpu()`, which on a CPU is no copy: the first try's scales
+    would stay in the weights (perplexity 75,000)."""
+    state.update({name: each.clone() for name, each in state.items() if name.startswith(prefix)})
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "clip")

@@ -8,9 +8,9 @@ python -m benchmarks.quantizers FOLDER --autoawq /tmp/awq/bin/python
 The model and the rows are those of the boards in FOLDER. Seconds are from the model on disk to the quantized one on
 disk: reading, calibration on the same rows, rounding in groups of 64, writing, but no measuring. Perplexity is of what
 was written, on the same held-out rows: Linears as the file has them in transformers, a GGUF in llama.cpp. AutoAWQ wants
-an older transformers, so it runs in an environment of its own and hands its rounded weights back; it is as its users
-have it, so it also clips. The peer of Q4_K_M is the program `llama-quantize` without an importance matrix and with its
-own choice of types for short rows; both read a 32-bit GGUF from our writer.
+an older transformers, so it runs in an environment of its own and hands its rounded weights back; once with the same
+search as ours, once as its users have it, which also clips. The peer of Q4_K_M is the program `llama-quantize` without
+an importance matrix and with its own choice of types for short rows; both read a 32-bit GGUF from our writer.
 """
 
 import json
@@ -26,10 +26,15 @@ from typing import Any
 
 import cyclopts
 import torch
+from datasets import Dataset
+from ik_llama_cpp import find_quantize_bin
+from llmcompressor import oneshot
+from llmcompressor.modifiers.gptq import GPTQModifier
+from llmcompressor.modifiers.quantization import QuantizationModifier
 from torch import Tensor
 
 from benchmarks import _result
-from stages.export import _vocabulary, gguf
+from stages.export import _gguf, _vocabulary, gguf
 from stages.lib import losses, models, runtimes, tokens
 from stages.quantize import _compressed, awq, gptq, rtn
 
@@ -49,7 +54,8 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
         "ours_gptq": partial(ours, gptq, source, seen),
         "llmcompressor_gptq": partial(llmcompressor, "gptq", source, seen),
         "ours_awq": partial(ours, awq, source, seen),
-        "autoawq_awq": partial(peer_awq, autoawq, source, seen),
+        "autoawq_awq": partial(peer_awq, autoawq, source, seen, "no clip"),
+        "autoawq_awq_clipped": partial(peer_awq, autoawq, source, seen, "clip"),
         "ours_q4_k_m": partial(ours_gguf, source, seen),
         "llama_cpp_q4_k_m": partial(llama_cpp, source),
     }
@@ -60,7 +66,7 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
             quantize(Path(place))
             result[f"{name}_seconds"] = round(perf_counter() - start, 1)
             result[f"{name}_perplexity"] = round(perplexity(Path(place), unseen), 3)
-            print(f"{name:20} {result[f'{name}_seconds']:8} s  perplexity {result[f'{name}_perplexity']:8}", flush=True)
+            print(f"{name:22} {result[f'{name}_seconds']:8} s  perplexity {result[f'{name}_perplexity']:8}", flush=True)
     pairs = {"rtn": "llmcompressor", "gptq": "llmcompressor", "awq": "autoawq", "q4_k_m": "llama_cpp"}
     for method, peer in pairs.items():
         ratio = result[f"{peer}_{method}_seconds"] / result[f"ours_{method}_seconds"]
@@ -85,11 +91,6 @@ def ours(technique: Any, source: Path, rows_NT: Tensor | None, out: Path) -> Non
 
 
 def llmcompressor(method: str, source: Path, rows_NT: Tensor | None, out: Path) -> None:
-    from datasets import Dataset
-    from llmcompressor import oneshot
-    from llmcompressor.modifiers.gptq import GPTQModifier
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-
     scheme: Any = {"config_groups": {"all": {"targets": ["Linear"], "weights": INTEGERS}}, "ignore": ["lm_head"]}
     order: Any = "static"
     recipe = GPTQModifier(**scheme, actorder=order) if method == "gptq" else QuantizationModifier(**scheme)
@@ -101,7 +102,7 @@ def llmcompressor(method: str, source: Path, rows_NT: Tensor | None, out: Path) 
     oneshot(model=str(source), recipe=recipe, output_dir=str(out), **data)
 
 
-def peer_awq(python: Path, source: Path, rows_NT: Tensor, out: Path) -> None:
+def peer_awq(python: Path, source: Path, rows_NT: Tensor, clip: str, out: Path) -> None:
     """Its transformers reads RoPE's base where older configs have it."""
     config = json.loads((source / "config.json").read_text())
     old = config | {"rope_theta": config["rope_parameters"]["rope_theta"], "torch_dtype": "float32"}
@@ -109,7 +110,7 @@ def peer_awq(python: Path, source: Path, rows_NT: Tensor, out: Path) -> None:
         (Path(place) / "config.json").write_text(json.dumps(old))
         (Path(place) / "model.safetensors").symlink_to((source / "model.safetensors").absolute())
         (Path(place) / "rows.json").write_text(json.dumps(rows_NT.tolist()))
-        command = [python, Path(__file__).with_name("_autoawq.py"), place, out, str(GROUP)]
+        command = [python, Path(__file__).with_name("_autoawq.py"), place, out, str(GROUP), clip]
         subprocess.run(command, check=True, capture_output=True)
     (out / "config.json").write_text(json.dumps(config))
 
@@ -121,11 +122,9 @@ def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
 
 
 def llama_cpp(source: Path, out: Path) -> None:
-    from ik_llama_cpp import find_quantize_bin
-
     model, tokenizer = models.load(source), models.load_tokenizer(source)
     full = out / "full.gguf"
-    gguf.write_file(model, _vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
+    _gguf.write_file(model, _vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
     tokenizer.save_pretrained(out)
     subprocess.run([str(find_quantize_bin()), full, out / "model.gguf", "Q4_K_M"], check=True, capture_output=True)
 

@@ -10,8 +10,6 @@ minutes per billion weights. TQ types hold blocks of 256 ternary weights and a 1
 embedding and head become Q8_0. Norms stay 32-bit floats.
 """
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +17,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from stages.export import Export, _blocks, _dense, _importance, _vocabulary
+from stages.export import Export, _blocks, _dense, _gguf, _importance, _vocabulary
 from stages.lib import fake_quantize
 from stages.lib.params import Calibration
 
@@ -48,12 +46,7 @@ MIX = {
 # q5_1) go wrong in ik_llama.cpp, which sums a block's inputs in 16 bits: 1.8 nats/token on SmolLM2-135M, mainstream 0.
 FALLBACK = {"Q6": "q8_0", "Q5": "q5_0", "Q4": "q5_0"}
 
-NAME, load = "GGUF", _dense.load
-RUN = """\
-    llama-cli -m model.gguf                            # llama.cpp
-    ollama create orchard -f Modelfile && ollama run orchard
-    python -m stages.lib.chat --model model.gguf       # from an Orchard checkout
-"""
+NAME, load, RUN = "GGUF", _dense.load, _gguf.RUN
 
 
 class Params(Export):
@@ -77,33 +70,23 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor |
     vocabulary = _vocabulary.read(tokenizer, model.config.vocab_size)
     target = folder / "model.gguf"
     if p.type in EXACT:
-        write_file(model, vocabulary, target, p.type)
+        _gguf.write_file(model, vocabulary, target, p.type)
     else:
         full = folder / "full.gguf"
-        write_file(model, vocabulary, full, "F32")
-        chosen = short(model, p.type) + (rules(p.type) if p.type in MIX else [])
-        options = ["--custom-q", ",".join(chosen)] if chosen else []
+        _gguf.write_file(model, vocabulary, full, "F32")
+        importance = None
         if rows_NT is not None:
             importance = folder / "importance.dat"
-            _importance.save(_importance.measure(model, rows_NT), renamer(model), importance)
-            options += ["--imatrix", str(importance), "--hide-imatrix"]  # hidden: its path would be in the file
-        quantize(full, target, p.type, options)
+            _importance.save(_importance.measure(model, rows_NT), _gguf.renamer(model), importance)
+        _gguf.quantize(full, target, p.type, short(model, p.type) + rules(p.type), importance)
         for used in [full, *folder.glob("importance.dat")]:
             used.unlink()
-    tokenizer.save_pretrained(folder)
-    (folder / "Modelfile").write_text(_vocabulary.modelfile(tokenizer, model.config.max_position_embeddings))
+    _gguf.write_beside(tokenizer, model.config, folder)
 
 
 def check(model: Any, p: Params) -> None:
     """Refuse what the file could only hold wrongly: llama.cpp would fall back to other types or other mathematics."""
-    config = model.config
-    if config.model_type != "llama":
-        raise SystemExit(f"GGUF export knows llama models, not {config.model_type}: choose safetensors")
-    rope = config.rope_parameters["rope_type"]
-    if rope != "default" or config.attention_bias or config.mlp_bias:
-        raise SystemExit(
-            f"GGUF export knows llama models with plain RoPE and no biases, not with RoPE {rope} or biases"
-        )
+    _gguf.require_llama(model.config)
     if p.type in TERNARY:
         fake_quantize.require_ternary(model, f"GGUF {p.type}")
     may_differ = p.fallback and p.type not in TERNARY
@@ -114,83 +97,17 @@ def check(model: Any, p: Params) -> None:
         )
 
 
-def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) -> None:
-    import gguf
-
-    writer = gguf.GGUFWriter(target, "llama")
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if type == "F32" else f"MOSTLY_{type}"])
-    add_shape(writer, model.config)
-    _vocabulary.add(writer, vocabulary)
-    rename = renamer(model)
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue  # without it llama.cpp uses the embedding
-        weight = reorder(name, weight.float().cpu(), model.config)
-        kept = gguf.GGMLQuantizationType[type_of(name, weight, type)]
-        writer.add_tensor(rename(name), gguf.quants.quantize(weight.contiguous().numpy(), kept), raw_dtype=kept)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def type_of(name: str, weight: Tensor, type: str) -> str:
-    """Of one tensor in a file that no other program quantizes."""
-    if weight.ndim == 1:
-        return "F32"
-    return "Q8_0" if type in TERNARY and name in ("model.embed_tokens.weight", "lm_head.weight") else type
-
-
-def renamer(model: Any) -> Callable[[str], str]:
-    """transformers' name of a tensor -> llama.cpp's."""
-    import gguf
-
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
-    return lambda name: str(names.get_name(name, try_suffixes=(".weight",)))
-
-
-def add_shape(writer: Any, config: Any) -> None:
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-
-
-def reorder(name: str, weight_OI: Tensor, config: Any) -> Tensor:
-    """Rows of queries and keys in llama.cpp's order: it rotates neighbours (2i, 2i+1), transformers (i, i + head/2)."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return weight_OI
-    return weight_OI.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(weight_OI.shape)
-
-
 def short(model: Any, type: str) -> list[str]:
     """Rules for the matrices whose rows hold no whole block: what mainstream llama.cpp falls back to."""
-    rename = renamer(model)
+    rename = _gguf.renamer(model)
     kinds = {rename(name).split(".")[-2] for name in _blocks.short_rows(model, BLOCK[type])}
     heads = {"token_embd": "^token_embd=q8_0", "output": "^output=q8_0"}
     return [heads.get(kind, f"{kind}={FALLBACK.get(type[:2], 'iq4_nl')}") for kind in sorted(kinds)]
 
 
 def rules(type: str) -> list[str]:
-    """Pattern of a tensor's name = its type; the first that fits counts."""
+    """Of the types whose mix is ours."""
+    if type not in MIX:
+        return []
     head, values = MIX[type]
     return [f"^token_embd={head}", f"^output={head}", f"attn_v={values}", f"^blk={type.lower()}"]
-
-
-def quantize(source: Path, target: Path, type: str, options: list[str]) -> None:
-    """llama.cpp's own quantizer, the program `llama-quantize`."""
-    from ik_llama_cpp import find_quantize_bin
-
-    command = [str(find_quantize_bin()), *options, source, target, type, "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"llama-quantize could not write {type}: {(done.stdout + done.stderr)[-500:]}")

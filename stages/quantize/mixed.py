@@ -1,25 +1,19 @@
 """Mixed widths: every layer its own, so that a size budget is met at the least measured loss. The idea of EXL2
-(Turboderp 2023, github.com/turboderp-org/exllamav2); the problem as in Dong et al. 2019 (HAWQ-V2), arXiv:1911.03852.
+(Turboderp 2023, github.com/turboderp-org/exllamav2); as a problem in Dong et al. 2019, arXiv:1911.03852; the choice is
+in stages/lib/budget.py.
 
-    minimise sum_l KL_l(b_l)  so that  sum_l size_l(b_l) <= bits * weights
-
-KL_l(b) is measured: parent || parent with layer l alone rounded to b bits, nats/token; that the layers' losses add up
-is the assumption. The choice is a knapsack, solved exactly but for the rounding of sizes to STEPS parts of the budget.
-Then GPTQ rounds, each layer at its width. Cost: layers x widths passes of `rows` calibration rows, then GPTQ's.
-O = out_features, I = inputs, L = layers, W = widths, R = units of the budget.
+A width's loss is measured with rounding to nearest; then GPTQ rounds, each layer at its width. Cost: layers x widths
+passes of `rows` calibration rows, then GPTQ's. O = out_features, G = groups of I inputs, L = layers, W = widths.
 """
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import calibrate
+from stages.lib import budget, calibrate
 from stages.lib.params import Calibration
 from stages.quantize import Grouped, _compressed
-
-STEPS = 100_000
 
 
 class Params(Grouped):
@@ -37,7 +31,11 @@ def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     weights = sum(layer.weight.numel() for layer in layers.values())
     if (least := sum(map(min, costs_LW)) / weights) > p.bits:
         raise SystemExit(f"{p.bits} bits/weight are too few: widths {p.widths} take at least {least:.2f} with scales")
-    chosen = choose(costs_LW, sensitivities(model, rows_NT[: p.rows], p), int(p.bits * weights))
+    dense = {name: layer.weight for name, layer in layers.items()}
+    losses_LW = budget.sensitivities(
+        model, rows_NT[: p.rows], dense, lambda _, weight_OI: (rounded(weight_OI, bits, p) for bits in p.widths)
+    )
+    chosen = budget.choose(costs_LW, losses_LW, int(p.bits * weights))
     width = {name: p.widths[w] for name, w in zip(layers, chosen, strict=True)}
     return _compressed.oneshot(model, [modifier(model, width, p)], rows_NT)
 
@@ -59,27 +57,6 @@ def size(weight_OI: Tensor, bits: int, p: Params) -> int:
     return weight_OI.numel() * bits + groups * (16 + (0 if p.symmetric else bits)) + 128
 
 
-@torch.no_grad()
-def sensitivities(model: nn.Module, rows_NT: Tensor, p: Params) -> list[list[float]]:
-    """KL_l(b), nats/token: the model is as before when this returns."""
-    said = [log_probs(model, ids_BT) for ids_BT in rows_NT.split(8)]
-    losses_LW = []
-    for layer in calibrate.linears(model).values():
-        dense_OI = layer.weight.clone()
-        losses_LW.append([])
-        for bits in p.widths:
-            layer.weight.copy_(rounded(dense_OI, bits, p))
-            pairs = [(before, log_probs(model, ids)) for before, ids in zip(said, rows_NT.split(8), strict=True)]
-            kls = [(before.exp() * (before - after)).sum(-1).flatten() for before, after in pairs]
-            losses_LW[-1].append(torch.cat(kls).mean().item())
-        layer.weight.copy_(dense_OI)
-    return losses_LW
-
-
-def log_probs(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    return model(ids_BT.to(next(model.parameters()).device)).logits.float().log_softmax(-1)
-
-
 def rounded(weight_OI: Tensor, bits: int, p: Params) -> Tensor:
     """To the nearest level of its group, as rtn: q in [low, -low - 1] around a zero point."""
     w_OGI, low = weight_OI.unflatten(1, (-1, p.group_size)), -(2 ** (bits - 1))
@@ -91,23 +68,3 @@ def rounded(weight_OI: Tensor, bits: int, p: Params) -> Tensor:
         zero_OG1 = (low - bottom_OG1 / step_OG1.clamp_min(1e-12)).round().clamp(low, -low - 1)
     q_OGI = (w_OGI / step_OG1.clamp_min(1e-12) + zero_OG1).round().clamp(low, -low - 1)
     return ((q_OGI - zero_OG1) * step_OG1).flatten(1)
-
-
-def choose(costs_LW: list[list[int]], losses_LW: list[list[float]], budget: int) -> list[int]:
-    """Which width of every layer has the least total loss at a total cost within the budget: dynamic programming."""
-    unit = max(1, budget // STEPS)
-    room = budget // unit
-    least_R = torch.zeros(room + 1, dtype=torch.float64)  # loss of the layers so far within r units
-    picks_LR, units_LW = [], [[-(-cost // unit) for cost in costs] for costs in costs_LW]
-    for units, losses in zip(units_LW, losses_LW, strict=True):
-        options_WR = torch.full((len(units), room + 1), torch.inf, dtype=torch.float64)
-        for option_R, taken, loss in zip(options_WR, units, losses, strict=True):
-            if taken <= room:
-                option_R[taken:] = least_R[: room + 1 - taken] + loss
-        least_R, pick_R = options_WR.min(0)
-        picks_LR.append(pick_R)
-    chosen, left = [], room
-    for pick_R, units in zip(reversed(picks_LR), reversed(units_LW), strict=True):
-        chosen.append(int(pick_R[left]))
-        left -= units[chosen[-1]]
-    return chosen[::-1]

@@ -5,7 +5,7 @@ import struct
 import pytest
 import torch
 
-from stages.export import _importance, gguf
+from stages.export import _gguf, _importance, gguf
 from stages.export.__main__ import each
 from stages.lib import losses, models, runtimes
 
@@ -36,7 +36,9 @@ def test_is_the_mean_square_of_every_input(model_folder, rows):
 
 
 def test_file_is_llama_cpps(tiny, tmp_path):
-    _importance.save({"model.layers.1.mlp.down_proj": torch.tensor([1.0, 0.5])}, gguf.renamer(tiny), tmp_path / "i.dat")
+    _importance.save(
+        {"model.layers.1.mlp.down_proj": torch.tensor([1.0, 0.5])}, _gguf.renamer(tiny), tmp_path / "i.dat"
+    )
     name = b"blk.1.ffn_down.weight"
     expected = struct.pack("<ii", 1, len(name)) + name + struct.pack("<iiff", 1, 2, 1.0, 0.5)
     assert (tmp_path / "i.dat").read_bytes() == expected

@@ -13,6 +13,7 @@ from stages.lib import artefacts, losses, models, params, runtimes
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 SETTINGS = {  # what a technique needs beyond its parents
     "gguf": {"type": "Q8_0"},
+    "gguf_mixed": {"bits": 8.6, "types": ["Q4_K", "Q8_0"], "measured_rows": 1},
     "onnx": {"type": "int8"},
     "onnx_genai": {"type": "int8"},
     "openvino": {"type": "int8"},
@@ -55,7 +56,8 @@ def write(technique, parent, folder):
     method = technique.__name__.rsplit(".", 1)[1]
     p = technique.Params(method=method, **PARENTS, **SETTINGS.get(method, {}))
     folder.mkdir()
-    technique.write(technique.load(parent), models.load_tokenizer(parent), folder, p)
+    rows = [torch.arange(128).view(2, 64)] if getattr(p, "calibration", None) else []
+    technique.write(technique.load(parent), models.load_tokenizer(parent), folder, p, *rows)
     return folder
 
 

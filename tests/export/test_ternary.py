@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.export import _dense, gguf
+from stages.export import _dense, _gguf, gguf
 from stages.export.__main__ import each, footprint
 from stages.lib import chat, losses, mainstream, models, runtimes
 
@@ -34,14 +34,14 @@ def test_the_file_holds_the_trained_weights_exactly(folder, type, ternary_folder
 
     model = models.load(ternary_folder)
     held = {t.name: t for t in GGUFReader(folder / "model.gguf").tensors}
-    rename = gguf.renamer(model)
+    rename = _gguf.renamer(model)
     for name, weight in model.state_dict().items():
         if ".layers." not in name or weight.ndim == 1:
             continue
         tensor = held[rename(name)]
         assert tensor.tensor_type.name == type
         assert tensor.n_bytes * 8 / tensor.n_elements == BITS[type]
-        expected = gguf.reorder(name, weight, model.config)
+        expected = _gguf.reorder(name, weight, model.config)
         assert torch.equal(torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)), expected), name
     assert held["token_embd.weight"].tensor_type.name == "Q8_0"
 

@@ -1,0 +1,83 @@
+"""Types of its own for every matrix: the budget against the file, the choice against one type for all, the measurement
+against a file in which one matrix alone is rounded."""
+
+import pytest
+import torch
+from gguf import GGUFReader
+
+from stages.export import _gguf, gguf, gguf_mixed
+from stages.export.__main__ import each
+from stages.lib import budget, chat, losses, models, runtimes
+
+PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
+
+
+def params(**other):
+    return gguf_mixed.Params(method="gguf_mixed", **PARENTS, **other)
+
+
+def kinds(folder):
+    return {t.name: t.tensor_type.name for t in GGUFReader(folder / "model.gguf").tensors if len(t.shape) == 2}
+
+
+@pytest.fixture(scope="module")
+def model(source_folder):
+    net = models.load(source_folder)
+    with torch.no_grad():
+        net.model.layers[1].mlp.down_proj.weight *= 1e-3  # nothing depends on it
+    return net
+
+
+def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows, tmp_path):
+    types = ("Q2_K", "Q4_K", "Q6_K", "Q8_0")
+    gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.5, types=types, measured_rows=2), rows)
+    assert {file.name for file in tmp_path.iterdir()} >= {"model.gguf", "Modelfile", "tokenizer.json"}
+    assert not [file for file in tmp_path.iterdir() if file.is_dir()]
+    export = runtimes.open_runtime(tmp_path)
+    parameters, tensor_bytes = export.size()
+    assert 4.3 < 8 * tensor_bytes / parameters <= 4.5
+    found = kinds(tmp_path)
+    assert found["blk.1.ffn_down.weight"] == "Q2_K"
+    assert len(set(found.values())) > 1 and set(found.values()) <= set(types)
+    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
+
+    even = tmp_path / "even"
+    even.mkdir()
+    plain = gguf.Params(method="gguf", type="Q4_K_S", calibration={"rows": 16}, **PARENTS)
+    gguf.write(model, tokenizer, even, plain, rows)
+    other = runtimes.open_runtime(even)
+    assert other.size()[1] >= tensor_bytes  # one type for all, in no fewer bytes, says it less well
+    source = dense(model)
+    kl, worse = (losses.compare(source, each(one), rows[2:], batch=1)["kl"] for one in (export, other))
+    assert kl < worse
+
+
+def dense(model):
+    return lambda ids_1T: model(ids_1T).logits.detach()
+
+
+def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tmp_path):
+    """Queries, whose rows llama.cpp has in another order: back in place, what the file says is what was measured."""
+    name, tensor = "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"
+    _gguf.write_file(model, gguf._vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
+    _gguf.quantize(tmp_path / "full.gguf", tmp_path / "Q2_K", "Q8_0", [f"^{tensor}$=q2_K", ".*=f32"])
+    (tmp_path / "model.gguf").symlink_to(tmp_path / "Q2_K")
+    _gguf.write_beside(tokenizer, model.config, tmp_path)
+    stored = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}
+    assert {t.tensor_type.name for t in stored.values()} == {"Q2_K", "F32"}
+    seen = losses.compare(dense(model), each(runtimes.open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
+
+    from gguf import dequantize
+
+    weight = torch.from_numpy(dequantize(stored[tensor].data, stored[tensor].tensor_type))
+    form = _gguf.reorder(name, weight, model.config, back=True)
+    measured = budget.sensitivities(model, rows[:2], {name: model.get_parameter(name)}, lambda *_: [form])
+    assert measured[0][0] == pytest.approx(seen, rel=0.02)
+
+
+def test_rows_that_no_type_holds_and_budgets_too_small_are_refused(tiny, model, tokenizer, rows, tmp_path):
+    with pytest.raises(SystemExit, match="rows of 64 weights, which none of .* add IQ4_NL or Q5_0 or Q8_0"):
+        gguf_mixed.write(tiny, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
+    with pytest.raises(SystemExit, match=r"4.0 bits/weight are too few: .* take at least 4.5"):
+        gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
+    assert not list(tmp_path.iterdir())
