@@ -44,18 +44,18 @@ def close_killed() -> None:
             client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
 
 
-def report(steps: list[Step], states: dict[str, State], verdict: str) -> list[Path]:
+def report(steps: list[Step], states: dict[str, State], verdicts: list[str]) -> list[Path]:
     """Table and markdown in the UI, the same in the log; the files that go to MLflow as well."""
     rows = [{"stage": step.name, "state": states[step.name].name, "why": why(step, states)} for step in steps]
     create_table_artifact(rows, key="stages", description=summary(states))
     lines = [f"| {row['stage']} | {row['state']} | {row['why']} |" for row in rows]
-    page = [f"**{summary(states)}**", verdict, "| stage | state | why |\n|---|---|---|\n" + "\n".join(lines)]
+    page = [f"**{summary(states)}**", *verdicts, "| stage | state | why |\n|---|---|---|\n" + "\n".join(lines)]
     html = [REPORT] if REPORT.is_file() else []
     for path in html:
         create_link_artifact(path.absolute().as_uri(), link_text=str(path), key="report-html")
         page.append(f"Report on the models: `{path.absolute()}`")
-    create_markdown_artifact("\n\n".join(filter(None, page)), key="report")
-    get_run_logger().info("\n".join(filter(None, [table(rows), verdict, *map(str, html)])))
+    create_markdown_artifact("\n\n".join(page), key="report")
+    get_run_logger().info("\n".join([table(rows), *verdicts, *map(str, html)]))
     shown = "report" in states and states["report"].is_completed()
     return [*html, SUMMARY] if shown else html
 

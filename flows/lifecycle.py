@@ -93,7 +93,7 @@ def follow(futures: dict[str, PrefectFuture]) -> None:
 
 @flow(name="lifecycle", persist_result=False)
 def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows the default in its UI)
-    """Bring the targets, or everything, up to date; then offer the model that params.yaml names for promotion."""
+    """Bring the targets, or everything, up to date; then offer what was exported to the registry."""
     steps, start, parent = prepare(tuple(targets)), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
@@ -104,8 +104,8 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     failed = [name for name, state in states.items() if not state.is_completed()]
     if busy:
         plan.sort_lock()
-    verdict = promote.offer() if busy and not failed else ""
-    reports = history.report(steps, states, verdict)
+    verdicts = promote.offer() if busy and not failed else []
+    reports = history.report(steps, states, verdicts)
     if busy:
         tracking.finish_pipeline(parent, not failed, time.time() - start, reports)
     summary = history.summary(states)

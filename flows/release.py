@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.export import _manifest, _signature
-from stages.lib import artefacts, params
+from stages.lib import artefacts, gates, params
 
 ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
 ROWS = {  # metric -> how the card says it
@@ -29,7 +29,7 @@ ROWS = {  # metric -> how the card says it
 
 
 def release(model: str, tree: dict[str, Any]) -> Path:
-    evaluated = measured(tree).get(model)
+    evaluated = gates.measured(tree).get(model)
     if evaluated is None:
         raise SystemExit(f"{params.PARAMS_FILE}: no eval variant measures {model}, so its card would promise nothing")
     source, target = ARTIFACTS / model / "model", RELEASES / model.split("/", 1)[1] / "model"
@@ -45,12 +45,6 @@ def release(model: str, tree: dict[str, Any]) -> Path:
     return target
 
 
-def measured(tree: dict[str, Any]) -> dict[str, str]:
-    """Export -> the eval variant that measures it."""
-    entries = tree.get("eval") or {}
-    return {entry["model"]: name for name, entry in entries.items() if entry["model"].startswith("export/")}
-
-
 def table(variant: str) -> str:
     folder = ARTIFACTS / "eval" / variant
     metrics, timings = artefacts.read_json(folder / "metrics.json"), artefacts.read_json(folder / "timings.json")
@@ -64,7 +58,7 @@ def table(variant: str) -> str:
 def main() -> None:
     tree = params.read()
     params.check(tree)
-    for model in sys.argv[1:] or measured(tree):
+    for model in sys.argv[1:] or gates.measured(tree):
         target = release(model, tree)
         signed = "signed" if (target / _manifest.SIGNATURE).exists() else f"not signed: {_signature.KEY} is not set"
         print(f"{target}: {len(_manifest.read(target))} files, {signed}")

@@ -1,4 +1,4 @@
-"""The gates of params.yaml: what a model must keep, and the most it may weigh, to be promoted."""
+"""The gates of params.yaml: what a model must keep, and the most it may weigh, to enter the registry."""
 
 from typing import Any
 
@@ -30,6 +30,12 @@ def read(tree: dict[str, Any]) -> Gates | None:
     for key in ("teacher", "student"):
         params.check_parent(tree, f"gates.{key}", f"eval/{getattr(checked, key)}")
     return checked
+
+
+def measured(tree: dict[str, Any]) -> dict[str, str]:
+    """Export -> the eval variant that measures it."""
+    entries = tree.get("eval") or {}
+    return {entry["model"]: name for name, entry in entries.items() if entry["model"].startswith("export/")}
 
 
 def refusals(gate: Gates, teacher: dict[str, Any], model: dict[str, Any], kl: float) -> list[str]:

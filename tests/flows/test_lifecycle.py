@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 def test_same_lock_as_dvc_then_cached_then_only_what_changed(project, finished, tmp_path):
     shown = project.flow()
     assert "hello from data words warm" in shown, "DVC no longer calls dvc.stage.run._run: it ran in a cold shell"
-    assert "6 completed" in shown and "orchard-final version 1 is champion" in shown
+    assert "6 completed" in shown and "export/final is champion: orchard-final version 1" in shown
     assert len(project.ran()) == 6
     assert finished.lock() == project.lock()  # bytes, in the same order, although siblings ran in parallel
     project.commit()
@@ -37,7 +37,7 @@ def test_same_lock_as_dvc_then_cached_then_only_what_changed(project, finished, 
 
     project.params("gates.accuracy_kept", 0.95)
     refused = project.run(sys.executable, "-m", "flows.promote", check=1)
-    assert "stays candidate: it keeps 90.0% of the teacher's accuracy; 95% wanted" in refused
+    assert "export/final stays out of the registry: it keeps 90.0% of the teacher's accuracy; 95% wanted" in refused
 
 
 def ordered(shown: str) -> str:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from flows import release
 from stages.export import _manifest, _signature
-from stages.lib import artefacts, params
+from stages.lib import artefacts, gates, params
 
 PARAMS = """
 eval:
@@ -73,4 +73,4 @@ def test_a_tampered_export_is_not_released(project):
 def test_what_nobody_measured_is_not_released(project):
     with pytest.raises(SystemExit, match="no eval variant measures export/other"):
         release.release("export/other", params.read())
-    assert release.measured(params.read()) == {"export/gguf": "small"}
+    assert gates.measured(params.read()) == {"export/gguf": "small"}

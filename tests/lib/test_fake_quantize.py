@@ -88,6 +88,21 @@ def test_integers_are_the_nearest_levels_and_the_same_when_rounded_again(bits):
     assert (rounded[2, :32] == 0).all()
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_integers_are_what_torchao_trains_with(bits):
+    """Its primitives, with a 32-bit step; ours has 10 bits of fraction, so a weight between two levels may differ."""
+    primitives = pytest.importorskip("torchao.quantization.quant_primitives", reason="torchao is not in the lock")
+    w = torch.randn(64, 128, generator=torch.Generator().manual_seed(bits))
+    block, low, high = (1, 32), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    kind, bounds = primitives.MappingType.ASYMMETRIC, {"quant_min": low, "quant_max": high}
+    step, zero = primitives.choose_qparams_affine(w, kind, block, torch.int8, **bounds, eps=1e-9)
+    theirs = primitives._fake_quantize_affine(w, block, step, zero, torch.int8, **bounds)
+    ours = fake_quantize.integers(w, bits, 32)
+    steps = ((ours - theirs) / step.repeat_interleave(32, 1)).abs()
+    assert (steps > 2**bits * 2**-9).float().mean() < 0.005
+    assert steps.max() < 1.02
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_training_leaves_three_values_a_matrix_and_learns(llama, tmp_path, optimizer):
     model, before = llama(VOCABULARY), llama(VOCABULARY)

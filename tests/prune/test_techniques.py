@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import artefacts, calibrate, models, params, tokens
+from stages.export import gguf, onnx
+from stages.export.__main__ import each
+from stages.lib import artefacts, calibrate, losses, models, params, runtimes, tokens
 from stages.prune import Sparse, _given
 
 TRAINING = {"steps": 2, "batch_size": 2}
@@ -91,6 +93,20 @@ def test_a_pruned_model_is_saved_loaded_and_writes(any_technique, tiny, tokenize
     loaded = models.load(tmp_path / "model")
     assert torch.equal(loaded(rows[:2]).logits, pruned(rows[:2]).logits)
     assert loaded.generate(rows[:2], max_new_tokens=3).shape == (2, rows.shape[1] + 3)
+
+
+@pytest.mark.slow
+def test_a_pruned_model_runs_where_it_ships(any_technique, tiny, tokenizer, rows, prune, tmp_path):
+    pruned = prune(any_technique, tiny, make(any_technique, sparsity=0.5))
+    for exporter, type in ((gguf, "F16"), (onnx, "float32")):
+        folder, method = tmp_path / type, exporter.__name__.rsplit(".", 1)[1]
+        folder.mkdir()
+        p = exporter.Params(method=method, type=type, **PARENTS)
+        exporter.write(copy.deepcopy(pruned), tokenizer, folder, p)
+        export = runtimes.open_runtime(folder)
+        seen = losses.compare(models.logits(pruned), each(export), rows[:4], batch=1)
+        assert abs(seen["kl"]) < 1e-4, method
+        assert export.size()[0] == pruned.num_parameters(), method
 
 
 def test_what_stays_is_unchanged_and_the_rest_is_untouched(technique, tiny, rows):
