@@ -8,8 +8,8 @@ python -m benchmarks.quantizers FOLDER --autoawq /tmp/awq/bin/python
 The model and the rows are those of the boards in FOLDER. Seconds are from the model on disk to the quantized one on
 disk: reading, calibration on the same rows, rounding in groups of 64, writing, but no measuring. Perplexity is of what
 was written, on the same held-out rows: Linears as the file has them in transformers, a GGUF in llama.cpp. AutoAWQ wants
-an older transformers, so it runs in an environment of its own and hands its rounded weights back; once with the same
-search as ours, once as its users have it, which also clips. The peer of Q4_K_M is the program `llama-quantize` without
+an older transformers, so it runs in an environment of its own and hands its rounded weights back; once without
+clipping, once with it, as its users have it; ours alike. The peer of Q4_K_M is the program `llama-quantize` without
 an importance matrix and with its own choice of types for short rows; both read a 32-bit GGUF from our writer.
 """
 
@@ -53,8 +53,9 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
         "llmcompressor_rtn": partial(llmcompressor, "rtn", source, None),
         "ours_gptq": partial(ours, gptq, source, seen),
         "llmcompressor_gptq": partial(llmcompressor, "gptq", source, seen),
-        "ours_awq": partial(ours, awq, source, seen),
+        "ours_awq": partial(ours, awq, source, seen, clip=False),
         "autoawq_awq": partial(peer_awq, autoawq, source, seen, "no clip"),
+        "ours_awq_clipped": partial(ours, awq, source, seen),
         "autoawq_awq_clipped": partial(peer_awq, autoawq, source, seen, "clip"),
         "ours_q4_k_m": partial(ours_gguf, source, seen),
         "llama_cpp_q4_k_m": partial(llama_cpp, source),
@@ -67,7 +68,8 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
             result[f"{name}_seconds"] = round(perf_counter() - start, 1)
             result[f"{name}_perplexity"] = round(perplexity(Path(place), unseen), 3)
             print(f"{name:22} {result[f'{name}_seconds']:8} s  perplexity {result[f'{name}_perplexity']:8}", flush=True)
-    pairs = {"rtn": "llmcompressor", "gptq": "llmcompressor", "awq": "autoawq", "q4_k_m": "llama_cpp"}
+    pairs = {"rtn": "llmcompressor", "gptq": "llmcompressor", "q4_k_m": "llama_cpp"}
+    pairs |= dict.fromkeys(("awq", "awq_clipped"), "autoawq")
     for method, peer in pairs.items():
         ratio = result[f"{peer}_{method}_seconds"] / result[f"ours_{method}_seconds"]
         result[f"ratio_{method}_seconds"] = round(ratio, 2)
@@ -83,9 +85,9 @@ def perplexity(folder: Path, rows_NT: Tensor) -> float:
     return exp(total / len(rows_NT))
 
 
-def ours(technique: Any, source: Path, rows_NT: Tensor | None, out: Path) -> None:
-    given = {"method": technique.__name__.rsplit(".", 1)[1], "group_size": GROUP}
-    net = technique.quantize(models.load(source), rows_NT, technique.Params.model_validate(given | PARENTS))
+def ours(technique: Any, source: Path, rows_NT: Tensor | None, out: Path, **more: bool) -> None:
+    given = {"method": technique.__name__.rsplit(".", 1)[1], "group_size": GROUP} | PARENTS | more
+    net = technique.quantize(models.load(source), rows_NT, technique.Params.model_validate(given))
     _compressed.round_rest(net, torch.float16)
     models.write(_compressed.pack(net, torch.float16), models.load_tokenizer(source), out)
 

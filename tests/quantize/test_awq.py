@@ -34,6 +34,46 @@ def test_loses_less_than_plain_rounding_on_its_calibration_rows(model_folder, ro
 
 
 @torch.no_grad()
+def test_clipping_takes_the_share_of_least_error_by_hand(model_folder):
+    layer = calibrate.linears(plain_rounding(models.load(model_folder), 128))["model.layers.0.mlp.down_proj"]
+    x_MGS = torch.randn(40, 4, 128, generator=torch.Generator().manual_seed(0)) ** 3
+    awq.clip(layer, torch.einsum("mgs,mgt->gst", x_MGS, x_MGS))
+    shares = set()
+    for output in range(3):
+        for group in range(4):
+            w, x = layer.weight.view(-1, 4, 128)[output, group], x_MGS[:, group]
+            errors = {}
+            for share in awq.SHARES:
+                largest = share * w.abs().max()
+                low, high = max(w.min(), -largest), min(w.max(), largest)
+                step = (high - low) / 15
+                zero = (-8 - low / step).round().clamp(-8, 7)
+                rounded = (((w / step).round() + zero).clamp(-8, 7) - zero) * step
+                errors[share] = sum(float(each @ (rounded - w)) ** 2 for each in x), step, zero
+            share = min(errors, key=lambda each: errors[each][0])
+            torch.testing.assert_close(layer.weight_scale[output, group], errors[share][1])
+            assert layer.weight_zero_point[output, group] == errors[share][2]
+            shares.add(share)
+    assert len(shares) > 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_clipping_loses_less_but_leaves_queries_and_keys(model_folder, rows, symmetric):
+    dense, p = with_outliers(model_folder)(rows).logits, {**P, "bits": 3, "grid": 4, "symmetric": symmetric}
+    whole, clipped = (
+        awq.quantize(with_outliers(model_folder), rows, awq.Params(**p, clip=clip)) for clip in (False, True)
+    )
+    errors = [(net(rows).logits - dense).square().mean() for net in (whole, clipped)]
+    assert errors[1] < 0.97 * errors[0]
+    same = {
+        name.rsplit(".", 1)[1]: torch.equal(layer.weight_scale, calibrate.linears(clipped)[name].weight_scale)
+        for name, layer in calibrate.linears(whole).items()
+    }
+    assert [name for name in same if same[name]] == ["q_proj", "k_proj"]
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("bits", "group_size", "symmetric"), [(4, 32, False), (4, 128, True), (3, 128, False)])
 def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, bits, group_size, symmetric):
     p = awq.Params(**P, bits=bits, group_size=group_size, symmetric=symmetric, grid=4)
