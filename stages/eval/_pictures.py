@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from stages.eval import _format
 
 SIZE = 13  # of a label, pixels
+MOST_COVERED = 60  # square pixels of other things under a label
+CROWD = 15  # dots, whose long leaders would cross
 Points = list[tuple[float, float]]
 
 
@@ -76,7 +78,8 @@ def pareto(rows: list[dict], teacher: dict, shipped: dict, page: int) -> Picture
         x = at_x(row["bytes"])
         picture.strokes.append(Stroke("interval", [(x, at_y(row["accuracy_low"])), (x, at_y(row["accuracy_high"]))]))
         picture.dots.append(Dot(kind(row, teacher, shipped), x, at_y(row["accuracy"]), note(row)))
-    label(picture, area, [(dot, row["variant"]) for dot, row in zip(picture.dots, rows, strict=True)])
+    named = sorted(zip(picture.dots, rows, strict=True), key=lambda pair: pair[1] not in best)
+    label(picture, area, [(dot, row["variant"]) for dot, row in named])
     return picture
 
 
@@ -196,14 +199,25 @@ def axes(picture: Picture, area: Box, at_x: Callable, rows: list[dict], at_y: Ca
 
 
 def label(picture: Picture, area: Box, named: list[tuple[Dot, str]]) -> None:
-    """Name dots beside themselves, at the place around each that covers least and is near; with a leader if far."""
+    """Name dots beside themselves, at the place around each that covers least and is near; with a leader if far.
+
+    In a crowd an ordinary dot without room stays without a name: its note tells it.
+    """
+    crowded = len(named) > CROWD
+    distances = (11, 20, 36) if crowded else (11, 20, 36, 56, 80)
     taken = [Box(dot.x - 7, dot.y - 7, dot.x + 7, dot.y + 7) for dot in picture.dots]
     for stroke in picture.strokes:
         if stroke.kind in ("interval", "front"):
             taken += [between(*ends) for ends in zip(stroke.points, stroke.points[1:], strict=False)]
-    for dot, words in sorted(named, key=lambda pair: (pair[0].kind == "other", pair[0].x)):
-        spots = [spot for far in (11, 20, 36, 56, 80) for spot in around(dot, far, width(words))]
-        best = min(spots, key=lambda spot: spot.far + spot.box.outside(area) + sum(map(spot.box.overlap, taken)))
+
+    def covers(spot: Spot) -> float:
+        return spot.box.outside(area) + sum(map(spot.box.overlap, taken))
+
+    for dot, words in sorted(named, key=lambda pair: pair[0].kind == "other"):
+        spots = [spot for far in distances for spot in around(dot, far, width(words))]
+        best = min(spots, key=lambda spot: spot.far + covers(spot))
+        if crowded and dot.kind == "other" and covers(best) > MOST_COVERED:
+            continue
         taken.append(best.box)
         if best.far > 20:
             picture.strokes.append(Stroke("leader", [(dot.x, dot.y), (best.x, best.box.bottom - SIZE / 2)]))

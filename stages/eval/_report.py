@@ -113,7 +113,7 @@ def stages(tree: dict[str, Any], artifacts: Path) -> list[dict[str, Any]]:
                     "stage": stage,
                     "variant": variant,
                     "method": entry["method"],
-                    "what": first_line(HERE.parent / stage / f"{entry['method']}.py"),
+                    "what": summary_of(HERE.parent / stage / f"{entry['method']}.py"),
                     "metrics": artefacts.read_json(folder / "metrics.json"),
                     "timings": optional(folder / "timings.json"),
                     "curve": _pictures.curve(read_curve(folder / "curve.csv")),
@@ -151,10 +151,10 @@ def redundancy(metrics: dict[str, Any]) -> dict[str, list[float]]:
     return kinds
 
 
-def first_line(technique: Path) -> str:
-    """What a technique's docstring says first."""
+def summary_of(technique: Path) -> str:
+    """The first paragraph of a technique's docstring."""
     docstring = ast.get_docstring(ast.parse(technique.read_text())) or ""
-    return docstring.partition("\n")[0]
+    return " ".join(docstring.partition("\n\n")[0].split())
 
 
 def read_curve(path: Path) -> dict[str, list[tuple[float, float]]]:
