@@ -36,6 +36,8 @@ VARIANTS = {  # int8 weights alone are not here: vLLM has no kernel for a CPU (W
     "int8-activations": {"method": "int8", "activations": True},
     "int4": {"method": "rtn", "bits": 4, "group_size": 128, "symmetric": True},
     "int4-zero-points": {"method": "rtn", "bits": 4, "group_size": 32},
+    "awq": {"method": "awq", "group_size": 128, "grid": 4},
+    "gptq": {"method": "gptq", "bits": 4, "group_size": 128},
 }
 NEAR = {"int8-activations": 0.2}  # in 16 bits some activations fall to the next level
 
@@ -49,7 +51,8 @@ pytestmark = [
 def test_vllm_says_what_transformers_says(variant, source_folder, tokenizer, rows, tmp_path):
     technique = import_module(f"stages.quantize.{VARIANTS[variant]['method']}")
     with _compressed.quiet():
-        model = technique.quantize(models.load(source_folder), None, technique.Params(**VARIANTS[variant], **PARENTS))
+        p = technique.Params(**VARIANTS[variant], **PARENTS)
+        model = technique.quantize(models.load(source_folder), rows if p.calibration else None, p)
         _compressed.round_rest(model, torch.float16)
         models.save(_compressed.pack(model, torch.float16), tokenizer, tmp_path / "packed")
     folder = tmp_path / "export"
