@@ -41,6 +41,13 @@ from stages.quantize import _compressed, awq, gptq, rtn
 RESULT = Path("benchmarks/results/quantizers.json")
 GROUP, CALIBRATION, HELD_OUT = 64, 8, 32
 PARENTS = {"model": "a/b", "tokens": "a/b"}
+PEERS = {
+    "rtn": "llmcompressor",
+    "gptq": "llmcompressor",
+    "awq": "autoawq",
+    "awq_clipped": "autoawq",
+    "q4_k_m": "llama_cpp",
+}
 INTEGERS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GROUP, "symmetric": False}
 
 
@@ -68,9 +75,7 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
             result[f"{name}_seconds"] = round(perf_counter() - start, 1)
             result[f"{name}_perplexity"] = round(perplexity(Path(place), unseen), 3)
             print(f"{name:22} {result[f'{name}_seconds']:8} s  perplexity {result[f'{name}_perplexity']:8}", flush=True)
-    pairs = {"rtn": "llmcompressor", "gptq": "llmcompressor", "q4_k_m": "llama_cpp"}
-    pairs |= dict.fromkeys(("awq", "awq_clipped"), "autoawq")
-    for method, peer in pairs.items():
+    for method, peer in PEERS.items():
         ratio = result[f"{peer}_{method}_seconds"] / result[f"ours_{method}_seconds"]
         result[f"ratio_{method}_seconds"] = round(ratio, 2)
     _result.save(out, result | {"autoawq": "0.2.9"}, "torch", "transformers", "llmcompressor", "ik-llama-cpp-python")
