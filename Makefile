@@ -15,7 +15,7 @@ test: $(BIN)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright && $(BIN)/python -m pytest -m "not slow"
 
 chat: $(BIN)/ready
-	$(BIN)/python -m stages.lib.chat --model $(MODEL)
+	$(BIN)/python -m apps.chat --model $(MODEL)
 
 ui: $(BIN)/ready
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 & \

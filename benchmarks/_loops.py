@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from stages.lib import training
+from stages.lib.training import config, loop
 
 LR = 3e-3
 
 
 def ours(model: Any, batch: Any, loss: Any, steps: int, rows: int, folder: Path) -> float:
-    """Seconds of a training by stages/lib/training.py."""
+    """Seconds of a training by stages/lib/training/loop.py."""
     given = {"steps": steps, "batch_size": rows, "lr": LR, "optimizer": "adamw"}
     start = perf_counter()
-    training.fit(model, batch, loss, training.Training.model_validate(given), [], folder / "checkpoints")
+    loop.fit(model, batch, loss, config.Training.model_validate(given), [], folder / "checkpoints")
     return perf_counter() - start
 
 
@@ -27,7 +27,7 @@ def arguments(steps: int, rows: int, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": rows,
         "learning_rate": LR,
         "optim": "adamw_torch_fused",
-        "bf16": training.mixed(training.Training.model_validate({"steps": steps})),
+        "bf16": loop.mixed(config.Training.model_validate({"steps": steps})),
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "report_to": "none",

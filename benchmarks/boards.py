@@ -16,7 +16,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _clone, _result
-from stages.lib import artefacts
+from stages.lib.frame import files
 
 RESULT = Path("benchmarks/results/boards.json")
 COLUMNS = {
@@ -35,7 +35,7 @@ def main(folder: Path | None = None) -> None:
         flow = [sys.executable, "-m", "flows.lifecycle"]
         subprocess.run([*flow, "prune", "quantize", "export", "--profile", "boards"], cwd=project, check=True)
         subprocess.run(flow, cwd=project, check=True)  # by now only measurements are left, one at a time
-        summary = artefacts.read_json(project / "artifacts/report/summary.json")
+        summary = files.read_json(project / "artifacts/report/summary.json")
         rows = {row["variant"]: measured(project / "artifacts", row) for row in summary["models"]}
     print_table(rows)
     flat = {f"{name}_{key}": round(value, 4) for name, row in rows.items() for key, value in row.items()}
@@ -43,8 +43,8 @@ def main(folder: Path | None = None) -> None:
 
 
 def measured(artifacts: Path, row: dict[str, Any]) -> dict[str, float]:
-    made = artefacts.read_json(artifacts / row["model"] / "metrics.json")
-    timings = artefacts.read_json(artifacts / "eval" / row["variant"] / "timings.json")
+    made = files.read_json(artifacts / row["model"] / "metrics.json")
+    timings = files.read_json(artifacts / "eval" / row["variant"] / "timings.json")
     found = {"bytes": row["bytes"], "bits_per_weight": row["bits_per_weight"]}
     if row["kl"] is not None:
         found |= {"perplexity": exp(made["loss_after"]), "kl": row["kl"], "same_top": row["same_top"]}

@@ -15,7 +15,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _clone, _result
-from stages.lib import artefacts
+from stages.lib.frame import files
 
 RESULT = Path("benchmarks/results/headline.json")
 
@@ -23,8 +23,8 @@ RESULT = Path("benchmarks/results/headline.json")
 def main(folder: Path | None = None) -> None:
     with _clone.project(folder) as project:
         subprocess.run([sys.executable, "-m", "flows.lifecycle", "--profile", "headline"], cwd=project, check=True)
-        summary = artefacts.read_json(project / "artifacts/report/summary.json")
-        seconds = [artefacts.read_json(path)["seconds"] for path in (project / "artifacts").glob("*/*/timings.json")]
+        summary = files.read_json(project / "artifacts/report/summary.json")
+        seconds = [files.read_json(path)["seconds"] for path in (project / "artifacts").glob("*/*/timings.json")]
     result = compare(summary) | {"minutes_of_all_stages": round(sum(seconds) / 60, 1)}
     _result.save(RESULT, result, "torch", "transformers", "xllamacpp")
     print("\n".join(f"{name:25} {value}" for name, value in result.items()))

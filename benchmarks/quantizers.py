@@ -34,9 +34,13 @@ from llmcompressor.modifiers.quantization import QuantizationModifier
 from torch import Tensor
 
 from benchmarks import _result
-from stages.export import _gguf, _vocabulary, gguf
-from stages.lib import losses, models, runtimes, tokens
-from stages.quantize import _compressed, awq, gptq, rtn
+from stages.export import gguf
+from stages.export.parts import gguf_file, gguf_vocabulary
+from stages.lib.nets import losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models, tokens
+from stages.quantize import awq, gptq, rtn
+from stages.quantize.parts import compressed
 
 RESULT = Path("benchmarks/results/quantizers.json")
 GROUP, CALIBRATION, HELD_OUT = 64, 8, 32
@@ -69,7 +73,7 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
     }
     result: dict[str, Any] = {"unquantized_perplexity": round(perplexity(source, unseen), 3)}
     for name, quantize in ways.items():
-        with tempfile.TemporaryDirectory() as place, _compressed.quiet():
+        with tempfile.TemporaryDirectory() as place, compressed.quiet():
             start = perf_counter()
             quantize(Path(place))
             result[f"{name}_seconds"] = round(perf_counter() - start, 1)
@@ -84,7 +88,7 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
 def perplexity(folder: Path, rows_NT: Tensor) -> float:
     if not (folder / "model.gguf").exists():
         return exp(losses.evaluate(models.load(folder), rows_NT))
-    runtime = runtimes.open_runtime(folder)
+    runtime = open_runtime(folder)
     logits_NTV = (torch.from_numpy(runtime.logits(row.tolist()))[None] for row in rows_NT)
     total = sum(losses.next_token(each, row[None]).item() for each, row in zip(logits_NTV, rows_NT, strict=True))
     return exp(total / len(rows_NT))
@@ -93,8 +97,8 @@ def perplexity(folder: Path, rows_NT: Tensor) -> float:
 def ours(technique: Any, source: Path, rows_NT: Tensor | None, out: Path, **more: bool) -> None:
     given = {"method": technique.__name__.rsplit(".", 1)[1], "group_size": GROUP} | PARENTS | more
     net = technique.quantize(models.load(source), rows_NT, technique.Params.model_validate(given))
-    _compressed.round_rest(net, torch.float16)
-    models.write(_compressed.pack(net, torch.float16), models.load_tokenizer(source), out)
+    compressed.round_rest(net, torch.float16)
+    models.write(compressed.pack(net, torch.float16), models.load_tokenizer(source), out)
 
 
 def llmcompressor(method: str, source: Path, rows_NT: Tensor | None, out: Path) -> None:
@@ -131,7 +135,7 @@ def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
 def llama_cpp(source: Path, out: Path) -> None:
     model, tokenizer = models.load(source), models.load_tokenizer(source)
     full = out / "full.gguf"
-    _gguf.write_file(model, _vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
+    gguf_file.write_file(model, gguf_vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
     tokenizer.save_pretrained(out)
     subprocess.run([str(find_quantize_bin()), full, out / "model.gguf", "Q4_K_M"], check=True, capture_output=True)
 

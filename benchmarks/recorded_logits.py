@@ -22,8 +22,10 @@ import torch
 
 from benchmarks import _loops, _result
 from stages.data import documents
-from stages.distill import _soft, logits
-from stages.lib import losses, tokens, traces
+from stages.distill import logits
+from stages.distill.parts import soft_targets
+from stages.lib.nets import losses
+from stages.lib.store import tokens, traces
 from stages.pretrain import decoder
 from stages.tokenize import bpe
 from stages.traces import logits as recorder
@@ -68,8 +70,8 @@ def live(student: Any, teacher: Any, p: logits.Params, ids_BT: torch.Tensor) -> 
     output_BTV = student(input_ids=ids_BT, use_cache=False).logits
     with torch.no_grad():
         teacher_BTV = teacher(input_ids=ids_BT, use_cache=False).logits
-    soft = _soft.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
-    return _soft.mix(losses.next_token(output_BTV, ids_BT), soft, p)
+    soft = soft_targets.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
+    return soft_targets.mix(losses.next_token(output_BTV, ids_BT), soft, p)
 
 
 def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: int, folder: Path) -> float:

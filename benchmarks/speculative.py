@@ -14,7 +14,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
-from stages.lib import params
+from stages.lib.frame import params
 
 RESULT = Path("benchmarks/results/speculative.json")
 

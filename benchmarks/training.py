@@ -17,7 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks import _loops, _result
-from stages.lib import records, replies
+from stages.lib.nets import packed
+from stages.lib.store import records
+from stages.lib.text import packing
 from stages.pretrain import decoder
 from stages.tokenize import bpe
 
@@ -32,7 +34,7 @@ def build(tokenizer: Any) -> Any:
 
 
 def ours(model: Any, batch: Any, folder: Path) -> float:
-    return _loops.ours(model, batch, partial(replies.loss, model), STEPS, ROWS, folder)
+    return _loops.ours(model, batch, partial(packed.loss, model), STEPS, ROWS, folder)
 
 
 def peer(model: Any, rows: list[dict[str, Any]], folder: Path) -> float:
@@ -49,7 +51,7 @@ def main() -> None:
     parents = {"documents": "data/corpus", "problems": "data/problems"}
     own = bpe.Params.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
     tokenizer = bpe.train(texts, own)
-    batch = replies.batches(tokenizer, solved, CONTEXT, ROWS, seed=0)
+    batch = packing.batches(tokenizer, solved, CONTEXT, ROWS, seed=0)
     names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids"}
     columns = {new: torch.cat([batch(i)[old] for i in range(STEPS)]) for old, new in names.items()}
     rows = [{name: column[i] for name, column in columns.items()} for i in range(STEPS * ROWS)]

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Crashed
 
 from flows.plan import Step
+from stages.lib.frame.errors import UserError
 
 REPORT, SUMMARY = Path("artifacts/report/report.html"), Path("artifacts/report/summary.json")
 
@@ -30,7 +31,7 @@ def alone() -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SystemExit(f"another flow is running in {project}") from None
+            raise UserError(f"another flow is running in {project}") from None
         with tags(project):
             yield
 

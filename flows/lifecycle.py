@@ -31,7 +31,7 @@ from prefect.states import Completed, Failed
 
 from flows import history, promote
 from flows.console import Output
-from stages.lib import gates, params, tracking
+from stages.lib.frame import gates, params, tracking
 
 HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
 

@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stages.lib import artefacts, tracking
+from stages.lib.frame import files, tracking
+from stages.lib.frame.errors import UserError
 
 ARTIFACTS = Path("artifacts")
 
@@ -19,14 +20,14 @@ ARTIFACTS = Path("artifacts")
 def find(model: str) -> tuple[Path, str]:
     """Path and sha256 of what the user named."""
     if Path(model).exists():
-        return Path(model), artefacts.digest(Path(model))
+        return Path(model), files.digest(Path(model))
     if (folder := ARTIFACTS / model).is_dir():
         made = [path for path in sorted(folder.iterdir()) if path.is_dir()] or [folder / "metrics.json"]
-        return made[0], artefacts.digest(made[0])
+        return made[0], files.digest(made[0])
     name, _, alias = model.partition("@")
     if found := tracking.registered(name, alias or "candidate"):
         return found[1], found[2]
-    raise SystemExit(f"'{model}' is no registered model, no variant under {ARTIFACTS} and no path")
+    raise UserError(f"'{model}' is no registered model, no variant under {ARTIFACTS} and no path")
 
 
 def tree(path: Path, sha256: str, seen: set[str], indent: str = "") -> Iterator[str]:
@@ -44,7 +45,7 @@ def tree(path: Path, sha256: str, seen: set[str], indent: str = "") -> Iterator[
         inputs = [(Path(name), content) for name, content in run.inputs if name not in code]
     elif entry := locked(path):
         yield f"{inner}made by {entry['name']}; no run of it is recorded here, so this is from dvc.lock"
-        inputs = [(each, artefacts.digest(each)) for each in map(Path, entry["inputs"]) if each.exists()]
+        inputs = [(each, files.digest(each)) for each in map(Path, entry["inputs"]) if each.exists()]
     else:
         yield f"{inner}raw: no stage makes it"
         return
@@ -84,5 +85,5 @@ def lock() -> dict[str, Any]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        raise SystemExit(__doc__)
+        raise UserError(__doc__)
     print("\n".join(tree(*find(sys.argv[1]), set())))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import recovery
-from stages.lib import tracking
+from stages.lib.frame import tracking
+from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.dependency.base import Dependency
@@ -43,7 +44,7 @@ def read(targets: Iterable[str] = ()) -> list[Step]:
             recovery.repair(repo)
             return list(steps(repo, list(targets)))
     except DvcException as error:
-        raise SystemExit(f"DVC: {error}") from error
+        raise UserError(f"DVC: {error}") from error
 
 
 def sort_lock() -> None:
@@ -88,7 +89,7 @@ def find(target: str, graph: Iterable["Stage"]) -> list["Stage"]:
         return found
     names = [stage.addressing for stage in graph]
     hint = get_close_matches(target, names, n=3) or sorted({name.split("@")[0] for name in names})
-    raise SystemExit(f"dvc.yaml has no stage '{target}'; there are: {', '.join(hint)}")
+    raise UserError(f"dvc.yaml has no stage '{target}'; there are: {', '.join(hint)}")
 
 
 def reasons(stage: "Stage", made: set[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.lib import artefacts, gates, params, tracking
+from stages.lib.frame import files, gates, params, tracking
 
 ARTIFACTS = Path("artifacts")
 
@@ -48,7 +48,7 @@ def made(variant: str) -> bool:
 
 
 def metrics(variant: str) -> dict[str, Any]:
-    return artefacts.read_json(ARTIFACTS / variant / "metrics.json")
+    return files.read_json(ARTIFACTS / variant / "metrics.json")
 
 
 def register(name: str, model: str, tags: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib import artefacts
+from stages.lib.frame import files
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -29,7 +29,7 @@ def release_dead(rwlock: Path) -> None:
         read = {path: [i for i in infos if alive(i["pid"], written)] for path, infos in held.get("read", {}).items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         print(f"{rwlock} was damaged by a killed run: removed")
-        artefacts.remove(rwlock)
+        files.remove(rwlock)
         return
     kept = {"write": write, "read": {path: infos for path, infos in read.items() if infos}}
     if kept != held:
@@ -87,5 +87,5 @@ def sort(lockfile: Path, names: list[str]) -> None:
 
 
 def replace(lockfile: Path, content: bytes) -> None:
-    with artefacts.writing(lockfile) as partial:
+    with files.writing(lockfile) as partial:
         partial.write_bytes(content)

@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stages.export import _manifest, _signature
-from stages.lib import artefacts, gates, params
+from stages.lib.frame import files, gates, params
+from stages.lib.frame.errors import UserError
+from stages.lib.store import manifest, signature
 
 ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
 ROWS = {  # metric -> how the card says it
@@ -31,23 +32,23 @@ ROWS = {  # metric -> how the card says it
 def release(model: str, tree: dict[str, Any]) -> Path:
     evaluated = gates.measured(tree).get(model)
     if evaluated is None:
-        raise SystemExit(f"{params.PARAMS_FILE}: no eval variant measures {model}, so its card would promise nothing")
+        raise UserError(f"{params.PARAMS_FILE}: no eval variant measures {model}, so its card would promise nothing")
     source, target = ARTIFACTS / model / "model", RELEASES / model.split("/", 1)[1] / "model"
-    if found := _manifest.problems(source):
-        raise SystemExit("\n".join(f"{source}: {problem}; run dvc repro" for problem in found))
-    with artefacts.writing(target) as folder:
+    if found := manifest.problems(source):
+        raise UserError("\n".join(f"{source}: {problem}; run dvc repro" for problem in found))
+    with files.writing(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         card = folder / "README.md"
         card.write_text(card.read_text(encoding="utf-8") + table(evaluated), encoding="utf-8")
-        _manifest.write(folder)
-        if key := _signature.configured():
-            _signature.sign(folder, key)
+        manifest.write(folder)
+        if key := signature.configured():
+            signature.sign(folder, key)
     return target
 
 
 def table(variant: str) -> str:
     folder = ARTIFACTS / "eval" / variant
-    metrics, timings = artefacts.read_json(folder / "metrics.json"), artefacts.read_json(folder / "timings.json")
+    metrics, timings = files.read_json(folder / "metrics.json"), files.read_json(folder / "timings.json")
     values = metrics | timings
     rows = [f"| {label} | {shape.format(values[key])} |" for key, (label, shape) in ROWS.items() if key in values]
     metered = "measured" if timings.get("energy_measured") else "estimated from the load of the CPU"
@@ -60,8 +61,8 @@ def main() -> None:
     params.check(tree)
     for model in sys.argv[1:] or gates.measured(tree):
         target = release(model, tree)
-        signed = "signed" if (target / _manifest.SIGNATURE).exists() else f"not signed: {_signature.KEY} is not set"
-        print(f"{target}: {len(_manifest.read(target))} files, {signed}")
+        signed = "signed" if (target / manifest.SIGNATURE).exists() else f"not signed: {signature.KEY} is not set"
+        print(f"{target}: {len(manifest.read(target))} files, {signed}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ and eval.
 
 import os
 
-# No network and no telemetry unless params.yaml names something on a hub (stages/lib/hub.py opens that door).
+# No network and no telemetry unless params.yaml names something on a hub (stages/lib/store/hub.py opens that door).
 for name, value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

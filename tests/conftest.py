@@ -71,7 +71,7 @@ def rows(texts, tokenizer) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def model_folder(tokenizer, tmp_path_factory) -> Path:
     """A model artefact with hidden size 256, so that every GGUF type fits its rows."""
-    from stages.lib import models
+    from stages.lib.store import models
 
     folder = tmp_path_factory.mktemp("artefacts") / "model"
     models.save(build_llama(len(tokenizer), hidden=256), tokenizer, folder)
@@ -81,10 +81,11 @@ def model_folder(tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ternary_folder(model_folder, tokenizer, tmp_path_factory) -> Path:
     """The same model as a training with ternary weights would leave it."""
-    from stages.lib import fake_quantize, models
+    from stages.lib.nets import rounding
+    from stages.lib.store import models
 
     net = models.load(model_folder)
-    with fake_quantize.rounding(net, fake_quantize.FakeQuantize(weights="ternary")):
+    with rounding.rounding(net, rounding.FakeQuantize(weights="ternary")):
         pass
     folder = tmp_path_factory.mktemp("artefacts") / "ternary"
     models.save(net, tokenizer, folder)

@@ -10,9 +10,9 @@ checkpoints) -> timings`, which trains the model in place.
 
 from pydantic import Field, model_validator
 
-from stages.lib.lora import LoRA
-from stages.lib.params import Parent, Variant
-from stages.lib.training import Training
+from stages.lib.frame.params import Parent, Variant
+from stages.lib.store.adapters import LoRA
+from stages.lib.training.config import Training
 
 
 class Alignment(Variant):

@@ -12,8 +12,11 @@ from typing import Any, Literal
 from pydantic import PositiveFloat, model_validator
 
 from stages.align import Alignment
-from stages.lib import artefacts, models, training
-from stages.lib.records import Record
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
+from stages.lib.store.records import Record
+from stages.lib.training import loop
 
 
 class Params(Alignment):
@@ -43,7 +46,7 @@ def align(
     from trl import DPOTrainer
 
     if missing := {"chosen", "rejected"} - examples[0].keys():
-        raise SystemExit(f"dpo learns from preference pairs; {', '.join(sorted(missing))} missing in its examples")
+        raise UserError(f"dpo learns from preference pairs; {', '.join(sorted(missing))} missing in its examples")
     started = monotonic()
     trainer = DPOTrainer(
         model=model,
@@ -58,7 +61,7 @@ def align(
         for row in trainer.state.log_history
         if "loss" in row
     )
-    artefacts.remove(checkpoints)
+    files.remove(checkpoints)
     model.eval()
     return {"train_seconds": monotonic() - started}
 
@@ -88,7 +91,7 @@ def arguments(p: Params, checkpoints: Path) -> Any:
         beta=p.beta,
         loss_type=[p.loss],
         max_length=p.context,
-        bf16=training.mixed(t),
+        bf16=loop.mixed(t),
         use_cpu=models.device() == "cpu",
         seed=t.seed,
         logging_steps=1,

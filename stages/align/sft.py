@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.align import Alignment
-from stages.lib import replies, training
-from stages.lib.records import Record
+from stages.lib.nets import packed
+from stages.lib.store.records import Record
+from stages.lib.text import packing
+from stages.lib.training import loop
 
 
 class Params(Alignment):
@@ -22,5 +24,5 @@ def align(
     checkpoints: Path,
 ) -> dict[str, float]:
     size = p.training.batch_size // p.training.accumulation
-    batch = replies.batches(tokenizer, problems + examples, p.context, size, p.training.seed)
-    return training.fit(model, batch, lambda part: replies.loss(model, part), p.training, curve, checkpoints)
+    batch = packing.batches(tokenizer, problems + examples, p.context, size, p.training.seed)
+    return loop.fit(model, batch, lambda part: packed.loss(model, part), p.training, curve, checkpoints)

@@ -1,7 +1,7 @@
 """Data: raw sources in, clean records without duplicates, split into train and held-out.
 
 In   a source: a path that DVC tracks (corpus files, another record artefact, or the file that generates)
-Out  records (stages/lib/records.py: train.jsonl, held_out.jsonl, and README.md, the data card);
+Out  records (stages/lib/store/records.py: train.jsonl, held_out.jsonl, and README.md, the data card);
      metrics: records read, dropped and kept, bytes, by split
 
 A technique is one file here. It defines `Params` and `read(source, params) -> Iterator[record]`. A record is told from
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from stages.lib.params import Share, Variant
+from stages.lib.frame.params import Share, Variant
 
 
 class Source(Variant):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import cyclopts
 
-from stages.data import _card, _clean
-from stages.lib import artefacts, params, records, tracking
+from stages.data.parts import card, clean
+from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records
 
 
 def main(variant: str, *, source: Path, out: Path) -> None:
@@ -14,27 +16,27 @@ def main(variant: str, *, source: Path, out: Path) -> None:
 
     with tracking.run("data", variant, p, out, inputs=[source]) as run:
         if not source.exists():
-            raise SystemExit(f"params.yaml: data.{variant}.source is '{source}', which does not exist")
-        raw = [_clean.normalise(record) for record in technique.read(source, p)]
-        kept = [record for record in raw if _clean.worth_keeping(record)]
-        unique = _clean.without_near_duplicates(_clean.without_duplicates(kept))
+            raise UserError(f"params.yaml: data.{variant}.source is '{source}', which does not exist")
+        raw = [clean.normalise(record) for record in technique.read(source, p)]
+        kept = [record for record in raw if clean.worth_keeping(record)]
+        unique = clean.without_near_duplicates(clean.without_duplicates(kept))
         if len(unique) < p.min_records:
-            raise SystemExit(f"{source}: {len(unique)} usable records, data.{variant}.min_records is {p.min_records}")
-        train, held_out = _clean.split(unique, p.held_out, p.seed)
+            raise UserError(f"{source}: {len(unique)} usable records, data.{variant}.min_records is {p.min_records}")
+        train, held_out = clean.split(unique, p.held_out, p.seed)
         if not train or not held_out:
             sizes = f"{len(train)} train, {len(held_out)} held-out records"
-            raise SystemExit(f"params.yaml: data.{variant}: {sizes}; it needs more data or another `held_out` share")
+            raise UserError(f"params.yaml: data.{variant}: {sizes}; it needs more data or another `held_out` share")
 
         run.metrics |= {"records_read": len(raw), "records_too_short": len(raw) - len(kept)}
         run.metrics |= {"records_duplicate": len(kept) - len(unique)}
         for name, rows in {"train": train, "held_out": held_out}.items():
-            run.metrics |= {f"{name}_records": len(rows), f"{name}_bytes": sum(_clean.weight(row) for row in rows)}
+            run.metrics |= {f"{name}_records": len(rows), f"{name}_bytes": sum(clean.weight(row) for row in rows)}
             by_kind = Counter(row.get("family") or row["source"] for row in rows)
             run.metrics |= {f"{name}_records_{kind}": count for kind, count in sorted(by_kind.items())}
 
-        with artefacts.writing(out / "records") as folder:
+        with files.writing(out / "records") as folder:
             records.save(folder, train=train, held_out=held_out)
-            (folder / "README.md").write_text(_card.write(variant, p, run.metrics))
+            (folder / "README.md").write_text(card.write(variant, p, run.metrics))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 from stages.data import Source
-from stages.lib import records
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records
 
 KINDS = (".txt", ".jsonl", ".jsonl.xz", ".parquet")
 
@@ -23,13 +24,13 @@ class Params(Source):
 def read(source: Path, p: Params) -> Iterator[records.Record]:
     files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.name.endswith(KINDS))
     if not files or not files[0].name.endswith(KINDS):
-        raise SystemExit(f"{source}: no file to read; a source is a {', '.join(KINDS)} file or a folder of them")
+        raise UserError(f"{source}: no file to read; a source is a {', '.join(KINDS)} file or a folder of them")
     for file in files:
         name = file.name.split(".")[0]
         for number, row in enumerate(rows(file)):
             if not isinstance(row.get(p.text_field), str):
                 have = ", ".join(row)
-                raise SystemExit(f"{file}, record {number + 1}: no text under '{p.text_field}'; its fields are: {have}")
+                raise UserError(f"{file}, record {number + 1}: no text under '{p.text_field}'; its fields are: {have}")
             yield {"id": f"{name}/{row.get('id', number)}", "source": name, "text": row[p.text_field]}
 
 

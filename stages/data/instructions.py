@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from stages.data import Source
-from stages.lib import records
+from stages.lib.store import records
 
 
 class Params(Source):

@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import PositiveInt
 
 from stages.data import Source
-from stages.lib import problems, records
+from stages.lib.store import records
+from stages.lib.text import problems
 
 
 class Params(Source):

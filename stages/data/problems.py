@@ -1,7 +1,7 @@
 """Problems with one right answer, from reasoning-gym (Stojanovski et al. 2025, arXiv:2505.24760).
 
 Each family's worked solution, where it has one, is written by the function of its name in the source file
-(stages/data/_worked.py); the others answer at once. Solutions end in "#### answer".
+(stages/data/parts/worked.py); the others answer at once. Solutions end in "#### answer".
 """
 
 import random
@@ -13,8 +13,9 @@ from typing import Any, Literal
 from pydantic import PositiveInt
 
 from stages.data import Source
-from stages.lib.problems import MARK
-from stages.lib.records import Record
+from stages.lib.frame.errors import UserError
+from stages.lib.store.records import Record
+from stages.lib.text.problems import MARK
 
 
 class Params(Source):
@@ -43,12 +44,12 @@ def generate(family: str, settings: dict[str, Any], p: Params) -> Iterator[dict[
     from reasoning_gym.factory import DATASETS
 
     if family not in DATASETS:
-        raise SystemExit(f"params.yaml: reasoning-gym has no '{family}'; it has: {', '.join(sorted(DATASETS))}")
+        raise UserError(f"params.yaml: reasoning-gym has no '{family}'; it has: {', '.join(sorted(DATASETS))}")
     random.seed(p.seed)  # a few families draw from the global generator
     try:
         yield from reasoning_gym.create_dataset(family, size=p.per_family, seed=p.seed, **settings)
     except (TypeError, AssertionError) as error:
-        raise SystemExit(f"params.yaml: family '{family}' cannot be made with {settings}: {error}") from error
+        raise UserError(f"params.yaml: family '{family}' cannot be made with {settings}: {error}") from error
 
 
 def direct(_entry: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ Out  model artefact, curve.csv; metrics: loss_before, loss_after (nats/token, he
 A technique is one file here. It defines `Params`, `batches(tokenizer, traces, params) -> (step -> batch)` and
 `loss(student, teacher, batch, params) -> Tensor`, zero or the entropy of the data when the student equals its teacher.
 Both must number tokens alike, or the stage refuses, unless `params.one_vocabulary()` is false; `teacher.tokenizer` is
-the teacher's own. Their architectures may differ: stages/lib/replies.py reads a packed batch with any.
+the teacher's own. Their architectures may differ: stages/lib/text/packing.py reads a packed batch with any.
 With `prepare(student, teacher, params)` a technique may hang modules that only training needs on `student.scaffold`;
 the stage takes them off again. Progressive and self (born again) distillation are no files: their teacher is another
 variant (Furlanello et al. 2018, arXiv:1805.04770).
@@ -19,9 +19,10 @@ from pathlib import Path
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from stages.lib import records
-from stages.lib.params import Parent, Variant
-from stages.lib.training import Training
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Parent, Variant
+from stages.lib.store import records
+from stages.lib.training.config import Training
 
 
 class Distillation(Variant):
@@ -49,5 +50,5 @@ def solved(folder: Path, p: Distillation) -> list[records.Record]:
     if p.examples is None:
         return rows
     if p.examples > len(rows):
-        raise SystemExit(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(rows)} solutions")
+        raise UserError(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(rows)} solutions")
     return [rows[i] for i in np.random.default_rng(p.training.seed).permutation(len(rows))[: p.examples]]

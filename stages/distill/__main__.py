@@ -7,9 +7,13 @@ from typing import Any
 import cyclopts
 import torch
 
-from stages.lib import losses, models, params, replies, tracking, training
-from stages.lib import tokens as rows
-from stages.lib import traces as recorded
+from stages.lib.frame import params, tracking
+from stages.lib.nets import losses
+from stages.lib.store import models
+from stages.lib.store import tokens as rows
+from stages.lib.store import traces as recorded
+from stages.lib.text import packing
+from stages.lib.training import checkpoint, config, loop
 
 
 def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
@@ -26,7 +30,7 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         master: Any = models.load(teacher)
         master.tokenizer = models.load_tokenizer(teacher)
         held_out = rows.held_out(tokens, p.held_out_rows)
-        place = training.place(checkpoints, p, run.digests, Path(__file__).parent)
+        place = checkpoint.place(checkpoints, p, run.digests, Path(__file__).parent)
         shared = models.same_tokenizer(model, teacher)
 
         def measure(when: str) -> None:
@@ -37,16 +41,16 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         measure("before")
         batch = technique.batches(tokenizer, traces, p)
         if p.text_rows:
-            batch = replies.beside(batch, rows.load(tokens, "train"), p.text_rows)
+            batch = packing.beside(batch, rows.load(tokens, "train"), p.text_rows)
         if hasattr(technique, "prepare"):
             technique.prepare(student, master, p)
 
         def loss(part: Any) -> torch.Tensor:
             return technique.loss(student, master, part, p)
 
-        first = training.to_device(batch(0), student.device)
+        first = loop.to_device(batch(0), student.device)
         run.metrics |= cost(student, master, lambda: loss(first), p.training)
-        run.timings |= training.fit(student, batch, loss, p.training, run.curve, place)
+        run.timings |= loop.fit(student, batch, loss, p.training, run.curve, place)
         if hasattr(technique, "prepare"):
             del student.scaffold
         measure("after")
@@ -55,7 +59,7 @@ def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path
         models.save(student, tokenizer, out / "model")
 
 
-def cost(student: Any, teacher: Any, work: Callable[[], Any], p: training.Training) -> dict[str, float]:
+def cost(student: Any, teacher: Any, work: Callable[[], Any], p: config.Training) -> dict[str, float]:
     """Tokens seen and arithmetic of the training, counted over one batch of it.
 
     2 operations a parameter and token for a forward pass, 6 with the backward one (Kaplan 2020, arXiv:2001.08361).

@@ -23,7 +23,11 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from stages.distill import Distillation, solved
-from stages.lib import problems, records, replies, training
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import packed
+from stages.lib.store import records
+from stages.lib.text import packing, problems
+from stages.lib.training import loop
 
 
 class Params(Distillation):
@@ -39,9 +43,9 @@ class Params(Distillation):
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Any]]:
     rows, size = solved(folder, p), p.training.batch_size // p.training.accumulation
     order = np.random.default_rng(p.training.seed).permutation(len(rows))
-    fitting = [rows[i] for i in order if len(replies.encode(tokenizer, rows[i])[0]) <= p.context]
+    fitting = [rows[i] for i in order if len(packing.encode(tokenizer, rows[i])[0]) <= p.context]
     if not fitting:
-        raise SystemExit(f"none of {len(rows)} examples fits into a context of {p.context} tokens")
+        raise UserError(f"none of {len(rows)} examples fits into a context of {p.context} tokens")
     return partial(_batch, tokenizer, fitting, size, p.align)
 
 
@@ -50,20 +54,20 @@ def _batch(tokenizer: Any, rows: list[records.Record], size: int, align: str, in
     return encode(tokenizer, chosen) | {"rows": chosen, "marks": marks(tokenizer, chosen, align)}
 
 
-def encode(tokenizer: Any, rows: list[records.Record]) -> replies.Batch:
+def encode(tokenizer: Any, rows: list[records.Record]) -> packing.Batch:
     """One example a row."""
-    examples = [replies.encode(tokenizer, row)[:2] for row in rows]
-    return replies.padded([(torch.tensor(ids), torch.tensor(labels)) for ids, labels in examples])
+    examples = [packing.encode(tokenizer, row)[:2] for row in rows]
+    return packing.padded([(torch.tensor(ids), torch.tensor(labels)) for ids, labels in examples])
 
 
 def loss(student: Any, teacher: Any, batch: dict[str, Any], p: Params) -> Tensor:
-    output_NV, tokens_N = replies.logits(student, batch)
+    output_NV, tokens_N = packed.logits(student, batch)
     hard = F.cross_entropy(output_NV.float(), tokens_N)
     if p.weight == 0:
         return hard
     theirs = marks(teacher.tokenizer, batch["rows"], p.align)
     with torch.no_grad():
-        said = replies.logits(teacher, training.to_device(encode(teacher.tokenizer, batch["rows"]), teacher.device))
+        said = packed.logits(teacher, loop.to_device(encode(teacher.tokenizer, batch["rows"]), teacher.device))
     common = sorted(batch["marks"].keys() & theirs.keys())
     q_GV, p_GV = merged(output_NV, tokens_N, batch["marks"], common), merged(*said, theirs, common)
     return hard + p.weight * distance(p_GV, q_GV)
@@ -89,7 +93,7 @@ def reply_ends(tokenizer: Any, row: records.Record) -> list[int]:
     """The character of the solution that each reply token ends at; -1 inside a character and after the solution."""
     text, solution = problems.chat_text(tokenizer, row["prompt"], row["solution"]), row["solution"].strip()
     if solution not in text:
-        raise SystemExit(f"the chat template changes the solution of '{row['id']}': it can't be aligned")
+        raise UserError(f"the chat template changes the solution of '{row['id']}': it can't be aligned")
     begin, asked = text.rindex(solution), len(problems.prompt_ids(tokenizer, row["prompt"]))
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][asked:]
     whole = [end if end <= after else -1 for (_, end), (after, _) in pairwise([*offsets, (len(text), 0)])]

@@ -13,29 +13,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.distill import _soft
-from stages.lib import losses, replies
+from stages.distill.parts import soft_targets
+from stages.lib.nets import losses, packed
 
 
-class Params(_soft.Soft):
+class Params(soft_targets.Soft):
     method: Literal["logits"]
 
 
-batches = _soft.batches
+batches = soft_targets.batches
 
 
 def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
     if "logprob" in batch:
         output_BTV = student(input_ids=batch["ids"], use_cache=False).logits
         hard = losses.next_token(output_BTV, batch["ids"])
-        return hard if p.alpha == 1 else _soft.mix(hard, soft(output_BTV, batch, p.temperature), p)
-    output_NV, tokens_N = replies.logits(student, batch)
+        return hard if p.alpha == 1 else soft_targets.mix(hard, soft(output_BTV, batch, p.temperature), p)
+    output_NV, tokens_N = packed.logits(student, batch)
     hard = F.cross_entropy(output_NV.float(), tokens_N)
     if p.alpha == 1:
         return hard
     with torch.no_grad():
-        teacher_NV = replies.logits(teacher, batch)[0]
-    return _soft.mix(hard, _soft.whole(output_NV, teacher_NV, p.temperature), p)
+        teacher_NV = packed.logits(teacher, batch)[0]
+    return soft_targets.mix(hard, soft_targets.whole(output_NV, teacher_NV, p.temperature), p)
 
 
 def soft(logits_BTV: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:

@@ -21,7 +21,9 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from stages.distill import Distillation, solved
-from stages.lib import losses, problems, replies
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import packed
+from stages.lib.text import packing, problems
 
 
 class Params(Distillation):
@@ -35,11 +37,11 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size, rows = p.training.batch_size // p.training.accumulation, solved(folder, p)
-    data = replies.batches(tokenizer, rows, p.context, size, p.training.seed)
+    data = packing.batches(tokenizer, rows, p.context, size, p.training.seed)
     prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
     short = [ids for ids in prompts if len(ids) + p.max_new_tokens <= p.context]
     if not short:
-        raise SystemExit(f"no prompt leaves {p.max_new_tokens} tokens for a reply in a context of {p.context} tokens")
+        raise UserError(f"no prompt leaves {p.max_new_tokens} tokens for a reply in a context of {p.context} tokens")
     return partial(_batch, data, short, tokenizer, size, p)
 
 
@@ -58,14 +60,14 @@ def _batch(data: Any, prompts: list[list[int]], tokenizer: Any, size: int, p: Pa
 def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
     if "seed" in batch:
         batch = written(student, batch, p)
-    student_NV = replies.logits(student, batch)[0]
+    student_NV = packed.logits(student, batch)[0]
     with torch.no_grad():
-        teacher_NV = replies.logits(teacher, batch)[0]
+        teacher_NV = packed.logits(teacher, batch)[0]
     return divergence(student_NV, teacher_NV, p.beta)
 
 
 @torch.no_grad()
-def written(student: Any, batch: dict[str, Tensor], p: Params) -> replies.Batch:
+def written(student: Any, batch: dict[str, Tensor], p: Params) -> packing.Batch:
     """The student's replies to the prompts, as rows that are learnt from up to and with the stop token."""
     with torch.random.fork_rng():
         torch.manual_seed(int(batch["seed"]))
@@ -84,9 +86,9 @@ def written(student: Any, batch: dict[str, Tensor], p: Params) -> replies.Batch:
     stops_BT = (ids_BT[:, asked:] == batch["stop"]).long()
     said_BT = stops_BT.cumsum(1) - stops_BT == 0  # no stop before
     real_BT = torch.cat([batch["mask"].bool(), said_BT], dim=1)
-    labels_BT = torch.cat([torch.full_like(batch["ids"], losses.IGNORE), ids_BT[:, asked:]], dim=1)
+    labels_BT = torch.cat([torch.full_like(batch["ids"], packing.IGNORE), ids_BT[:, asked:]], dim=1)
     rows = [(ids[real], labels[real]) for ids, labels, real in zip(ids_BT, labels_BT, real_BT, strict=True)]
-    return replies.padded(rows)
+    return packing.padded(rows)
 
 
 def divergence(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from stages.distill import Distillation, solved
-from stages.lib import replies
+from stages.lib.nets import packed
+from stages.lib.text import packing
 
 
 class Params(Distillation):
@@ -25,8 +26,8 @@ class Params(Distillation):
 
 def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
     size = p.training.batch_size // p.training.accumulation
-    return replies.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
+    return packing.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
 
 
 def loss(student: Any, _teacher: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:
-    return replies.loss(student, batch)
+    return packed.loss(student, batch)

@@ -12,7 +12,7 @@ samples.json. A variant names no method, it is measured by all of them: the file
 variant.
 
 Relative figures (share of the teacher's accuracy, size ratio) need several models and are the report's:
-`python -m stages.eval._report`.
+`python -m stages.report`.
 """
 
 from importlib import import_module
@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from stages.lib import params
+from stages.lib.frame import params
 
 TECHNIQUES = {name: import_module(f"{__name__}.{name}") for name in params.techniques("eval")}
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from stages.eval import _held_out
-from stages.lib import params, problems, records
-from stages.lib.runtimes import Runtime
+from stages.eval.parts import held_out
+from stages.lib.frame import params
+from stages.lib.runtimes.base import Runtime
+from stages.lib.store import records
+from stages.lib.text import problems
 
 REPEATABLE = True
 Z = NormalDist().inv_cdf(0.975)
@@ -28,8 +30,8 @@ class Params(params.Params):
     max_new_tokens: PositiveInt = 128
 
 
-def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, Any]:
-    asked = _held_out.per_family(data.problems, p.per_family)
+def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, Any]:
+    asked = held_out.per_family(data.problems, p.per_family)
     right = [problems.correct(row, text) for row, text in zip(asked, answer(runtime, asked, p), strict=True)]
     families = defaultdict(list)
     for row, mark in zip(asked, right, strict=True):

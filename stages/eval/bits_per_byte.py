@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from stages.eval import _held_out
-from stages.lib import params
-from stages.lib.runtimes import Runtime
+from stages.eval.parts import held_out
+from stages.lib.frame import params
+from stages.lib.runtimes.base import Runtime
 
 REPEATABLE = True
 
@@ -26,8 +26,8 @@ class Params(params.Params):
     context: int = Field(256, ge=2)  # tokens a window, BOS among them
 
 
-def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
-    texts = [row["text"][: p.characters] for row in _held_out.spread(data.documents, p.documents)]
+def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, float]:
+    texts = [row["text"][: p.characters] for row in held_out.spread(data.documents, p.documents)]
     windows = [window for text in texts for window in cut(runtime.tokenizer, text, p.context)]
     nats = sum(negative_log_likelihood(runtime.logits(window)[:-1], window[1:]) for window in windows)
     return {"bits_per_byte": nats / log(2) / sum(len(text.encode()) for text in texts)}
@@ -36,7 +36,7 @@ def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, flo
 def cut(tokenizer: Any, text: str, context: int) -> Iterator[list[int]]:
     ids = tokenizer.encode(text, add_special_tokens=False)
     for first in range(0, len(ids), context - 1):
-        yield [_held_out.start(tokenizer), *ids[first : first + context - 1]]
+        yield [held_out.start(tokenizer), *ids[first : first + context - 1]]
 
 
 def negative_log_likelihood(logits_TV: np.ndarray, ids_T: list[int]) -> float:

@@ -4,7 +4,7 @@
     decode  = (n - 1) / (time to n tokens - time to the first)
     joules_per_token = energy of decoding n tokens / n
 
-Times are medians over the repeats, after one warm-up. Energy is stages/lib/energy.py's; `energy_measured` is 1 only if
+Times are medians over the repeats, after one warm-up. Energy is stages/lib/frame/energy.py's; `energy_measured` is 1 only if
 the CPU's meter was read.
 """
 
@@ -14,10 +14,10 @@ from time import perf_counter
 
 from pydantic import Field, PositiveInt
 
-from stages.eval import _held_out
-from stages.lib import params
-from stages.lib.energy import meter
-from stages.lib.runtimes import Runtime
+from stages.eval.parts import held_out
+from stages.lib.frame import params
+from stages.lib.frame.energy import meter
+from stages.lib.runtimes.base import Runtime
 
 REPEATABLE = False
 NEVER = 2**31 - 1  # no token's number: every model decodes to the end
@@ -30,9 +30,9 @@ class Params(params.Params):
     energy_seconds: float = Field(1.0, ge=0)  # of decoding under the meter; 0 leaves energy out
 
 
-def score(runtime: Runtime, data: _held_out.HeldOut, p: Params) -> dict[str, float]:
+def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, float]:
     text, tokenizer = "\n".join(row["text"] for row in data.documents[:8]), runtime.tokenizer
-    ids = [_held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+    ids = [held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
     prompt = ids[: p.prompt_tokens]
 
     def generate(number: int) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stages.export import Export
-from stages.lib import lora
-from stages.lib.params import Parent
+from stages.lib.frame.params import Parent
+from stages.lib.store import adapters
 
 NAME = "LoRA adapter, without its base"
 RUN = """\
@@ -28,10 +28,10 @@ class Params(Export):
 
 
 def load(folder: Path) -> Any:
-    return lora.load(folder / lora.FOLDER)
+    return adapters.load(folder / adapters.FOLDER)
 
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    lora.save(model, folder)
+    adapters.save(model, folder)
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

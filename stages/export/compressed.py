@@ -6,9 +6,11 @@ What a variant of quantize made, packed as it is: nothing is rounded a second ti
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export import Export, _dense
+from stages.export import Export
+from stages.export.parts import dense_model
+from stages.lib.frame.errors import UserError
 
-NAME, load = "compressed-tensors", _dense.stored
+NAME, load = "compressed-tensors", dense_model.stored
 RUN = """\
     vllm serve "this folder"
     transformers.pipeline("text-generation", "this folder")
@@ -22,7 +24,7 @@ class Params(Export):
 def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
     about = getattr(model.config, "quantization_config", None)
     if about is None:
-        raise SystemExit(
+        raise UserError(
             f"compressed export packs nothing itself: {p.model} is not quantized, name a variant of quantize"
         )
     model.save_pretrained(folder)

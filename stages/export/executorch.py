@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from stages.export import Export, _dense, _quiet, _trace
+from stages.export import Export
+from stages.export.parts import dense_model, quiet, tracing
 
-NAME, load = "ExecuTorch, 16-bit floats", _dense.load
+NAME, load = "ExecuTorch, 16-bit floats", dense_model.load
 RUN = """\
     executorch.runtime.Runtime.get().load_program("model.pte")    # method forward: ids, mask, positions, caches
 """
@@ -24,8 +25,8 @@ class Params(Export):
 
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    _trace.require_cache(model, "ExecuTorch")
-    with _quiet.quiet():
+    tracing.require_cache(model, "ExecuTorch")
+    with quiet.quiet():
         program = lower(model.half())
     (folder / "model.pte").write_bytes(program.buffer)
     tokenizer.save_pretrained(folder)
@@ -35,7 +36,7 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
 def lower(model: Any) -> Any:
     from transformers.exporters.exporter_executorch import ExecutorchConfig, ExecutorchExporter
 
-    inputs, _ = _trace.example(model, rows=1)
+    inputs, _ = tracing.example(model, rows=1)
     longest, free = model.config.max_position_embeddings, torch.export.Dim.AUTO
     new, past, total = free(min=1, max=longest), free(min=0, max=longest), free(min=1, max=2 * longest)
     lengths = {"input_ids": {1: new}, "position_ids": {1: new}, "attention_mask": {1: total}}

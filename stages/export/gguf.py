@@ -3,6 +3,7 @@
 F16 keeps every matrix in 16 bits; Q8_0, Q5_0, Q4_0 have blocks of 32 integers with one 16-bit scale (4.5 bits/weight
 for 4); K-quants have super-blocks of 256 with 4- to 8-bit scales of 8 or 16 groups, and more bits for some tensors: _S,
 _M, _L say how many. I-quants take groups of 8 (IQ2) or 4 (IQ3) weights from a table of lattice points, or single ones
+from stages.lib.frame.errors import UserError
 from 16 uneven levels (IQ4). With `calibration` the rounding minds how large a column's inputs are; without it IQ2 is
 noise, so llama.cpp refuses it. Cost: one pass over the weights, a forward pass with calibration; I-quants search, at
 minutes per billion weights. TQ types hold blocks of 256 ternary weights and a 16-bit scale without any loss, in 1.69
@@ -17,9 +18,10 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from stages.export import Export, _blocks, _dense, _gguf, _importance, _vocabulary
-from stages.lib import fake_quantize
-from stages.lib.params import Calibration
+from stages.export import Export
+from stages.export.parts import blocks, dense_model, gguf_file, gguf_vocabulary, importance_matrix
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import rounding
 
 Type = Literal[
     "F16", "Q8_0", "Q5_0", "Q4_0", "IQ4_NL", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q3_K_L", "Q3_K_M",
@@ -46,7 +48,7 @@ MIX = {
 # q5_1) go wrong in ik_llama.cpp, which sums a block's inputs in 16 bits: 1.8 nats/token on SmolLM2-135M, mainstream 0.
 FALLBACK = {"Q6": "q8_0", "Q5": "q5_0", "Q4": "q5_0"}
 
-NAME, load, RUN = "GGUF", _dense.load, _gguf.RUN
+NAME, load, RUN = "GGUF", dense_model.load, gguf_file.RUN
 
 
 class Params(Export):
@@ -67,31 +69,31 @@ class Params(Export):
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor | None = None) -> None:
     check(model, p)
-    vocabulary = _vocabulary.read(tokenizer, model.config.vocab_size)
+    vocabulary = gguf_vocabulary.read(tokenizer, model.config.vocab_size)
     target = folder / "model.gguf"
     if p.type in EXACT:
-        _gguf.write_file(model, vocabulary, target, p.type)
+        gguf_file.write_file(model, vocabulary, target, p.type)
     else:
         full = folder / "full.gguf"
-        _gguf.write_file(model, vocabulary, full, "F32")
+        gguf_file.write_file(model, vocabulary, full, "F32")
         importance = None
         if rows_NT is not None:
             importance = folder / "importance.dat"
-            _importance.save(_importance.measure(model, rows_NT), _gguf.renamer(model), importance)
-        _gguf.quantize(full, target, p.type, short(model, p.type) + rules(p.type), importance)
+            importance_matrix.save(importance_matrix.measure(model, rows_NT), gguf_file.renamer(model), importance)
+        gguf_file.quantize(full, target, p.type, short(model, p.type) + rules(p.type), importance)
         for used in [full, *folder.glob("importance.dat")]:
             used.unlink()
-    _gguf.write_beside(tokenizer, model.config, folder)
+    gguf_file.write_beside(tokenizer, model.config, folder)
 
 
 def check(model: Any, p: Params) -> None:
     """Refuse what the file could only hold wrongly: llama.cpp would fall back to other types or other mathematics."""
-    _gguf.require_llama(model.config)
+    gguf_file.require_llama(model.config)
     if p.type in TERNARY:
-        fake_quantize.require_ternary(model, f"GGUF {p.type}")
+        rounding.require_ternary(model, f"GGUF {p.type}")
     may_differ = p.fallback and p.type not in TERNARY
-    for name, width in () if may_differ else _blocks.short_rows(model, BLOCK[p.type]).items():
-        raise SystemExit(
+    for name, width in () if may_differ else blocks.short_rows(model, BLOCK[p.type]).items():
+        raise UserError(
             f"{name} has rows of {width} weights; {p.type} needs multiples of {BLOCK[p.type]}: choose "
             f"fallback, or {' or '.join(t for t in BLOCK if width % BLOCK[t] == 0)}"
         )
@@ -99,8 +101,8 @@ def check(model: Any, p: Params) -> None:
 
 def short(model: Any, type: str) -> list[str]:
     """Rules for the matrices whose rows hold no whole block: what mainstream llama.cpp falls back to."""
-    rename = _gguf.renamer(model)
-    kinds = {rename(name).split(".")[-2] for name in _blocks.short_rows(model, BLOCK[type])}
+    rename = gguf_file.renamer(model)
+    kinds = {rename(name).split(".")[-2] for name in blocks.short_rows(model, BLOCK[type])}
     heads = {"token_embd": "^token_embd=q8_0", "output": "^output=q8_0"}
     return [heads.get(kind, f"{kind}={FALLBACK.get(type[:2], 'iq4_nl')}") for kind in sorted(kinds)]
 

@@ -1,5 +1,5 @@
 """GGUF with every matrix in a type of its own, so that a size is met at the least measured loss: EXL2's idea (Turboderp
-2023, github.com/turboderp-org/exllamav2; stages/lib/budget.py) on llama.cpp's types.
+2023, github.com/turboderp-org/exllamav2; stages/lib/nets/budget.py) on llama.cpp's types.
 
 What a type does to a matrix is what llama.cpp's quantizer writes: the whole model once in every type, read back. The
 file runs wherever a GGUF does. Cost: matrices x types passes of `measured_rows` calibration rows.
@@ -16,14 +16,16 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from stages.export import Export, _dense, _gguf, _importance, _vocabulary
-from stages.lib import budget
-from stages.lib.params import Calibration
+from stages.export import Export
+from stages.export.parts import dense_model, gguf_file, gguf_vocabulary, importance_matrix
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import budget
 
 Type = Literal["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "Q4_K", "Q5_0", "Q5_K", "Q6_K", "Q8_0"]
 BLOCK = {type: 32 if type in ("IQ4_NL", "Q5_0", "Q8_0") else 256 for type in get_args(Type)}
 
-NAME, load, RUN = "GGUF", _dense.load, _gguf.RUN
+NAME, load, RUN = "GGUF", dense_model.load, gguf_file.RUN
 
 
 class Params(Export):
@@ -35,23 +37,23 @@ class Params(Export):
 
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params, rows_NT: Tensor) -> None:
-    _gguf.require_llama(model.config)
+    gguf_file.require_llama(model.config)
     types = {name: held(name, weight, p) for name, weight in model.named_parameters() if weight.ndim == 2}
-    vocabulary, rename = _vocabulary.read(tokenizer, model.config.vocab_size), _gguf.renamer(model)
+    vocabulary, rename = gguf_vocabulary.read(tokenizer, model.config.vocab_size), gguf_file.renamer(model)
     with TemporaryDirectory(dir=folder) as place:
         full, importance = Path(place) / "full.gguf", Path(place) / "importance.dat"
-        _gguf.write_file(model, vocabulary, full, "F32")
-        _importance.save(_importance.measure(model, rows_NT), rename, importance)
+        gguf_file.write_file(model, vocabulary, full, "F32")
+        importance_matrix.save(importance_matrix.measure(model, rows_NT), rename, importance)
 
         def quantize(target: Path, chosen: dict[str, Type]) -> None:
             rules = [f"^{re.escape(rename(name))}$={ggml(type)}" for name, type in chosen.items()]
             commonest = Counter(chosen.values()).most_common(1)[0][0]  # what the file says that it is
-            _gguf.quantize(full, target, commonest, rules, importance)
+            gguf_file.quantize(full, target, commonest, rules, importance)
 
         for each in p.types:
             quantize(full.with_name(each), {name: each if each in those else those[0] for name, those in types.items()})
         quantize(folder / "model.gguf", choose(model, types, Path(place), rows_NT, p))
-    _gguf.write_beside(tokenizer, model.config, folder)
+    gguf_file.write_beside(tokenizer, model.config, folder)
 
 
 def ggml(type: Type) -> str:
@@ -65,7 +67,7 @@ def held(name: str, weight_OI: Tensor, p: Params) -> list[Type]:
     if fit:
         return fit
     small = " or ".join(type for type, block in BLOCK.items() if block == 32)
-    raise SystemExit(f"{name} has rows of {weight_OI.shape[1]} weights, which none of {p.types} can hold: add {small}")
+    raise UserError(f"{name} has rows of {weight_OI.shape[1]} weights, which none of {p.types} can hold: add {small}")
 
 
 def choose(model: Any, types: dict[str, list[Type]], files: Path, rows_NT: Tensor, p: Params) -> dict[str, Type]:
@@ -73,20 +75,20 @@ def choose(model: Any, types: dict[str, list[Type]], files: Path, rows_NT: Tenso
     import gguf
 
     tensors = {type: {each.name: each for each in gguf.GGUFReader(files / type).tensors} for type in p.types}
-    rename, weights = _gguf.renamer(model), {name: model.get_parameter(name) for name in types}
+    rename, weights = gguf_file.renamer(model), {name: model.get_parameter(name) for name in types}
 
     def forms(name: str, _: Tensor) -> Iterator[Tensor]:
         for type in types[name]:
             stored = tensors[type][rename(name)]
             weight = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type))
-            yield _gguf.reorder(name, weight, model.config, back=True)
+            yield gguf_file.reorder(name, weight, model.config, back=True)
 
     costs = [[8 * int(tensors[type][rename(name)].n_bytes) for type in those] for name, those in types.items()]
     norms = sum(weight.numel() for weight in model.parameters() if weight.ndim == 1)
     room = int(p.bits * model.num_parameters()) - 32 * norms
     if (least := sum(map(min, costs))) > room:
         bits = (least + 32 * norms) / model.num_parameters()
-        raise SystemExit(f"{p.bits} bits/weight are too few: types {p.types} take at least {bits:.2f} with scales")
+        raise UserError(f"{p.bits} bits/weight are too few: types {p.types} take at least {bits:.2f} with scales")
     losses = budget.sensitivities(model, rows_NT[: p.measured_rows], weights, forms)
     picks = budget.choose(costs, losses, room)
     return {name: those[pick] for (name, those), pick in zip(types.items(), picks, strict=True)}

@@ -10,9 +10,11 @@ present.LAYER.key.
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export import Export, _dense, _quiet, _trace
+from stages.export import Export
+from stages.export.parts import dense_model, quiet, tracing
+from stages.lib.frame.errors import UserError
 
-NAME, load = "ONNX", _dense.load
+NAME, load = "ONNX", dense_model.load
 RUN = """\
     onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
 """
@@ -28,7 +30,7 @@ class Params(Export):
 
 def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
     check(model)
-    with _quiet.quiet():
+    with quiet.quiet():
         graph = bare(named(trace(model)))
         if p.type in BITS:
             graph = rounded(graph, BITS[p.type])
@@ -39,16 +41,16 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
 
 def check(model: Any) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    _trace.require_cache(model, "ONNX")
+    tracing.require_cache(model, "ONNX")
     if (size := 4 * model.num_parameters()) >= LIMIT:
-        raise SystemExit(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
+        raise UserError(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
 
 
 def trace(model: Any) -> Any:
     """The program of onnxscript."""
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
-    inputs, free = _trace.example(model)
+    inputs, free = tracing.example(model)
     return OnnxExporter().export(model, inputs, config=OnnxConfig(dynamic=True, dynamic_shapes=free))
 
 

@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import torch
 
-from stages.export import Export, _blocks, _dense, _quiet
+from stages.export import Export
+from stages.export.parts import blocks, dense_model, quiet
+from stages.lib.frame.errors import UserError
 
-NAME, load = "ONNX for onnxruntime-genai", _dense.load
+NAME, load = "ONNX for onnxruntime-genai", dense_model.load
 RUN = """\
     onnxruntime_genai.Model("this folder")             # then Tokenizer, Generator: see its examples
 """
@@ -31,7 +33,7 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
     source = folder / "source"
     model.cpu().save_pretrained(source)
     tokenizer.save_pretrained(source)
-    with _quiet.quiet():
+    with quiet.quiet():
         build(source, folder, p.type)
     shutil.rmtree(source)
     tokenizer.save_pretrained(folder)
@@ -42,15 +44,15 @@ def check(model: Any) -> None:
     """Refuse what the builder would write wrongly, or only after a while."""
     config = model.config
     if config.model_type != "llama":
-        raise SystemExit(f"onnx_genai export knows llama models, not {config.model_type}")
+        raise UserError(f"onnx_genai export knows llama models, not {config.model_type}")
     head = model.get_output_embeddings()
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear) and layer.out_features == config.vocab_size and layer is not head:
-            raise SystemExit(
+            raise UserError(
                 f"onnx_genai's builder would take {name} for the head: both have {config.vocab_size} outputs"
             )
-    for name, width in _blocks.short_rows(model, BLOCK).items():
-        raise SystemExit(f"{name} has rows of {width} weights; onnx_genai needs multiples of {BLOCK}")
+    for name, width in blocks.short_rows(model, BLOCK).items():
+        raise UserError(f"{name} has rows of {width} weights; onnx_genai needs multiples of {BLOCK}")
 
 
 def build(source: Path, folder: Path, precision: str) -> None:

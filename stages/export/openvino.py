@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stages.export import Export, _blocks, _dense, _quiet, _trace
-from stages.lib import openvino as runtime
+from stages.export import Export
+from stages.export.parts import blocks, dense_model, quiet, tracing
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes import openvino as runtime
 
-NAME, load = "OpenVINO", _dense.load
+NAME, load = "OpenVINO", dense_model.load
 RUN = """\
     openvino.Core().compile_model("openvino_model.xml")    # or openvino_genai, with its own file of the tokenizer
 """
@@ -30,7 +32,7 @@ class Params(Export):
 def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
     check(model, p.type)
     openvino = runtime.library()
-    with _quiet.quiet():
+    with quiet.quiet():
         graph = remembering(named(trace(model), model.config), model.config)
         if p.type != "float16":
             graph = rounded(graph, p.type)
@@ -41,15 +43,15 @@ def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
 
 def check(model: Any, type: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    _trace.require_cache(model, "OpenVINO")
-    for name, width in _blocks.short_rows(model, BLOCK).items() if type == "int4" else ():
-        raise SystemExit(f"{name} has rows of {width} weights; int4 needs multiples of {BLOCK}: take int8")
+    tracing.require_cache(model, "OpenVINO")
+    for name, width in blocks.short_rows(model, BLOCK).items() if type == "int4" else ():
+        raise UserError(f"{name} has rows of {width} weights; int4 needs multiples of {BLOCK}: take int8")
 
 
 def trace(model: Any) -> Any:
     from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 
-    inputs, free = _trace.example(model)
+    inputs, free = tracing.example(model)
     program = DynamoExporter().export(model, inputs, config=DynamoConfig(dynamic=True, dynamic_shapes=free))
     return runtime.library().convert_model(program)
 

@@ -6,9 +6,10 @@ Every weight in 16-bit floats, half the bytes of training's 32. Cost: one pass o
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export import Export, _dense
+from stages.export import Export
+from stages.export.parts import dense_model
 
-NAME, load = "safetensors, 16-bit floats", _dense.load
+NAME, load = "safetensors, 16-bit floats", dense_model.load
 RUN = """\
     transformers.pipeline("text-generation", "this folder")
 """

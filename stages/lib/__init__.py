@@ -1,1 +1,1 @@
-"""What at least two stages share. Nothing here knows a stage's name."""
+"""What stages share, in rooms whose arrows go one way: {runtimes, training} -> nets -> text -> store -> frame."""

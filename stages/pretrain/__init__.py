@@ -9,8 +9,8 @@ A technique is one file here. It defines `Params`, `build(tokenizer, params) -> 
 
 from pydantic import Field
 
-from stages.lib.params import Parent, Variant
-from stages.lib.training import Training
+from stages.lib.frame.params import Parent, Variant
+from stages.lib.training.config import Training
 
 
 class Pretraining(Variant):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import cyclopts
 
-from stages.lib import losses, models, params, tracking, training
-from stages.lib import tokens as rows
+from stages.lib.frame import params, tracking
+from stages.lib.nets import losses
+from stages.lib.store import models
+from stages.lib.store import tokens as rows
+from stages.lib.training import checkpoint, loop
 
 
 def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints: Path) -> None:
@@ -20,10 +23,10 @@ def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints:
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
         if p.training:
-            place = training.place(checkpoints, p, run.digests, Path(__file__).parent)
+            place = checkpoint.place(checkpoints, p, run.digests, Path(__file__).parent)
             size = p.training.batch_size // p.training.accumulation
             batch = partial(rows.step_batch, rows.load(tokens, "train"), size)
-            run.timings |= training.fit(model, batch, partial(technique.loss, model), p.training, run.curve, place)
+            run.timings |= loop.fit(model, batch, partial(technique.loss, model), p.training, run.curve, place)
         else:
             run.curve.append({"step": 0, "loss": run.metrics["loss_before"]})
         run.metrics["loss_after"] = losses.evaluate(model, held_out)

@@ -11,7 +11,7 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from stages.lib import losses
+from stages.lib.nets import losses
 from stages.pretrain import Pretraining
 
 

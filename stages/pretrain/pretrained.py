@@ -14,8 +14,9 @@ import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
 
-from stages.lib import losses
-from stages.lib.hub import External, fetch
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
+from stages.lib.store.hub import External, fetch
 from stages.pretrain import Pretraining
 
 OUTPUTS = (
@@ -44,7 +45,7 @@ def build(tokenizer: Any, p: Params) -> Any:
         arguments["quantization_config"] = GgufConfig(gguf_file=arguments["gguf_file"], dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True, **arguments)
     if (have := model.config.vocab_size) < len(tokenizer):
-        raise SystemExit(f"{p.external.source} knows {have} tokens, the tokenizer of '{p.tokens}' has {len(tokenizer)}")
+        raise UserError(f"{p.external.source} knows {have} tokens, the tokenizer of '{p.tokens}' has {len(tokenizer)}")
     return model if p.shuffle is None else shuffle(model, p.shuffle)
 
 
@@ -52,7 +53,7 @@ def shuffle(model: Any, seed: int) -> Any:
     """The same function with hidden and feed-forward channels, and the values within a head, in another order."""
     config, random = model.config, torch.Generator().manual_seed(seed)
     if config.model_type != "llama" or config.attention_bias or config.mlp_bias:
-        raise SystemExit(f"pretrained can shuffle a llama without biases, not this {config.model_type}")
+        raise UserError(f"pretrained can shuffle a llama without biases, not this {config.model_type}")
     hidden = torch.randperm(config.hidden_size, generator=random)
     blocks = [inner_order(config, random) for _ in range(config.num_hidden_layers)]
     weights = {}

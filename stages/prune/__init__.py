@@ -1,34 +1,46 @@
 """Prune: a dense model in, a sparse or a smaller one out.
 
 In   model artefact, token artefact (calibration and held-out rows)
-Out  model artefact, stored dense and read back; metrics: sparsity (share of zeros in the Linears a technique may
+Out  model artefact, stored dense and read back; metrics: sparsity (share of zeros in all that a technique may
      change), sparsity_model (in all parameters), parameters, nonzero_parameters, and on held-out rows kl (parent ||
-     pruned), same_top (share of positions), loss_before, loss_after (nats/token); where a technique has `ranks(model)`,
-     rank and redundancy (the share of the full rank that is missing), layer by layer
+     pruned), same_top (share of positions), loss_before, loss_after (nats/token); where a technique tells ranks, rank
+     and redundancy (the share of the full rank that is missing), layer by layer
 
-A technique is one file here. It defines `Params` and `prune(model, rows, params) -> model`, where rows (N, T) are the
-calibration rows, or None if its params ask for none. It may change the model in place; embeddings and head stay dense.
-If it defines `score(model, rows, params) -> {name: tensor}`, the same whatever params ask for, then `prune` gets the
-scores instead of the rows, and the stage keeps them, so that another shape needs no new forward pass. If its params
-have `training`, `prune` gets `train(model)` instead, which trains on the training rows and keeps zeros. Recovery is
-another variant: align or distill, with `keep_zeros` in its training.
+Recovery is another variant: align or distill, with `keep_zeros` in its training.
 """
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from stages.lib.params import Calibration, Parent, Share, Variant
+from stages.lib.frame.params import Calibration, Parent, Share, Variant
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from stages.prune.parts.given import Given
 
 
-class Pruning(Variant):
-    """What every technique's variants share."""
+class Pruning(Variant, ABC):
+    """The contract of a technique."""
 
     model: Parent
     tokens: Parent
     calibration: Calibration | None = None
     held_out_rows: PositiveInt = 64
+
+    @abstractmethod
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        """The pruned model, perhaps the same object changed in place; embeddings and head stay dense.
+
+        `given` has the calibration rows, and what outlives a kill: scores of rows, trainings.
+        """
+
+    def ranks(self, model: "PreTrainedModel") -> dict[str, int]:
+        """The numerical rank of every layer, where that is what the technique is about."""
+        return {}
 
 
 class Sparse(Pruning):

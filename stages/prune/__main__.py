@@ -2,43 +2,51 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import cyclopts
 import torch
 from torch import nn
 
-from stages.lib import artefacts, calibrate, losses, models, params, tracking, training
-from stages.lib.tokens import held_out, require_tokenizer, sample
-from stages.prune import _given
+from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import UserError, command
+from stages.lib.nets import calibrate, losses
+from stages.lib.store import models
+from stages.lib.store.tokens import held_out, require_tokenizer
+from stages.prune import Pruning
+from stages.prune.parts.given import Given
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def main(variant: str, *, model: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
-    technique, p = params.load("prune", variant)
-    with tracking.run("prune", variant, p, out, inputs=[model, tokens]) as run:
-        artefacts.require_space(out, artefacts.size(model))
+def main(
+    variant: str,
+    *,
+    model: Path,
+    tokens: Path,
+    code: Path,
+    checkpoints: Path,
+    out: Path,
+    params_file: Path = params.PARAMS_FILE,
+) -> None:
+    technique = params.load(Pruning, variant, params_file)
+    with tracking.run("prune", variant, technique, out, code, [model, tokens]) as run:
+        files.require_space(out, files.size(model))
         require_tokenizer(tokens, model)
         net, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(net, f"prune.{variant}")
-        unseen = held_out(tokens, p.held_out_rows)
-        rows: Any = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
-        before, code = copy.deepcopy(net), Path(__file__).with_name(f"{p.method}.py")
+        unseen, before = held_out(tokens, technique.held_out_rows), copy.deepcopy(net)
 
-        if hasattr(technique, "score"):  # of rows, whatever is asked for: variants that differ in shape share them
-            place = training.place(checkpoints, p.calibration, run.digests, code)
-            net = technique.prune(net, _given.scores(technique, net, rows, p, place), p)
-        elif hasattr(p, "training"):
-            place = training.place(checkpoints, p, run.digests, code)
-            net = technique.prune(net, _given.trainer(tokens, p.training, place), p)
-            artefacts.remove(place)
-        else:
-            net = technique.prune(net, rows, p)
+        seen = technique.calibration
+        scores = run.place(checkpoints, seen or technique)
+        given = Given(tokens, seen, scores, run.place(checkpoints, technique))
+        net = technique.prune(net, given)
+        given.forget()
 
         run.metrics.update(zeros(net))
-        if hasattr(technique, "ranks"):
-            run.metrics["rank"] = technique.ranks(net)
-            run.metrics["redundancy"] = redundancy(net, run.metrics["rank"])
-        with artefacts.writing(out / "model") as folder:
+        if ranks := technique.ranks(net):
+            run.metrics |= {"rank": ranks, "redundancy": redundancy(net, ranks)}
+        with files.writing(out / "model") as folder:
             models.save(net, tokenizer, folder)
             stored = reload(net, folder)
             run.metrics |= losses.compare(models.logits(before), models.logits(stored), unseen)
@@ -62,14 +70,14 @@ def redundancy(net: nn.Module, ranks: dict[str, int]) -> dict[str, float]:
     return {name: 1 - ranks[name] / min(each.weight.shape) for name, each in calibrate.linears(net).items()}
 
 
-def reload(net: nn.Module, folder: Path) -> Any:
+def reload(net: nn.Module, folder: Path) -> "PreTrainedModel":
     """The model as the next stage will find it; refused where it is not the one in memory."""
-    stored: Any = models.load(folder)
+    stored = models.load(folder)
     read = stored.state_dict()
     if wrong := [name for name, w in net.state_dict().items() if name not in read or not torch.equal(w, read[name])]:
-        raise SystemExit(f"{folder} does not hold what was saved: {params.names(wrong)}")
+        raise UserError(f"{folder} does not hold what was saved: {params.names(wrong)}")
     return stored
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Calibration
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate
 from stages.prune import Pruning
 
 
@@ -49,11 +50,11 @@ def score(model: Any, rows_NT: Tensor, p: Params) -> dict[str, Tensor]:
 def check(model: Any, p: Params) -> None:
     blocks = calibrate.blocks(model)
     if not all(hasattr(block, "self_attn") for block in blocks):
-        raise SystemExit(
+        raise UserError(
             f"{p.model} is a {model.config.model_type}; depth can shorten decoders of attention blocks only"
         )
     if p.layers >= len(blocks):
-        raise SystemExit(f"layers is {p.layers}, but {p.model} has no more than {len(blocks)} blocks")
+        raise UserError(f"layers is {p.layers}, but {p.model} has no more than {len(blocks)} blocks")
 
 
 @torch.no_grad()

@@ -14,9 +14,9 @@ import torch
 from pydantic import PositiveInt
 from torch import nn
 
-from stages.lib import calibrate, masks
-from stages.lib.params import Share
-from stages.lib.training import Training
+from stages.lib.frame.params import Share
+from stages.lib.nets import calibrate, masks
+from stages.lib.training.config import Training
 from stages.prune import Pruning
 
 

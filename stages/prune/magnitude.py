@@ -3,26 +3,29 @@
 No data, no retraining; cost: one sort of the weights. Shapes: O = out_features, I = in_features.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor, nn
 
-from stages.lib import calibrate, masks
+from stages.lib.nets import calibrate, masks
 from stages.prune import Sparse
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Sparse):
+    from stages.prune.parts.given import Given
+
+
+class Magnitude(Sparse):
     method: Literal["magnitude"]
     calibration: None = None
 
-
-@torch.no_grad()
-def prune(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
-    layers = calibrate.linears(model)
-    if p.pattern:
-        calibrate.check_widths(layers, masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
-    for layer in layers.values():
-        score_1W = layer.weight.abs().flatten()[None]  # the whole layer competes
-        layer.weight *= masks.keep(score_1W, p.sparsity, p.pattern).view_as(layer.weight)
-    return model
+    @torch.no_grad()
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        layers = calibrate.linears(model)
+        if self.pattern:
+            calibrate.check_widths(layers, masks.sizes(self.pattern)[1], f"pattern {self.pattern}")
+        for layer in layers.values():
+            score_1W = layer.weight.abs().flatten()[None]  # the whole layer competes
+            layer.weight *= masks.keep(score_1W, self.sparsity, self.pattern).view_as(layer.weight)
+        return model

@@ -17,8 +17,8 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from stages.lib import calibrate, masks
-from stages.lib.params import Calibration
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate, masks
 from stages.prune import Sparse
 
 WIDTH = 128  # inputs that compete with each other, algorithm 1's B_s

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Share
-from stages.prune import Pruning, _marchenko_pastur
+from stages.lib.frame.params import Share
+from stages.lib.nets import calibrate
+from stages.prune import Pruning
+from stages.prune.parts import marchenko_pastur
 
 
 class Params(Pruning):
@@ -42,7 +43,7 @@ def prune(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
 def edge(weight_OI: Tensor, values_K: Tensor) -> float:
     """The largest singular value of noise alone; the longer side is the law's number of samples."""
     samples = max(weight_OI.shape)
-    return math.sqrt(samples * _marchenko_pastur.edge(values_K.square() / samples, samples))
+    return math.sqrt(samples * marchenko_pastur.edge(values_K.square() / samples, samples))
 
 
 def budget(layers: dict[str, nn.Linear], strengths_K: dict[str, Tensor], share: float) -> float:

@@ -20,9 +20,11 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Calibration
-from stages.prune import Pruning, _marchenko_pastur
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate
+from stages.prune import Pruning
+from stages.prune.parts import marchenko_pastur
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")  # two norms a block, each read by these and nothing else:
 READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
@@ -39,17 +41,17 @@ class Params(Pruning):
 def prune(model: Any, rows_NT: Tensor, p: Params) -> nn.Module:
     hidden = model.config.hidden_size
     if model.config.model_type not in KNOWN:
-        raise SystemExit(f"{p.model} is a {model.config.model_type}; spectral_width can narrow: {', '.join(KNOWN)}")
+        raise UserError(f"{p.model} is a {model.config.model_type}; spectral_width can narrow: {', '.join(KNOWN)}")
     if rows_NT.numel() < hidden:
-        raise SystemExit(f"{rows_NT.numel()} calibration tokens can't tell {hidden} directions apart; give more rows")
+        raise UserError(f"{rows_NT.numel()} calibration tokens can't tell {hidden} directions apart; give more rows")
     fold(model)
     values_D, vectors_DD = torch.linalg.eigh(covariance(model, rows_NT))  # ascending
-    signal = int((values_D > _marchenko_pastur.edge(values_D, rows_NT.numel())).sum())
+    signal = int((values_D > marchenko_pastur.edge(values_D, rows_NT.numel())).sum())
     step = math.lcm(p.multiple, model.config.num_attention_heads)  # transformers refuses other widths
     kept = math.ceil(max(1, signal) / step) * step
     if kept >= hidden:
         said = f"{signal} of {p.model}'s {hidden} directions are above the noise"
-        raise SystemExit(f"{said}; in steps of {step} all stay: take a smaller multiple or fewer calibration rows")
+        raise UserError(f"{said}; in steps of {step} all stay: take a smaller multiple or fewer calibration rows")
     return project(model, vectors_DD[:, -kept:])
 
 

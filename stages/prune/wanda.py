@@ -5,32 +5,36 @@ blocks before it produce. Cost: three forward passes over the calibration rows.
 Shapes: O = out_features, I = in_features, N = rows, T = context, M = tokens of a batch.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from stages.lib import calibrate, masks
-from stages.lib.params import Calibration
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate, masks
 from stages.prune import Sparse
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Sparse):
+    from stages.prune.parts.given import Given
+
+
+class Wanda(Sparse):
     method: Literal["wanda"]
     calibration: Calibration = Calibration()
 
-
-@torch.no_grad()
-def prune(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    if p.pattern:
-        calibrate.check_widths(calibrate.linears(model), masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
-    for block, observe in calibrate.in_turn(model, rows_NT):
-        layers = calibrate.linears(block)
-        norms_I = input_norms(layers, observe)
-        for name, layer in layers.items():
-            score_OI = layer.weight.abs() * norms_I[name]
-            layer.weight *= masks.keep(score_OI, p.sparsity, p.pattern)
-    return model
+    @torch.no_grad()
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        if self.pattern:
+            calibrate.check_widths(calibrate.linears(model), masks.sizes(self.pattern)[1], f"pattern {self.pattern}")
+        for block, observe in calibrate.in_turn(model, given.rows):
+            layers = calibrate.linears(block)
+            norms_I = input_norms(layers, observe)
+            for name, layer in layers.items():
+                score_OI = layer.weight.abs() * norms_I[name]
+                layer.weight *= masks.keep(score_OI, self.sparsity, self.pattern)
+        return model
 
 
 def input_norms(layers: dict[str, nn.Linear], observe: calibrate.Observe) -> dict[str, Tensor]:

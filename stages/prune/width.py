@@ -21,8 +21,9 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Calibration
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate
 from stages.prune import Pruning
 
 KNOWN = ("llama", "mistral", "qwen2", "qwen3")  # decoders of exactly these layers
@@ -63,23 +64,23 @@ def shape(model: Any, p: Params) -> Any:
     """The new config; refuses what the model is not, or no model can be, before any work."""
     config = copy.deepcopy(model.config)
     if config.model_type not in KNOWN:
-        raise SystemExit(f"{p.model} is a {config.model_type}; width can narrow: {', '.join(KNOWN)}")
+        raise UserError(f"{p.model} is a {config.model_type}; width can narrow: {', '.join(KNOWN)}")
     config.head_dim = calibrate.blocks(model)[0].self_attn.head_dim  # pyright: ignore[reportAttributeAccessIssue]
     keys = {"hidden": "hidden_size", "ffn": "intermediate_size"}
     keys |= {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads"}
     for name, key in keys.items():
         wanted, present = getattr(p, name) or getattr(config, key), getattr(config, key)
         if wanted > present:
-            raise SystemExit(f"{name} is {wanted}, but {p.model} has no more than {present}")
+            raise UserError(f"{name} is {wanted}, but {p.model} has no more than {present}")
         setattr(config, key, wanted)
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     group = model.config.num_attention_heads // model.config.num_key_value_heads
     if heads % kv_heads or heads // kv_heads > group:
-        raise SystemExit(
+        raise UserError(
             f"{heads} heads for {kv_heads} kv_heads; {p.model} has groups of {group}: keep as many or fewer"
         )
     if config.hidden_size % heads:  # transformers refuses such a config
-        raise SystemExit(f"hidden is {config.hidden_size}, which is no multiple of {heads} heads")
+        raise UserError(f"hidden is {config.hidden_size}, which is no multiple of {heads} heads")
     return config
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import PositiveInt
 
-from stages.lib.params import Calibration, Parent, Variant
+from stages.lib.frame.params import Calibration, Parent, Variant
 
 
 class Quantization(Variant):

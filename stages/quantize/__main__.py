@@ -6,30 +6,33 @@ import cyclopts
 import torch
 from torch import nn
 
-from stages.lib import artefacts, calibrate, losses, models, params, tracking
-from stages.lib.tokens import held_out, require_tokenizer, sample
-from stages.quantize import _compressed
+from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, losses
+from stages.lib.store import models
+from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.quantize.parts import compressed
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
 
 
 def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
     technique, p = params.load("quantize", variant)
-    with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, _compressed.quiet():
-        artefacts.require_space(out, artefacts.size(model))
+    with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, compressed.quiet():
+        files.require_space(out, files.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
         if not calibrate.linears(parent):
-            raise SystemExit(f"quantize.{variant}: a {parent.config.model_type} has no Linear layers but its head")
+            raise UserError(f"quantize.{variant}: a {parent.config.model_type} has no Linear layers but its head")
         require_tokenizer(tokens, model)
         unseen = held_out(tokens, p.held_out_rows)
         rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
 
         net = technique.quantize(models.load(model), rows, p)
-        _compressed.round_rest(net, getattr(torch, p.dtype))
+        compressed.round_rest(net, getattr(torch, p.dtype))
         expected = losses.evaluate(net, unseen)
-        with artefacts.writing(out / "model") as folder:
-            models.save(_compressed.pack(net, getattr(torch, p.dtype)), tokenizer, folder)
+        with files.writing(out / "model") as folder:
+            models.save(compressed.pack(net, getattr(torch, p.dtype)), tokenizer, folder)
             reloaded = models.load(folder)
             run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
@@ -39,9 +42,9 @@ def check(variant: str, expected: float, measured: dict[str, float], parent: Pat
     """Refuse a file that says something else than the model in memory did, or is no smaller than its parent."""
     if not abs(measured["loss_after"] - expected) <= TOLERANCE:  # also when it is not a number
         after = measured["loss_after"]
-        raise SystemExit(f"quantize.{variant}: reloaded, the model has loss {after}, in memory it had {expected}")
+        raise UserError(f"quantize.{variant}: reloaded, the model has loss {after}, in memory it had {expected}")
     if measured["bytes"] >= (before := sum(file.stat().st_size for file in parent.glob("*.safetensors"))):
-        raise SystemExit(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
+        raise UserError(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
 
 
 def size(parent: nn.Module, folder: Path) -> dict[str, float]:

@@ -18,9 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Calibration
-from stages.quantize import Grouped, _compressed
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import calibrate
+from stages.quantize import Grouped
+from stages.quantize.parts import compressed
 
 SHARES = [1 - step / 20 for step in range(11)]
 QUERIES_KEYS = ("q_proj", "k_proj")
@@ -35,13 +36,13 @@ class Params(Grouped):
 
 
 def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    _compressed.require_known(model, p.method)
+    compressed.require_known(model, p.method)
     calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.awq import AWQModifier
 
-    scheme = _compressed.scheme(model, p.integers(p.bits))
-    model = _compressed.oneshot(model, [AWQModifier(n_grid=p.grid), QuantizationModifier(**scheme)], rows_NT)
+    scheme = compressed.scheme(model, p.integers(p.bits))
+    model = compressed.oneshot(model, [AWQModifier(n_grid=p.grid), QuantizationModifier(**scheme)], rows_NT)
     if p.clip:
         layers = {n: each for n, each in calibrate.linears(model).items() if not n.endswith(QUERIES_KEYS)}
         for name, moments_GSS in group_moments(model, rows_NT, layers, p.group_size).items():

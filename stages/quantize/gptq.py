@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.lib.params import Calibration, Share
-from stages.quantize import Grouped, _compressed
+from stages.lib.frame.params import Calibration, Share
+from stages.lib.nets import calibrate
+from stages.quantize import Grouped
+from stages.quantize.parts import compressed
 
 
 class Params(Grouped):
@@ -31,6 +32,6 @@ def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
     from llmcompressor.modifiers.gptq import GPTQModifier
 
-    scheme = _compressed.scheme(model, p.integers(p.bits))
+    scheme = compressed.scheme(model, p.integers(p.bits))
     order: Any = "static" if p.act_order else None
-    return _compressed.oneshot(model, [GPTQModifier(dampening_frac=p.damping, actorder=order, **scheme)], rows_NT)
+    return compressed.oneshot(model, [GPTQModifier(dampening_frac=p.damping, actorder=order, **scheme)], rows_NT)

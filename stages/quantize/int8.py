@@ -9,7 +9,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stages.quantize import Quantization, _compressed
+from stages.quantize import Quantization
+from stages.quantize.parts import compressed
 
 
 class Params(Quantization):
@@ -21,6 +22,6 @@ class Params(Quantization):
 def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    inputs = _compressed.BYTES_A_TOKEN if p.activations else None
-    scheme = _compressed.scheme(model, _compressed.BYTES, inputs)
-    return _compressed.oneshot(model, [QuantizationModifier(**scheme)], None)
+    inputs = compressed.BYTES_A_TOKEN if p.activations else None
+    scheme = compressed.scheme(model, compressed.BYTES, inputs)
+    return compressed.oneshot(model, [QuantizationModifier(**scheme)], None)

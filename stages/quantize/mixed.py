@@ -1,6 +1,6 @@
 """Mixed widths: every layer its own, so that a size budget is met at the least measured loss. The idea of EXL2
 (Turboderp 2023, github.com/turboderp-org/exllamav2); as a problem in Dong et al. 2019, arXiv:1911.03852; the choice is
-in stages/lib/budget.py.
+in stages/lib/nets/budget.py.
 
 A width's loss is measured with rounding to nearest; then GPTQ rounds, each layer at its width. Cost: layers x widths
 passes of `rows` calibration rows, then GPTQ's. O = out_features, G = groups of I inputs, L = layers, W = widths.
@@ -11,9 +11,11 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from stages.lib import budget, calibrate
-from stages.lib.params import Calibration
-from stages.quantize import Grouped, _compressed
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Calibration
+from stages.lib.nets import budget, calibrate
+from stages.quantize import Grouped
+from stages.quantize.parts import compressed
 
 
 class Params(Grouped):
@@ -30,14 +32,14 @@ def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
     costs_LW = [[size(layer.weight, bits, p) for bits in p.widths] for layer in layers.values()]
     weights = sum(layer.weight.numel() for layer in layers.values())
     if (least := sum(map(min, costs_LW)) / weights) > p.bits:
-        raise SystemExit(f"{p.bits} bits/weight are too few: widths {p.widths} take at least {least:.2f} with scales")
+        raise UserError(f"{p.bits} bits/weight are too few: widths {p.widths} take at least {least:.2f} with scales")
     dense = {name: layer.weight for name, layer in layers.items()}
     losses_LW = budget.sensitivities(
         model, rows_NT[: p.rows], dense, lambda _, weight_OI: (rounded(weight_OI, bits, p) for bits in p.widths)
     )
     chosen = budget.choose(costs_LW, losses_LW, int(p.bits * weights))
     width = {name: p.widths[w] for name, w in zip(layers, chosen, strict=True)}
-    return _compressed.oneshot(model, [modifier(model, width, p)], rows_NT)
+    return compressed.oneshot(model, [modifier(model, width, p)], rows_NT)
 
 
 def modifier(model: nn.Module, width: dict[str, int], p: Params) -> object:
@@ -47,7 +49,7 @@ def modifier(model: nn.Module, width: dict[str, int], p: Params) -> object:
         f"bits_{bits}": {"targets": [name for name in width if width[name] == bits], "weights": p.integers(bits)}
         for bits in sorted(set(width.values()))
     }
-    scheme: dict[str, Any] = _compressed.scheme(model, {}) | {"config_groups": groups}
+    scheme: dict[str, Any] = compressed.scheme(model, {}) | {"config_groups": groups}
     return GPTQModifier(**scheme)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.lib import calibrate
+from stages.lib.nets import calibrate
 from stages.quantize import Quantization
 
 

@@ -10,8 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stages.lib import calibrate
-from stages.quantize import Grouped, _compressed
+from stages.lib.nets import calibrate
+from stages.quantize import Grouped
+from stages.quantize.parts import compressed
 
 
 class Params(Grouped):
@@ -24,4 +25,4 @@ def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
     calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    return _compressed.oneshot(model, [QuantizationModifier(**_compressed.scheme(model, p.integers(p.bits)))], None)
+    return compressed.oneshot(model, [QuantizationModifier(**compressed.scheme(model, p.integers(p.bits)))], None)

@@ -13,8 +13,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from stages.lib.params import Calibration, Share
-from stages.quantize import Quantization, _compressed
+from stages.lib.frame.params import Calibration, Share
+from stages.quantize import Quantization
+from stages.quantize.parts import compressed
 
 
 class Params(Quantization):
@@ -24,10 +25,10 @@ class Params(Quantization):
 
 
 def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    _compressed.require_known(model, p.method)
+    compressed.require_known(model, p.method)
     from llmcompressor.modifiers.quantization import QuantizationModifier
     from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-    scheme = _compressed.scheme(model, _compressed.BYTES, _compressed.BYTES_A_TOKEN)
+    scheme = compressed.scheme(model, compressed.BYTES, compressed.BYTES_A_TOKEN)
     smooth = SmoothQuantModifier(smoothing_strength=p.strength)
-    return _compressed.oneshot(model, [smooth, QuantizationModifier(**scheme)], rows_NT)
+    return compressed.oneshot(model, [smooth, QuantizationModifier(**scheme)], rows_NT)

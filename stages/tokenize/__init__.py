@@ -1,7 +1,7 @@
 """Tokenize: documents and problems in, a tokenizer and packed token rows out.
 
 In   documents, problems (record artefacts)
-Out  tokenizer (Hugging Face layout, with chat template), tokens (see stages/lib/tokens.py);
+Out  tokenizer (Hugging Face layout, with chat template), tokens (see stages/lib/store/tokens.py);
      metrics: vocab_size, bytes_per_token
 
 A technique is one file here. It defines `Params` and `train(texts, params) -> PreTrainedTokenizerFast`; whatever the
@@ -10,7 +10,7 @@ algorithm, decode(encode(text)) == text for every string.
 
 from pydantic import Field, PositiveInt
 
-from stages.lib.params import Parent, Share, Variant
+from stages.lib.frame.params import Parent, Share, Variant
 
 
 class Tokenization(Variant):

@@ -6,7 +6,10 @@ from typing import Any
 
 import cyclopts
 
-from stages.lib import artefacts, params, problems, records, tokens, tracking
+from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records, tokens
+from stages.lib.text import problems
 
 
 def main(variant: str, *, documents: Path, problems: Path, out: Path) -> None:
@@ -25,12 +28,12 @@ def main(variant: str, *, documents: Path, problems: Path, out: Path) -> None:
         run.metrics["bytes_per_token"] = bytes_per_token(tokenizer, held_texts)
         run.metrics |= {"train_tokens": train.size, "held_out_tokens": held.size}
 
-        with artefacts.writing(out / "tokenizer") as folder:
+        with files.writing(out / "tokenizer") as folder:
             tokenizer.save_pretrained(folder)
         about = {
             "vocab_size": len(tokenizer),
             "context": p.context,
-            "tokenizer": artefacts.digest(out / "tokenizer" / "tokenizer.json"),
+            "tokenizer": files.digest(out / "tokenizer" / "tokenizer.json"),
         }
         tokens.save(out / "tokens", about, train=train, held_out=held)
 
@@ -61,7 +64,7 @@ def mix(tokenizer: Any, texts: list[str], chats: list[records.Record], budget: i
     problem_rows = tokens.pack(take(solved, round(budget * p.problem_share)), p.context, len(tokenizer))
     prose_rows = tokens.pack(take(prose, budget - problem_rows.size), p.context, len(tokenizer))
     if not len(problem_rows) or not len(prose_rows):
-        raise SystemExit(f"params.yaml: tokenize.*.context is {p.context}: the data do not fill one such row")
+        raise UserError(f"params.yaml: tokenize.*.context is {p.context}: the data do not fill one such row")
     rows = np.concatenate([problem_rows, prose_rows])
     return rows[order.permutation(len(rows))]
 

@@ -20,7 +20,7 @@ class Params(Tokenization):
 def train(texts: Iterable[str], p: Params):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    from stages.tokenize import _special
+    from stages.tokenize.parts import special_tokens
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -29,9 +29,9 @@ def train(texts: Iterable[str], p: Params):
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=p.vocab_size,
-        special_tokens=_special.SPECIAL,
+        special_tokens=special_tokens.SPECIAL,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _special.finish(tokenizer)
+    return special_tokens.finish(tokenizer)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.lib.hub import External, fetch
+from stages.lib.frame.errors import UserError
+from stages.lib.store.hub import External, fetch
 from stages.tokenize import Tokenization
 
 SPLITTINGS = ("gpt-2", "smollm")  # smollm: every digit apart, then as gpt-2
@@ -31,7 +32,7 @@ def train(_texts: Iterable[str], p: Params):
     else:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
     if not tokenizer.chat_template:
-        raise SystemExit(f"{p.external.source} has no chat template: problems cannot be put to it")
+        raise UserError(f"{p.external.source} has no chat template: problems cannot be put to it")
     return tokenizer
 
 
@@ -49,7 +50,7 @@ def byte_level(inside: dict[str, Any], source: str):
     from transformers import PreTrainedTokenizerFast
 
     if (name := inside.get("pre")) not in SPLITTINGS:
-        raise SystemExit(f"{source} splits text as '{name}'; known are: {', '.join(SPLITTINGS)}")
+        raise UserError(f"{source} splits text as '{name}'; known are: {', '.join(SPLITTINGS)}")
     tokens, merges = inside["tokens"], [tuple(merge.split(" ")) for merge in inside["merges"]]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     digits = [pre_tokenizers.Digits(individual_digits=True)] if name == "smollm" else []

@@ -22,18 +22,18 @@ class Params(Tokenization):
 def train(texts: Iterable[str], p: Params):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    from stages.tokenize import _special
+    from stages.tokenize.parts import special_tokens
 
     split = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     words = (word for text in texts for word, _ in split.pre_tokenize_str(text))
-    special = [(token, 0.0) for token in _special.SPECIAL]
+    special = [(token, 0.0) for token in special_tokens.SPECIAL]
     learnt = pieces(words, p.vocab_size - len(special), pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.Unigram(special + learnt, unk_id=0))
     tokenizer.pre_tokenizer = split
     tokenizer.decoder = decoders.ByteLevel()
-    return _special.finish(tokenizer)
+    return special_tokens.finish(tokenizer)
 
 
 def pieces(words: Iterable[str], count: int, alphabet: Iterable[str]) -> list[tuple[str, float]]:

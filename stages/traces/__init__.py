@@ -1,7 +1,7 @@
 """Traces: what a teacher knows, written down once for every student.
 
 In   model artefact (the teacher), problems (or another recording of distributions), tokens
-Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/traces.py);
+Out  records: solutions as train.jsonl, or distributions as safetensors shards with about.json (stages/lib/store/traces.py);
      metrics: what was kept; of distributions bytes_per_token, kl_to_full, kl_of_code (nats/token, read back from what
      was written, if one teacher said it all); of an endpoint what was spent
 
@@ -11,7 +11,7 @@ distributions, `problems` is its folder, of the same tokenizer and rows. The tea
 unless the technique opens another by `open_teacher(model folder, folder that outlives a kill, params)`.
 """
 
-from stages.lib.params import Parent, Variant
+from stages.lib.frame.params import Parent, Variant
 
 
 class Recording(Variant):

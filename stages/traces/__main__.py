@@ -4,9 +4,10 @@ from pathlib import Path
 
 import cyclopts
 
-from stages.lib import artefacts, models, params, records, tracking
-from stages.lib import tokens as rows
-from stages.lib import traces as store
+from stages.lib.frame import files, params, tracking
+from stages.lib.store import models, records
+from stages.lib.store import tokens as rows
+from stages.lib.store import traces as store
 
 
 def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
@@ -15,7 +16,7 @@ def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path, 
     with tracking.run("traces", variant, p, out, inputs=[model, problems, tokens]) as run:
         rows.require_tokenizer(tokens, model)
         if store.distributions(problems):
-            store.require(problems, tokenizer=rows.about(tokens)["tokenizer"], tokens=artefacts.digest(tokens))
+            store.require(problems, tokenizer=rows.about(tokens)["tokenizer"], tokens=files.digest(tokens))
         asked = problems if store.distributions(problems) else records.load(problems, "train")
         seen = rows.load(tokens, "train")
         if hasattr(technique, "open_teacher"):
@@ -24,12 +25,12 @@ def main(variant: str, *, model: Path, problems: Path, tokens: Path, out: Path, 
             teacher = models.load(model)
         about = {
             "technique": p.model_dump(mode="json"),
-            "teacher": artefacts.digest(model),
+            "teacher": files.digest(model),
             "tokenizer": rows.about(tokens)["tokenizer"],
-            "tokens": artefacts.digest(tokens),
+            "tokens": files.digest(tokens),
         }
         tokenizer = models.load_tokenizer(model)
-        with artefacts.writing(out / "records") as folder:
+        with files.writing(out / "records") as folder:
             run.metrics |= store.save(folder, about, technique.record(teacher, tokenizer, asked, seen, p))
         if "rows" in run.metrics and not store.distributions(problems):  # a mixture is no one teacher's
             run.metrics |= store.fidelity(out / "records", teacher, p.temperature)

@@ -1,7 +1,7 @@
 """Answers of a teacher behind any OpenAI-compatible endpoint: llama.cpp's server, vLLM, Ollama, or a paid one.
 
 Sequence-level distillation from a black box: Kim & Rush 2016, arXiv:1606.07947; which answers are kept, stages/traces/
-_answers.py says. With `evolve`, the teacher first makes new prompts of the data's, in that many rounds (Evol-Instruct,
+parts/answers.py says. With `evolve`, the teacher first makes new prompts of the data's, in that many rounds (Evol-Instruct,
 arXiv:2304.12244), and the student learns its answers to those (Orca, arXiv:2306.02707). `model:` is the model whose
 tokenizer the recording is for; it is not run. Cost: `count` x `attempts` requests at most, `evolve` + 1 times.
 """
@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from stages.lib.records import Record
-from stages.traces import _answers, _client, _evolve
+from stages.lib.store.records import Record
+from stages.traces.parts import answers, endpoint_client, evolution
 
 
-class Params(_answers.Sampling):
+class Params(answers.Sampling):
     method: Literal["endpoint"]
     url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
     name: str = "default"  # of the model, as the endpoint calls it
@@ -37,14 +37,14 @@ class Params(_answers.Sampling):
         return self
 
 
-def open_teacher(_model: Path, place: Path, p: Params) -> _client.Endpoint:
-    return _client.Endpoint(p, place)
+def open_teacher(_model: Path, place: Path, p: Params) -> endpoint_client.Endpoint:
+    return endpoint_client.Endpoint(p, place)
 
 
 def record(teacher: Any, _tokenizer: Any, problems: list[Record], _rows: Any, p: Params) -> Iterator[Record]:
-    batches = _answers.drawn(problems, p)
+    batches = answers.drawn(problems, p)
     if p.evolve:
         seeds = [row for batch in batches for row in batch]
-        batches = [_evolve.evolve(seeds, teacher.ask, p.evolve, p.prompt_words, p.seed)]
+        batches = [evolution.evolve(seeds, teacher.ask, p.evolve, p.prompt_words, p.seed)]
     for asked in batches:
-        yield from _answers.kept(asked, teacher.ask, p)
+        yield from answers.kept(asked, teacher.ask, p)

@@ -2,7 +2,7 @@
 
 Log-probabilities are taken over the whole vocabulary at the temperature that students will be trained with, so what
 lies outside the k is known too: 1 - sum exp(logprob). Cost: one forward pass over the rows; on disk 118 bytes a token
-for k = 64 of 49,152 (stages/lib/topk.py). R rows, T positions, V vocabulary.
+for k = 64 of 49,152 (stages/lib/store/topk.py). R rows, T positions, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from stages.lib.frame.errors import UserError
 from stages.traces import Recording
 
 
@@ -25,7 +26,7 @@ class Params(Recording):
 @torch.no_grad()
 def record(teacher: Any, _tokenizer: Any, _problems: Any, rows: Any, p: Params) -> Iterator[dict[str, Any]]:
     if p.k >= (vocab := teacher.config.vocab_size):
-        raise SystemExit(f"params.yaml: k is {p.k}, but the teacher's vocabulary has only {vocab} tokens")
+        raise UserError(f"params.yaml: k is {p.k}, but the teacher's vocabulary has only {vocab} tokens")
     for first in range(0, min(p.rows, len(rows)), p.batch_size):
         ids_RT = torch.from_numpy(rows[first : min(first + p.batch_size, p.rows)].astype("int64"))
         logits_RTV = teacher(input_ids=ids_RT.to(teacher.device), use_cache=False).logits

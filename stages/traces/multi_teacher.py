@@ -16,7 +16,8 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from stages.lib import traces
+from stages.lib.frame.errors import UserError
+from stages.lib.store import traces
 from stages.traces import Recording
 
 
@@ -46,9 +47,9 @@ def record(teacher: Any, _tokenizer: Any, base: Any, _rows: Any, p: Params) -> I
 def require_base(base: Any, p: Params) -> None:
     """Refuse what is no recording, or one of another temperature, before the teacher is asked."""
     if not isinstance(base, Path):
-        raise SystemExit(f"params.yaml: problems is '{p.problems}'; multi_teacher wants a `method: logits` recording")
+        raise UserError(f"params.yaml: problems is '{p.problems}'; multi_teacher wants a `method: logits` recording")
     if (recorded := traces.about(base)["technique"]["temperature"]) != p.temperature:
-        raise SystemExit(f"params.yaml: temperature is {p.temperature}, but {base} was recorded at {recorded}")
+        raise UserError(f"params.yaml: temperature is {p.temperature}, but {base} was recorded at {recorded}")
 
 
 def mix(p_RTK: Tensor, index_RTK: Tensor, q_RTV: Tensor, p: Params) -> Tensor:

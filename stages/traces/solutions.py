@@ -1,6 +1,6 @@
 """The teacher's own solutions: rejection sampling. Yuan et al. 2023, arXiv:2308.01825, section 3.3.
 
-Or by majority, or unverified: see stages/traces/_answers.py. Cost: `count` x `attempts` replies at most.
+Or by majority, or unverified: see stages/traces/parts/answers.py. Cost: `count` x `attempts` replies at most.
 """
 
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 import torch
 
-from stages.lib import problems as tasks
-from stages.lib.records import Record
-from stages.traces import _answers
+from stages.lib.store.records import Record
+from stages.lib.text import problems as tasks
+from stages.traces.parts import answers
 
 
-class Params(_answers.Sampling):
+class Params(answers.Sampling):
     method: Literal["solutions"]
 
 
 def record(teacher: Any, tokenizer: Any, problems: list[Record], _rows: Any, p: Params) -> Iterator[Record]:
     torch.manual_seed(p.seed)
-    for asked in _answers.drawn(problems, p):
-        yield from _answers.kept(asked, lambda prompts, _: generate(teacher, tokenizer, prompts, p), p)
+    for asked in answers.drawn(problems, p):
+        yield from answers.kept(asked, lambda prompts, _: generate(teacher, tokenizer, prompts, p), p)
 
 
 @torch.no_grad()

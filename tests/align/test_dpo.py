@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from stages.align import dpo
-from stages.lib import problems
+from stages.lib.text import problems
 
 PAIR = {"id": "0", "family": "f", "prompt": "Say 4", "chosen": "#### 4", "rejected": "#### 5"}
 

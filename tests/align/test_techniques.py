@@ -6,7 +6,10 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import lora, params, problems
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
+from stages.lib.store import adapters
+from stages.lib.text import problems
 
 PAIRS = [
     {"id": str(n), "family": "f", "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": f"#### {n + 1}"}
@@ -28,9 +31,9 @@ def align(technique, model, tokenizer, folder, adapter=None):
     )  # fmt: skip
     examples = PAIRS if name == "dpo" else PROBLEMS
     curve: list[dict[str, float]] = []
-    wrapped = lora.wrap(model, adapter)
+    wrapped = adapters.wrap(model, adapter)
     technique.align(wrapped, tokenizer, PROBLEMS, examples, p, curve, folder / "checkpoints")
-    return lora.merge(wrapped, adapter), curve
+    return adapters.merge(wrapped, adapter), curve
 
 
 @torch.no_grad()
@@ -63,7 +66,7 @@ def test_the_same_seed_gives_the_same_weights(technique, tiny, tokenizer, tmp_pa
 
 def test_with_lora_only_low_rank_changes_are_made(technique, tiny, tokenizer, tmp_path):
     before = copy.deepcopy(tiny)
-    model, _ = align(technique, tiny, tokenizer, tmp_path, lora.LoRA(rank=2))
+    model, _ = align(technique, tiny, tokenizer, tmp_path, adapters.LoRA(rank=2))
     assert model.state_dict().keys() == before.state_dict().keys()
     for name, weight in before.state_dict().items():
         change = model.state_dict()[name] - weight
@@ -77,7 +80,7 @@ def test_records_of_the_wrong_kind_are_refused(tiny, tokenizer, tmp_path):
     from stages.align import dpo
 
     p = dpo.Params(method="dpo", model="a/b", problems="a/b", examples="a/b", training={"steps": 1})
-    with pytest.raises(SystemExit, match="preference pairs; chosen, rejected missing"):
+    with pytest.raises(UserError, match="preference pairs; chosen, rejected missing"):
         dpo.align(tiny, tokenizer, PROBLEMS, PROBLEMS, p, [], tmp_path)
 
 
@@ -95,5 +98,5 @@ KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}
 )
 def test_what_training_could_not_hold_is_not_promised(entry, training, complaint):
     parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
-    with pytest.raises(SystemExit, match=f"params.yaml: align.mine.* {complaint}"):
+    with pytest.raises(UserError, match=f"params.yaml: align.mine.* {complaint}"):
         params.technique("align", "mine", entry | parents | {"training": {"steps": 1} | training})

@@ -2,8 +2,8 @@
 
 from itertools import combinations
 
-from stages.data import _clean
-from stages.lib import duplicates
+from stages.data.parts import clean
+from stages.lib.text import duplicates
 
 
 def document(text: str) -> dict:
@@ -12,7 +12,7 @@ def document(text: str) -> dict:
 
 def test_exact_duplicates_differ_in_case_and_blanks_only():
     rows = [document("One  day\nit rained"), document("one day it rained"), document("one day it snowed")]
-    assert [row["text"] for row in _clean.without_duplicates(rows)] == ["One  day\nit rained", "one day it snowed"]
+    assert [row["text"] for row in clean.without_duplicates(rows)] == ["One  day\nit rained", "one day it snowed"]
 
 
 def test_near_duplicates_are_what_exact_jaccard_says(texts):
@@ -20,7 +20,7 @@ def test_near_duplicates_are_what_exact_jaccard_says(texts):
     chapters = [text for text in texts if len(text) > 1000][:12]
     copies = [text.replace(" the ", " a ", 2) for text in chapters[:5]]
     rows = [document(text) for text in chapters + copies]
-    kept = [row["text"] for row in _clean.without_near_duplicates(rows)]
+    kept = [row["text"] for row in clean.without_near_duplicates(rows)]
     assert kept == chapters
     for a, b in combinations(map(set, map(duplicates.shingles, kept)), 2):
         assert len(a & b) / len(a | b) < duplicates.SIMILAR
@@ -28,11 +28,11 @@ def test_near_duplicates_are_what_exact_jaccard_says(texts):
 
 def test_split_does_not_depend_on_order_and_changes_with_the_seed(texts):
     rows = [document(text) for text in texts]
-    train, held_out = _clean.split(rows, 0.4, seed=0)
-    assert _clean.split(rows[::-1], 0.4, seed=0)[1][::-1] == held_out
-    assert _clean.split(rows, 0.4, seed=1)[1] != held_out
+    train, held_out = clean.split(rows, 0.4, seed=0)
+    assert clean.split(rows[::-1], 0.4, seed=0)[1][::-1] == held_out
+    assert clean.split(rows, 0.4, seed=1)[1] != held_out
     assert len(train) + len(held_out) == len(rows)
 
 
 def test_normalise_by_hand():
-    assert _clean.normalise(document("cafe\u0301 \r\n\n\n\nend  "))["text"] == "caf\u00e9\n\nend"
+    assert clean.normalise(document("cafe\u0301 \r\n\n\n\nend  "))["text"] == "caf\u00e9\n\nend"

@@ -7,6 +7,7 @@ import pytest
 from datasets import Dataset
 
 from stages.data import documents
+from stages.lib.frame.errors import UserError
 
 ROWS = [{"id": "a", "text": "First, with \u00fc and\nlines."}, {"id": "b", "text": "Second."}]
 
@@ -33,12 +34,12 @@ def test_kinds(tmp_path, kind):
 
 
 def test_what_is_wrong_is_named(tmp_path):
-    with pytest.raises(SystemExit, match="no file to read.*parquet"):
+    with pytest.raises(UserError, match="no file to read.*parquet"):
         read(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text": "tw')
-    with pytest.raises(SystemExit, match="bad.jsonl, line 2, is damaged"):
+    with pytest.raises(UserError, match="bad.jsonl, line 2, is damaged"):
         read(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"body": "one"}\n')
-    with pytest.raises(SystemExit, match="no text under 'text'; its fields are: body"):
+    with pytest.raises(UserError, match="no text under 'text'; its fields are: body"):
         read(tmp_path)
     assert read(tmp_path, text_field="body")[0]["text"] == "one"

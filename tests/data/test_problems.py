@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.data import _worked, problems
-from stages.lib import problems as tasks
+from stages.data import problems
+from stages.data.parts import worked
+from stages.lib.frame.errors import UserError
+from stages.lib.text import problems as tasks
 
 FAMILIES = {
     "chain_sum": {"min_terms": 2, "max_terms": 4, "max_digits": 2},
@@ -22,7 +24,7 @@ FAMILIES = {
 @pytest.fixture(scope="module")
 def rows():
     p = problems.Params(method="problems", source="x", licence="none", families=FAMILIES, per_family=30)
-    return list(problems.read(Path("stages/data/_worked.py"), p))
+    return list(problems.read(Path("stages/data/parts/worked.py"), p))
 
 
 def test_every_worked_solution_gets_full_marks(rows):
@@ -36,11 +38,11 @@ def test_a_wrong_or_missing_answer_does_not(rows):
 
 
 def test_steps_by_hand():
-    assert _worked.chain_sum({"metadata": {"expression": "4 - 1 - 7"}}) == "4 - 1 = 3\n3 - 7 = -4\n"
-    assert _worked.gcd({"metadata": {"numbers": [12, 18]}}) == "18 % 12 = 6\n12 % 6 = 0\n"
+    assert worked.chain_sum({"metadata": {"expression": "4 - 1 - 7"}}) == "4 - 1 = 3\n3 - 7 = -4\n"
+    assert worked.gcd({"metadata": {"numbers": [12, 18]}}) == "18 % 12 = 6\n12 % 6 = 0\n"
     legs = {"metadata": {"animals": {"dog": 2, "spider": 1}}}
-    assert _worked.leg_counting(legs) == "2 * 4 = 8\n1 * 8 = 8\n8 + 8 = 16\n"
-    assert _worked.spell_backward({"metadata": {"word": "sun"}}) == "s u n\nn u s\n"
+    assert worked.leg_counting(legs) == "2 * 4 = 8\n1 * 8 = 8\n8 + 8 = 16\n"
+    assert worked.spell_backward({"metadata": {"word": "sun"}}) == "s u n\nn u s\n"
 
 
 def test_every_equation_in_the_steps_is_true(rows):
@@ -54,9 +56,9 @@ def test_every_equation_in_the_steps_is_true(rows):
 def test_unknown_family_and_setting_are_refused():
     def first(families):
         p = problems.Params(method="problems", source="x", licence="none", families=families, per_family=5)
-        return next(problems.read(Path("stages/data/_worked.py"), p))
+        return next(problems.read(Path("stages/data/parts/worked.py"), p))
 
-    with pytest.raises(SystemExit, match="reasoning-gym has no 'chain_some'.*chain_sum"):
+    with pytest.raises(UserError, match="reasoning-gym has no 'chain_some'.*chain_sum"):
         first({"chain_some": {}})
-    with pytest.raises(SystemExit, match="'gcd' cannot be made with"):
+    with pytest.raises(UserError, match="'gcd' cannot be made with"):
         first({"gcd": {"max_valu": 3}})

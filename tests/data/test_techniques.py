@@ -5,8 +5,9 @@ from importlib import import_module
 
 import pytest
 
-from stages.data import _clean
-from stages.lib import params, records
+from stages.data.parts import clean
+from stages.lib.frame import params
+from stages.lib.store import records
 
 FAMILIES = {"chain_sum": {"max_terms": 2, "max_digits": 2}, "spell_backward": {"max_word_len": 5}, "syllogism": {}}
 SETTINGS = {
@@ -35,13 +36,13 @@ def source(technique, texts, tmp_path):
     if name == "problems":
         from pathlib import Path
 
-        return Path("stages/data/_worked.py")
+        return Path("stages/data/parts/worked.py")
     if name == "pairs":
         from pathlib import Path
 
         from stages.data import problems
 
-        rows = list(problems.read(Path("stages/data/_worked.py"), make(problems)))
+        rows = list(problems.read(Path("stages/data/parts/worked.py"), make(problems)))
         records.save(tmp_path, train=rows[::2], held_out=rows[1::2])
     elif name == "instructions":
         records.save(tmp_path, train=documents[:30], held_out=documents[30:])
@@ -53,7 +54,7 @@ def source(technique, texts, tmp_path):
 def test_every_record_has_an_id_a_kind_and_something_to_learn(technique, source):
     for row in technique.read(source, make(technique)):
         assert row["id"] and (row.get("family") or row.get("source"))
-        assert _clean.identity(row) and _clean.weight(row) > 0
+        assert clean.identity(row) and clean.weight(row) > 0
 
 
 def test_the_same_params_give_the_same_records(technique, source):
@@ -61,7 +62,7 @@ def test_the_same_params_give_the_same_records(technique, source):
 
 
 def test_no_record_is_in_both_splits(technique, source):
-    rows = _clean.without_duplicates(list(technique.read(source, make(technique))))
-    train, held_out = _clean.split(rows, 0.3, seed=0)
+    rows = clean.without_duplicates(list(technique.read(source, make(technique))))
+    train, held_out = clean.split(rows, 0.3, seed=0)
     assert train and held_out
-    assert not {_clean.identity(row) for row in train} & {_clean.identity(row) for row in held_out}
+    assert not {clean.identity(row) for row in train} & {clean.identity(row) for row in held_out}

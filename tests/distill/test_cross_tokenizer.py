@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from stages.distill import cross_tokenizer
-from stages.lib import problems, records, replies
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import packed
+from stages.lib.store import records
+from stages.lib.text import problems
 
 GIVEN = {"method": "cross_tokenizer", "training": {"steps": 1, "batch_size": 3}}
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -100,7 +103,7 @@ def test_the_distance_by_loops():
 def test_of_the_teacher_itself_only_the_data_is_left(batch, tiny, tokenizer, align):
     tiny.tokenizer = tokenizer
     b = batch(params(align=align))
-    torch.testing.assert_close(cross_tokenizer.loss(tiny, tiny, b, params(align=align)), replies.loss(tiny, b))
+    torch.testing.assert_close(cross_tokenizer.loss(tiny, tiny, b, params(align=align)), packed.loss(tiny, b))
 
 
 def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
@@ -118,7 +121,7 @@ def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
             total += (F.pad(a, (0, len(b) - len(a))) - b).abs().sum()
             number += 1
     b = batch(p)
-    expected = replies.loss(tiny, b) + 1.5 * total / number
+    expected = packed.loss(tiny, b) + 1.5 * total / number
     assert sorted(b["rows"], key=lambda row: row["id"]) == ROWS
     torch.testing.assert_close(cross_tokenizer.loss(tiny, teacher, b, p), expected)
 
@@ -159,7 +162,7 @@ def test_the_student_is_taught_and_the_teacher_is_not(batch, tiny, teacher):
     b = batch(p)
     cross_tokenizer.loss(tiny, teacher, b, p).backward()
     assert all(w.grad is not None for w in tiny.parameters()) and all(w.grad is None for w in teacher.parameters())
-    assert cross_tokenizer.loss(tiny, teacher, b, params(weight=0)) == replies.loss(tiny, b)
+    assert cross_tokenizer.loss(tiny, teacher, b, params(weight=0)) == packed.loss(tiny, b)
 
 
 def test_a_template_that_changes_the_solution_is_refused(tokenizer):
@@ -167,5 +170,5 @@ def test_a_template_that_changes_the_solution_is_refused(tokenizer):
 
     shouting = copy.deepcopy(tokenizer)
     shouting.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
-    with pytest.raises(SystemExit, match="the chat template changes the solution of '0'"):
+    with pytest.raises(UserError, match="the chat template changes the solution of '0'"):
         cross_tokenizer.marks(shouting, ROWS, "spans")

@@ -6,8 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.distill import _layers, hidden
-from stages.lib import params, records, replies, training
+from stages.distill import hidden
+from stages.distill.parts import layer_pairs
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import packed
+from stages.lib.store import records
+from stages.lib.training import optimizers
 from stages.pretrain import state_space
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -52,8 +57,8 @@ def test_by_loops(batch, tiny, tokenizer, llama):
 
 
 def test_predictions_are_those_of_the_replies(batch, tiny):
-    seen = _layers.see(tiny, batch)
-    logits_NV, tokens_N = replies.logits(tiny, batch)
+    seen = layer_pairs.see(tiny, batch)
+    logits_NV, tokens_N = packed.logits(tiny, batch)
     assert torch.equal(seen.logits, logits_NV) and torch.equal(seen.tokens, tokens_N)
 
 
@@ -66,7 +71,7 @@ def test_nothing_is_left_to_learn_from_oneself(batch, tiny):
 def test_of_another_width_it_asks_nothing_before_the_projection_knows_something(batch, tiny, tokenizer, llama):
     student, p = llama(len(tokenizer), seed=1, hidden=32), make(alpha=1.0)
     hidden.prepare(student, tiny, p)
-    whole, prediction = hidden.loss(student, tiny, batch, p), replies.loss(student, batch)
+    whole, prediction = hidden.loss(student, tiny, batch, p), packed.loss(student, batch)
     assert (whole - prediction).item() == pytest.approx(p.beta)  # all of |h|^2 is missed
     asked = torch.autograd.grad(whole - prediction, student.model.embed_tokens.weight)[0]
     assert asked.abs().max() < 1e-6
@@ -86,7 +91,7 @@ def test_gradients_reach_projections_and_student_but_not_the_teacher(batch, tiny
     assert len(student.scaffold) == 2
     assert all(weight.grad.abs().sum() > 0 for weight in student.parameters())
     assert all(weight.grad is None for weight in tiny.parameters())
-    adamw, muon = training.optimizers(student, p.training)
+    adamw, muon = optimizers.optimizers(student, p.training)
     held = [w for group in adamw.param_groups for w in group["params"]]
     assert all(any(w is linear.weight for w in held) for linear in student.scaffold)
 
@@ -95,12 +100,12 @@ def test_the_projection_that_made_the_teacher_leaves_no_distance(tiny, batch):
     """Teacher = student with its states turned: no distance is left where W is that turn."""
     student, p = copy.deepcopy(tiny), make(layers=[[1, 1]])
     hidden.prepare(student, tiny, p)
-    mine = _layers.see(student, batch)
+    mine = layer_pairs.see(student, batch)
     turn = torch.linalg.qr(torch.randn(64, 64))[0]
     theirs = mine._replace(states=[state.detach() @ turn for state in mine.states])
-    assert _layers.distance(mine, theirs, student.scaffold, [(1, 1)]) > 0.5
+    assert layer_pairs.distance(mine, theirs, student.scaffold, [(1, 1)]) > 0.5
     student.scaffold[0].weight.data = turn.T.clone()
-    assert _layers.distance(mine, theirs, student.scaffold, [(1, 1)]).item() == pytest.approx(0, abs=1e-6)
+    assert layer_pairs.distance(mine, theirs, student.scaffold, [(1, 1)]).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -112,17 +117,17 @@ def test_by_default_evenly_spread_last_to_last(depths, expected):
 
     sizes = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
     models = [LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=depth)) for depth in depths]
-    assert _layers.pair(*models, None, "a/b") == expected
+    assert layer_pairs.pair(*models, None, "a/b") == expected
 
 
 def test_a_layer_that_does_not_exist_is_refused(tiny, tokenizer, llama):
     student = llama(len(tokenizer), seed=1)
-    with pytest.raises(SystemExit, match=r"layers has \[3, 1\], but the student has no layer 3; allowed: 0 to 2"):
+    with pytest.raises(UserError, match=r"layers has \[3, 1\], but the student has no layer 3; allowed: 0 to 2"):
         hidden.prepare(student, tiny, make(layers=[[3, 1]]))
-    with pytest.raises(SystemExit, match=r"layers has \[2, 9\], but a/b has no layer 9; allowed: 0 to 2"):
+    with pytest.raises(UserError, match=r"layers has \[2, 9\], but a/b has no layer 9; allowed: 0 to 2"):
         hidden.prepare(student, tiny, make(layers=[[1, 1], [2, 9]]))
     assert not hasattr(student, "scaffold")
-    with pytest.raises(SystemExit, match=r"distill.mine.layers.0.1 is -1: input should be greater than or equal to 0"):
+    with pytest.raises(UserError, match=r"distill.mine.layers.0.1 is -1: input should be greater than or equal to 0"):
         params.technique("distill", "mine", GIVEN | {"layers": [[1, -1]]})
 
 
@@ -130,6 +135,6 @@ def test_a_state_space_model_is_seen_example_by_example(batch, tiny, tokenizer):
     """Its states stand beside the teacher's, reply token by reply token, and no example has seen another."""
     p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
     student = state_space.build(tokenizer, p).eval()
-    mine, theirs = _layers.see(student, batch), _layers.see(tiny, batch)
+    mine, theirs = layer_pairs.see(student, batch), layer_pairs.see(tiny, batch)
     assert torch.equal(mine.tokens, theirs.tokens) and len(mine.states) == len(theirs.states)
-    assert torch.equal(mine.logits, replies.logits(student, batch)[0])
+    assert torch.equal(mine.logits, packed.logits(student, batch)[0])

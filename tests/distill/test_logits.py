@@ -5,7 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from stages.distill import logits
-from stages.lib import artefacts, problems, records, traces
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records, traces
+from stages.lib.text import problems
 
 TEMPERATURE = 2.0
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -87,12 +90,12 @@ def test_solutions_drawn_at_a_temperature_are_no_recording(tokenizer, tmp_path):
 
 
 def test_another_temperature_or_kind_of_traces_is_refused(tmp_path):
-    artefacts.write_json(tmp_path / "about.json", {"codec": {}, "technique": {"temperature": 3.0}})
-    with pytest.raises(SystemExit, match="temperature is 2.0, but .* was recorded at 3.0"):
+    files.write_json(tmp_path / "about.json", {"codec": {}, "technique": {"temperature": 3.0}})
+    with pytest.raises(UserError, match="temperature is 2.0, but .* was recorded at 3.0"):
         logits.batches(None, tmp_path, logits.Params(**GIVEN))
     folder = tmp_path / "solutions"
-    artefacts.write_json(folder / "about.json", {"technique": {"temperature": 0.7}})
-    with pytest.raises(SystemExit, match="no recorded distributions"):
+    files.write_json(folder / "about.json", {"technique": {"temperature": 0.7}})
+    with pytest.raises(UserError, match="no recorded distributions"):
         traces.batches(folder, 4)
-    with pytest.raises(SystemExit, match="examples counts solutions; a/b holds distributions"):
+    with pytest.raises(UserError, match="examples counts solutions; a/b holds distributions"):
         logits.batches(None, tmp_path, logits.Params(**GIVEN, examples=5))

@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from stages.distill import on_policy
-from stages.lib import problems, records, replies, training
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import packed
+from stages.lib.store import records
+from stages.lib.text import problems
+from stages.lib.training import loop
 
 GIVEN = {"method": "on_policy"} | dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 TRAINING = {"steps": 4, "batch_size": 2, "precision": "float32"}
@@ -121,12 +125,12 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(batches, tiny, tokeniz
                 raise KeyboardInterrupt
             return feed(index)
 
-        training.fit(student, batch, lambda part: on_policy.loss(student, tiny, part, p), p.training, [], folder)
+        loop.fit(student, batch, lambda part: on_policy.loss(student, tiny, part, p), p.training, [], folder)
         return student
 
     assert {"seed" in feed(i) for i in range(2, 4)} == {True, False}
     whole = run(tmp_path / "whole")
-    monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every step
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every step
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", stop_after=2)
     assert (tmp_path / "cut" / "state.safetensors").exists()
@@ -137,11 +141,11 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(batches, tiny, tokeniz
 def test_on_the_datas_solutions_it_is_the_divergence_of_their_replies(batches, tiny, tokenizer, llama):
     p, student = params(on_policy=0, beta=0.0), llama(len(tokenizer), seed=1)
     batch = batches(p)(0)
-    said, meant = (replies.logits(model, batch)[0].log_softmax(-1) for model in (student, tiny))
+    said, meant = (packed.logits(model, batch)[0].log_softmax(-1) for model in (student, tiny))
     expected = (meant.exp() * (meant - said)).sum(-1).mean()
     torch.testing.assert_close(on_policy.loss(student, tiny, batch, p), expected)
 
 
 def test_prompts_without_room_for_a_reply_are_refused(batches):
-    with pytest.raises(SystemExit, match="no prompt leaves 60 tokens for a reply in a context of 64 tokens"):
+    with pytest.raises(UserError, match="no prompt leaves 60 tokens for a reply in a context of 64 tokens"):
         batches(params(max_new_tokens=60, context=64))

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from stages.distill import __main__ as stage
-from stages.lib import artefacts, calibrate, losses, models, records, runtimes, tokens
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models, records, tokens
 from stages.pretrain import state_space
 from stages.prune import magnitude
 
@@ -38,13 +42,13 @@ def project(tmp_path, monkeypatch, rows, tokenizer):
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
     models.save(student, tokenizer, Path("student"))
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(Path("student/tokenizer.json"))}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(Path("student/tokenizer.json"))}
     numbers = rows.numpy().astype(np.uint16)
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
     Path("traces").mkdir()
     solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(20)]
     records.save(Path("traces"), train=solved)
-    artefacts.write_json(Path("traces/about.json"), {"technique": {}, "tokenizer": "another's"})  # text is anybody's
+    files.write_json(Path("traces/about.json"), {"technique": {}, "tokenizer": "another's"})  # text is anybody's
 
 
 @pytest.fixture
@@ -70,7 +74,7 @@ def test_a_transformer_teaches_a_state_space_model(project, model_folder, varian
     seen = run(variant, model_folder)
     assert seen["loss_after"] != seen["loss_before"] and 0 < seen["acceptance_after"] <= 1
     assert seen["student_flops"] > 0 and seen["teacher_flops"] > 0 and seen["tokens_seen"] > 0
-    taught = runtimes.open_runtime(Path("out/model"))
+    taught = open_runtime(Path("out/model"))
     assert len(taught.generate([[1, 2, 3], [4]], 5, stop=2**31 - 1)[1]) == 5
 
 
@@ -103,5 +107,5 @@ def test_a_pruned_model_is_recovered_from_its_dense_parent_and_stays_sparse(proj
 @pytest.mark.parametrize("variant", ["live", "written"])
 def test_where_they_are_it_is_refused_before_anything_is_loaded(project, stranger, variant, monkeypatch):
     monkeypatch.setattr(models, "load", lambda _: pytest.fail("too late"))
-    with pytest.raises(SystemExit, match="the vocabularies differ: .*stranger, the teacher, has tokenizer"):
+    with pytest.raises(UserError, match="the vocabularies differ: .*stranger, the teacher, has tokenizer"):
         run(variant, stranger)

@@ -5,8 +5,12 @@ import copy
 import pytest
 import torch
 
-from stages.distill import _layers, logits, task_specific
-from stages.lib import models, packed, records, training
+from stages.distill import logits, task_specific
+from stages.distill.parts import layer_pairs
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import attention
+from stages.lib.store import models, records
+from stages.lib.training import loop
 from stages.pretrain import state_space
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -67,10 +71,10 @@ def test_by_loops(heads, batch, tiny, tokenizer, llama):
         for head in range(a.shape[1]):
             for row, t in places:
                 total += (a[row, head, t] - b[row, head, t]).square().sum() / (2 * a.shape[1] * len(places))
-    seen = [_layers.see(model, part, maps=True) for model in (student, tiny)]
+    seen = [layer_pairs.see(model, part, maps=True) for model in (student, tiny)]
     pairs = [(1, 1), (2, 2)]
     torch.testing.assert_close(task_specific.attention(*seen, pairs), total, atol=1e-5, rtol=1e-4)
-    expected = total + _layers.distance(*seen, student.scaffold, pairs)
+    expected = total + layer_pairs.distance(*seen, student.scaffold, pairs)
     torch.testing.assert_close(task_specific.loss(student, tiny, part, p), expected, atol=1e-5, rtol=1e-4)
 
 
@@ -107,7 +111,7 @@ def test_nothing_is_left_to_learn_from_oneself(index, batch, tiny):
 def test_gradients_reach_what_makes_the_maps(batch, tiny, tokenizer, llama):
     student, p, part = llama(len(tokenizer), seed=1), make(), batch(0)
     task_specific.prepare(student, tiny, p)
-    seen = [_layers.see(model, part, maps=True) for model in (student, tiny)]
+    seen = [layer_pairs.see(model, part, maps=True) for model in (student, tiny)]
     task_specific.attention(*seen, [(0, 0), (1, 1)]).backward()
     grads = {name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None}
     assert grads["model.layers.0.self_attn.q_proj.weight"].abs().sum() > 0
@@ -122,7 +126,7 @@ def test_afterwards_attention_is_what_it_was_even_after_an_error(batch, tiny, to
     task_specific.prepare(tiny, tiny, make())
     task_specific.loss(tiny, tiny, batch(0), make())
     assert tiny.config._attn_implementation == "sdpa"
-    with pytest.raises(KeyError), packed.attending(tiny, "eager"):
+    with pytest.raises(KeyError), attention.attending(tiny, "eager"):
         assert tiny.config._attn_implementation == "eager"
         raise KeyError
     assert tiny.config._attn_implementation == "sdpa"
@@ -143,12 +147,12 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
                 raise KeyboardInterrupt
             return batch(index)
 
-        training.fit(student, feed, lambda part: task_specific.loss(student, tiny, part, p), p.training, curve, folder)
+        loop.fit(student, feed, lambda part: task_specific.loss(student, tiny, part, p), p.training, curve, folder)
         return student
 
     whole = run(tmp_path / "whole").state_dict()
     clock = iter(range(0, 10**9, 5000)).__next__  # a checkpoint every step
-    monkeypatch.setattr(training, "monotonic", clock)
+    monkeypatch.setattr(loop, "monotonic", clock)
     for stop_after in (1, 3):
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / str(stop_after), stop_after)
@@ -158,5 +162,5 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
 
 def test_a_model_without_attention_is_refused(tiny, tokenizer):
     p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
-    with pytest.raises(SystemExit, match="compares attention maps, and a/b has layers without"):
+    with pytest.raises(UserError, match="compares attention maps, and a/b has layers without"):
         task_specific.prepare(state_space.build(tokenizer, p), tiny, make())

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from stages import distill
-from stages.lib import artefacts, params, records, traces, training
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records, traces
+from stages.lib.training import loop
 from stages.traces import logits as recorder
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -41,7 +44,7 @@ def tiny(tiny, tokenizer):
 @pytest.fixture
 def recorded(technique, tiny, tokenizer, rows, tmp_path):
     """What each technique learns from, written by the teacher `tiny`."""
-    with artefacts.writing(tmp_path / "traces") as folder:
+    with files.writing(tmp_path / "traces") as folder:
         if technique.__name__.endswith("logits"):
             p = recorder.Params(method="logits", model="a/b", problems="a/b", tokens="a/b", rows=8, k=16)
             items = recorder.record(tiny, tokenizer, [], rows.numpy().astype("uint16"), p)
@@ -64,7 +67,7 @@ def student(technique, tiny, tokenizer, llama):
 def test_a_student_learns(technique, recorded, tiny, tokenizer, student, tmp_path):
     p, curve = make(technique), []
     batch = technique.batches(tokenizer, recorded, p)
-    training.fit(student, batch, lambda part: technique.loss(student, tiny, part, p), p.training, curve, tmp_path / "c")
+    loop.fit(student, batch, lambda part: technique.loss(student, tiny, part, p), p.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]
 
 
@@ -88,5 +91,5 @@ def test_of_many_solutions_only_those_that_are_taken_as_known(technique, tokeniz
     drawn = [some(7, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2] and all(row in solved for row in drawn[0])
     assert len({row["id"] for row in drawn[0]}) == 7 and some(None, 0) == solved
-    with pytest.raises(SystemExit, match="examples is 101, but a/b has 100 solutions"):
+    with pytest.raises(UserError, match="examples is 101, but a/b has 100 solutions"):
         some(101, 0)

@@ -8,7 +8,7 @@ import pytest
 def data(texts):
     from reasoning_gym import create_dataset
 
-    from stages.eval._held_out import HeldOut
+    from stages.eval.parts.held_out import HeldOut
 
     problems = [
         {
@@ -28,7 +28,7 @@ def data(texts):
 @pytest.fixture(scope="session")
 def ignorant(model_folder):
     """A model as it is before training."""
-    from stages.lib.runtimes import open_runtime
+    from stages.lib.runtimes.open import open_runtime
 
     return open_runtime(model_folder)
 
@@ -37,7 +37,7 @@ class Oracle:
     """Writes the solution of every problem it was given; is certain of every next token, and right."""
 
     def __init__(self, tokenizer, problems):
-        from stages.lib.problems import prompt_ids
+        from stages.lib.text.problems import prompt_ids
 
         self.tokenizer = tokenizer
         self.solutions = {

@@ -1,6 +1,7 @@
 import pytest
 
-from stages.eval import _samples, accuracy
+from stages.eval import accuracy
+from stages.eval.parts import spoken
 
 
 @pytest.mark.parametrize(("right", "number"), [(0, 1), (0, 24), (1, 1), (7, 24), (12, 24), (24, 24), (700, 1000)])
@@ -46,7 +47,7 @@ def test_asks_at_most_so_many_of_a_family(oracle, data):
 
 
 def test_samples_show_what_was_asked_and_whether_it_was_right(oracle, data):
-    samples = _samples.collect(oracle, data, accuracy.Params())
+    samples = spoken.collect(oracle, data, accuracy.Params())
 
     assert [each["family"] for each in samples["answers"]] == ["chain_sum", "gcd", "spell_backward"]
     assert all(each["correct"] and each["answer"].endswith(each["expected"]) for each in samples["answers"])

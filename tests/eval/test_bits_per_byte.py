@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from stages.eval import bits_per_byte
-from stages.eval._held_out import HeldOut
+from stages.eval.parts.held_out import HeldOut
 
 
 def documents(*texts):
@@ -31,7 +31,8 @@ def test_uniform_model_takes_log2_of_the_vocabulary_a_token(context, tokenizer):
 
 
 def test_equals_cross_entropy_by_torch_window_by_window(tiny, tokenizer, data, tmp_path):
-    from stages.lib import models, runtimes
+    from stages.lib.runtimes.open import open_runtime
+    from stages.lib.store import models
 
     models.save(tiny, tokenizer, tmp_path / "model")
     p = bits_per_byte.Params(documents=3, characters=400, context=50)
@@ -45,7 +46,7 @@ def test_equals_cross_entropy_by_torch_window_by_window(tiny, tokenizer, data, t
             logits_TV = tiny(torch.tensor([window])).logits[0]
             nats += torch.nn.functional.cross_entropy(logits_TV[:-1], torch.tensor(window[1:]), reduction="sum").item()
 
-    scores = bits_per_byte.score(runtimes.open_runtime(tmp_path / "model"), data, p)
+    scores = bits_per_byte.score(open_runtime(tmp_path / "model"), data, p)
     assert scores["bits_per_byte"] == pytest.approx(nats / log(2) / size, rel=1e-5)
 
 

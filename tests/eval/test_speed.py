@@ -2,8 +2,10 @@ from time import sleep
 
 import pytest
 
-from stages.eval import _footprint, speed
-from stages.lib import runtimes
+from stages.eval import speed
+from stages.eval.parts import memory
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.base import file_bytes
 
 SECONDS = {"first": 0.02, "token": 0.002}
 
@@ -40,20 +42,20 @@ def test_energy_is_a_few_watts_and_says_whether_it_was_measured(tokenizer, data)
 
 
 def test_peak_memory_sees_what_was_taken_and_given_back():
-    before = _footprint.reset_peak()
+    before = memory.reset_peak()
     if before is None:
         pytest.skip("only Linux tells the peak")
 
     block = bytearray(b"x" * 80_000_000)
     del block
 
-    assert 70e6 <= _footprint.peak() - before < 200e6  # a page or two may have been there already
-    assert _footprint.reset_peak() <= before + 40e6
+    assert 70e6 <= memory.peak() - before < 200e6  # a page or two may have been there already
+    assert memory.reset_peak() <= before + 40e6
 
 
 def test_bytes_are_those_of_the_weights(tmp_path, model_folder):
-    assert runtimes.file_bytes(model_folder) == (model_folder / "model.safetensors").stat().st_size
+    assert file_bytes(model_folder) == (model_folder / "model.safetensors").stat().st_size
 
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(SystemExit, match="no file that ends in .gguf or .safetensors"):
-        runtimes.file_bytes(tmp_path)
+    with pytest.raises(UserError, match="no file that ends in .gguf or .safetensors"):
+        file_bytes(tmp_path)

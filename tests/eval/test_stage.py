@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from stages.lib import records
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records
 
 PARAMS = """
 eval:
@@ -22,7 +23,7 @@ eval:
 def folder(request, model_folder, tokenizer, tmp_path):
     if request.param == "transformer":
         return model_folder
-    from stages.lib import models
+    from stages.lib.store import models
     from stages.pretrain import state_space
 
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8}
@@ -60,9 +61,9 @@ def test_writes_the_same_metrics_and_samples_each_time_and_timings_apart(data, f
 
 
 def test_refuses_empty_records_before_it_loads_the_model(tmp_path):
-    from stages.eval import _held_out
+    from stages.eval.parts import held_out
 
     records.save(tmp_path, held_out=[])
 
-    with pytest.raises(SystemExit, match="held_out.jsonl is empty"):
-        _held_out.load(tmp_path, tmp_path)
+    with pytest.raises(UserError, match="held_out.jsonl is empty"):
+        held_out.load(tmp_path, tmp_path)

@@ -5,7 +5,7 @@ from math import isfinite
 import pytest
 
 from stages.eval import TECHNIQUES
-from stages.lib import params
+from stages.lib.frame import params
 
 
 @pytest.fixture

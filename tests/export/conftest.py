@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from stages.export import _dense, gguf
-from stages.lib import models
+from stages.export import gguf
+from stages.export.parts import dense_model
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
@@ -18,7 +19,7 @@ def export_gguf(model_folder, tmp_path_factory):
         if type not in written:
             written[type] = tmp_path_factory.mktemp(type)
             p = gguf.Params(method="gguf", type=type, **PARENTS)
-            gguf.write(_dense.load(model_folder), models.load_tokenizer(model_folder), written[type], p)
+            gguf.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), written[type], p)
         return written[type]
 
     return export
@@ -50,16 +51,17 @@ def adapted(tokenizer):
     """adapted(folder, target): the model of a folder as the align stage writes it, after LoRA."""
     import torch
 
-    from stages.lib import artefacts, lora
+    from stages.lib.frame import files
+    from stages.lib.store import adapters
 
     def adapt(folder: Path, target: Path) -> Path:
-        model = lora.wrap(models.load(folder), lora.LoRA(rank=4), artefacts.digest(folder))
+        model = adapters.wrap(models.load(folder), adapters.LoRA(rank=4), files.digest(folder))
         torch.manual_seed(0)
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(weight, std=0.02)
-        lora.save(model, target / lora.FOLDER)
-        models.write(lora.merge(model, lora.LoRA()), tokenizer, target)
+        adapters.save(model, target / adapters.FOLDER)
+        models.write(adapters.merge(model, adapters.LoRA()), tokenizer, target)
         return target
 
     return adapt
@@ -70,13 +72,14 @@ def packed(tokenizer):
     """packed(folder, target): the model of a folder as the quantize stage writes it, in int8."""
     import torch
 
-    from stages.quantize import _compressed, int8
+    from stages.quantize import int8
+    from stages.quantize.parts import compressed
 
     def pack(folder: Path, target: Path) -> Path:
-        with _compressed.quiet():
+        with compressed.quiet():
             model = int8.quantize(models.load(folder), None, int8.Params(method="int8", **PARENTS))
-            _compressed.round_rest(model, torch.float16)
-            models.save(_compressed.pack(model, torch.float16), tokenizer, target)
+            compressed.round_rest(model, torch.float16)
+            models.save(compressed.pack(model, torch.float16), tokenizer, target)
         return target
 
     return pack

@@ -12,7 +12,10 @@ from safetensors.torch import load_file
 from stages.align import __main__ as align
 from stages.export import __main__ as export
 from stages.export import adapter
-from stages.lib import artefacts, lora, models, params, records, runtimes, tokens
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import adapters, models, records, tokens
 
 ALIGN = "problems: data/p, examples: data/p, context: 64, training: {steps: 4, batch_size: 2, lr: 0.01, warmup: 0}"
 PARAMS = f"""
@@ -43,7 +46,7 @@ def project(tmp_path, monkeypatch, rows, tiny, tokenizer):
     Path("records").mkdir()
     records.save(Path("records"), **dict.fromkeys(("train", "held_out"), [p | {"solution": p["chosen"]} for p in said]))
     numbers = rows.numpy().astype(np.uint16)
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(BASE / "tokenizer.json")}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(BASE / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
@@ -73,7 +76,7 @@ def test_base_and_adapter_are_the_merged_model(project, rows):
     theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()  # finds the base itself
     assert said(theirs, rows[:4]) == pytest.approx(expected, abs=1e-4)
     assert abs(expected - before).max() > 0.1  # it learnt something
-    assert runtimes.open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected[0].numpy(), abs=1e-5)
+    assert open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected[0].numpy(), abs=1e-5)
 
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(".lora_" in name and 2 in weight.shape for name, weight in weights.items())
@@ -89,10 +92,10 @@ def test_the_folder_says_nothing_of_this_machine_and_has_one_order(project, tmp_
     about = json.loads((folder / "adapter_config.json").read_text())
     assert about["target_modules"] == sorted(about["target_modules"])  # a set: no two processes order it alike
     assert about["base_model_name_or_path"] == "artifacts/pretrain/base/model"
-    assert about["revision"] == artefacts.digest(BASE)
+    assert about["revision"] == files.digest(BASE)
     assert not [file for file in folder.iterdir() if str(tmp_path).encode() in file.read_bytes()]
-    before = artefacts.digest(folder)
-    assert artefacts.digest(exported(aligned("low"))) == before
+    before = files.digest(folder)
+    assert files.digest(exported(aligned("low"))) == before
 
 
 @pytest.mark.slow
@@ -102,25 +105,25 @@ def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
     folder = exported(merged)
     assert not [file for file in folder.iterdir() if file.is_dir()]
     expected = said(models.load(merged), rows[:1])[0].numpy()
-    assert runtimes.open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected, abs=1e-5)
+    assert open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow
 def test_another_base_is_refused(project, llama, tokenizer):
     folder = exported(aligned("low"))
     models.save(llama(len(tokenizer), seed=1), tokenizer, BASE)
-    with pytest.raises(SystemExit, match="pretrain/base/model is not what out/model was trained on: its sha256 is not"):
-        runtimes.open_runtime(folder)
+    with pytest.raises(UserError, match="pretrain/base/model is not what out/model was trained on: its sha256 is not"):
+        open_runtime(folder)
     shutil.rmtree(BASE)
-    with pytest.raises(SystemExit, match="artifacts/pretrain/base/model is missing"):
-        runtimes.open_runtime(folder)
+    with pytest.raises(UserError, match="artifacts/pretrain/base/model is missing"):
+        open_runtime(folder)
 
 
 @pytest.mark.slow
 def test_without_lora_there_is_none(project):
     model = aligned("all")
-    assert not (model / lora.FOLDER).exists()
-    with pytest.raises(SystemExit, match="adapter is no adapter: adapter_config.json is missing; align writes one"):
+    assert not (model / adapters.FOLDER).exists()
+    with pytest.raises(UserError, match="adapter is no adapter: adapter_config.json is missing; align writes one"):
         exported(model)
     assert not Path("out/model").exists()
 
@@ -130,6 +133,6 @@ def test_a_parent_without_lora_is_refused_before_any_work(project, parent):
     tree = params.read()
     tree["export"]["adapter"]["model"] = parent
     complaint = f"export.adapter.model is '{parent}', which has no `lora`; with it: align/low, align/next"
-    with pytest.raises(SystemExit, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         params.check(tree)
     assert adapter.Adapted.needs in tree["align"]["low"]

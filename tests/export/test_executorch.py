@@ -4,8 +4,10 @@ from importlib.util import find_spec
 
 import pytest
 
-from stages.export import _dense, executorch
-from stages.lib import models, runtimes
+from stages.export import executorch
+from stages.export.parts import dense_model
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -20,13 +22,13 @@ pytestmark = [
 def folder(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("executorch")
     p = executorch.Params(method="executorch", **PARENTS)
-    executorch.write(_dense.load(source_folder), models.load_tokenizer(source_folder), folder, p)
+    executorch.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, p)
     return folder
 
 
 def test_it_says_what_transformers_says(folder, source_folder, rows):
     """At once and token by token, from one token to the whole context, and no call remembers the one before."""
-    ours, theirs = (runtimes.open_runtime(each) for each in (folder, source_folder))
+    ours, theirs = (open_runtime(each) for each in (folder, source_folder))
     longest = [int(i) for i in rows[:4].flatten()]  # 256
     for ids in (longest, rows[1, :20].tolist(), longest[:1]):
         assert ours.logits(ids) == pytest.approx(theirs.logits(ids), abs=0.05)

@@ -7,9 +7,15 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.export import _dense, _vocabulary, gguf
+from apps import chat
+from stages.export import gguf
 from stages.export.__main__ import each
-from stages.lib import chat, llama_cpp, losses, mainstream, models, runtimes
+from stages.export.parts import dense_model, gguf_vocabulary
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
+from stages.lib.runtimes import llama_cpp, mainstream
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 HARD = [
     "12345 a 1b2 3.14 ½ ² Ⅷ ٣",
@@ -34,7 +40,7 @@ def params(type="F16", **other):
 
 @pytest.fixture(scope="session")
 def f16(export_gguf):
-    return runtimes.open_runtime(export_gguf("F16"))
+    return open_runtime(export_gguf("F16"))
 
 
 @pytest.mark.parametrize("text", HARD)
@@ -59,7 +65,7 @@ def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
     from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
     from tokenizers.models import BPE
 
-    from stages.tokenize import _special
+    from stages.tokenize.parts import special_tokens
 
     text = "a  1 22  333 x 44  4444 5  5  b 12 12 12  7"
     bpe, bytes_only = Tokenizer(BPE()), pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -68,19 +74,19 @@ def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=_special.SPECIAL, initial_alphabet=alphabet, show_progress=False
+        vocab_size=300, special_tokens=special_tokens.SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator([text], trainer)
-    own = _special.finish(bpe)
-    assert _vocabulary.read(own, len(own))["pre"] == name
+    own = special_tokens.finish(bpe)
+    assert gguf_vocabulary.read(own, len(own))["pre"] == name
     gguf.write(tiny, own, tmp_path, params())
-    runtime = runtimes.open_runtime(tmp_path)
+    runtime = open_runtime(tmp_path)
     assert runtime.model.tokenize(text, add_bos=False, special=True) == own.encode(text)
 
 
 @pytest.mark.parametrize(("type", "kl"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.05)])
 def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
-    source, export = runtimes.open_runtime(model_folder), runtimes.open_runtime(export_gguf(type))
+    source, export = open_runtime(model_folder), open_runtime(export_gguf(type))
     seen = losses.compare(each(source), each(export), rows[:4], batch=1)
     assert seen["kl"] < kl
     assert (seen["kl"] > 1e-6) == (type != "F16")  # a quantized file that loses nothing was not quantized
@@ -88,7 +94,7 @@ def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
 
 def test_f16_logits_are_those_of_transformers(f16, model_folder, rows):
     ids = rows[0].tolist()
-    expected = runtimes.open_runtime(model_folder).logits(ids)
+    expected = open_runtime(model_folder).logits(ids)
     assert abs(f16.logits(ids) - expected).max() < 0.01 * expected.std()
 
 
@@ -131,8 +137,8 @@ def test_a_template_that_go_cannot_say_is_left_out(tokenizer):
         eos_token, bos_token = "</s>", "<s>"
         chat_template = "{% if tools %}{{ tools }}{% endif %}"
 
-    assert "TEMPLATE" not in _vocabulary.modelfile(Other(), 256)
-    assert "TEMPLATE" in _vocabulary.modelfile(tokenizer, 256)
+    assert "TEMPLATE" not in gguf_vocabulary.modelfile(Other(), 256)
+    assert "TEMPLATE" in gguf_vocabulary.modelfile(tokenizer, 256)
 
 
 def test_q4_k_m_has_k_quants_only(export_gguf):
@@ -189,7 +195,7 @@ def test_tiers_without_long_rows_are_for_models_whose_rows_are_short(tiny, token
 
 def test_rows_that_hold_no_whole_block_are_refused(tiny, tokenizer, tmp_path):
     with pytest.raises(
-        SystemExit,
+        UserError,
         match="rows of 64 weights; Q4_K_M needs multiples of 256: choose fallback, or F16 or Q8_0 or Q5_0 or Q4_0",
     ):
         gguf.write(tiny, tokenizer, tmp_path, params("Q4_K_M"))
@@ -199,7 +205,7 @@ def test_rows_that_hold_no_whole_block_are_refused(tiny, tokenizer, tmp_path):
 def test_other_architectures_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model("qwen2", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
     config.num_attention_heads = config.num_key_value_heads = 2
-    with pytest.raises(SystemExit, match="llama models.*not qwen2"):
+    with pytest.raises(UserError, match="llama models.*not qwen2"):
         gguf.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, params())
 
 
@@ -210,7 +216,7 @@ def test_other_tokenizers_are_refused(tiny, tmp_path):
 
     unigram = Tokenizer(Unigram([("a", -1.0), ("b", math.log(0.5))], None, False))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
-    with pytest.raises(SystemExit, match=r"not the tokenizer Unigram \+ Metaspace"):
+    with pytest.raises(UserError, match=r"not the tokenizer Unigram \+ Metaspace"):
         gguf.write(tiny, PreTrainedTokenizerFast(tokenizer_object=unigram), tmp_path, params())
 
 
@@ -228,12 +234,12 @@ def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
     gguf.write(model, tokenizer, tmp_path, params())
     with torch.no_grad():
         expected = model(rows[:1]).logits[0].numpy()
-    assert abs(runtimes.open_runtime(tmp_path).logits(rows[0].tolist()) - expected).max() < 0.01 * expected.std()
+    assert abs(open_runtime(tmp_path).logits(rows[0].tolist()) - expected).max() < 0.01 * expected.std()
 
 
 def test_a_gguf_is_no_source(export_gguf):
-    with pytest.raises(SystemExit, match="config.json is missing"):
-        _dense.load(export_gguf("F16"))
+    with pytest.raises(UserError, match="config.json is missing"):
+        dense_model.load(export_gguf("F16"))
 
 
 def test_packed_integers_become_floats(model_folder, tmp_path):
@@ -260,12 +266,12 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     packed = [key.removeprefix(name + ".") for key in files if key.startswith(name)]
     assert files[f"{name}.{'weight' if 'weight' in packed else 'weight_packed'}"].dtype in (torch.int8, torch.int32)
 
-    dense = _dense.load(tmp_path / "int8")
-    assert set(dense.state_dict()) == set(models.load(model_folder).state_dict())
+    dense = dense_model.load(tmp_path / "int8")
+    assert set(dense_model.state_dict()) == set(models.load(model_folder).state_dict())
     original = models.load(model_folder).get_submodule(name).weight
     scale = original.abs().amax(1, keepdim=True) / 127
     expected = (original / scale).round().clamp(-128, 127) * scale
-    assert torch.allclose(dense.get_submodule(name).weight, expected, atol=1e-6)
+    assert torch.allclose(dense_model.get_submodule(name).weight, expected, atol=1e-6)
     (tmp_path / "gguf").mkdir()
     gguf.write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", params("Q8_0"))
 

@@ -5,9 +5,14 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from stages.export import _gguf, gguf, gguf_mixed
+from apps import chat
+from stages.export import gguf, gguf_mixed
 from stages.export.__main__ import each
-from stages.lib import budget, chat, losses, models, runtimes
+from stages.export.parts import gguf_file
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import budget, losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
@@ -33,7 +38,7 @@ def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows
     gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.5, types=types, measured_rows=2), rows)
     assert {file.name for file in tmp_path.iterdir()} >= {"model.gguf", "Modelfile", "tokenizer.json"}
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]
-    export = runtimes.open_runtime(tmp_path)
+    export = open_runtime(tmp_path)
     parameters, tensor_bytes = export.size()
     assert 4.3 < 8 * tensor_bytes / parameters <= 4.5
     found = kinds(tmp_path)
@@ -45,7 +50,7 @@ def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows
     even.mkdir()
     plain = gguf.Params(method="gguf", type="Q4_K_S", calibration={"rows": 16}, **PARENTS)
     gguf.write(model, tokenizer, even, plain, rows)
-    other = runtimes.open_runtime(even)
+    other = open_runtime(even)
     assert other.size()[1] >= tensor_bytes  # one type for all, in no fewer bytes, says it less well
     source = dense(model)
     kl, worse = (losses.compare(source, each(one), rows[2:], batch=1)["kl"] for one in (export, other))
@@ -59,25 +64,25 @@ def dense(model):
 def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tmp_path):
     """Queries, whose rows llama.cpp has in another order: back in place, what the file says is what was measured."""
     name, tensor = "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"
-    _gguf.write_file(model, gguf._vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
-    _gguf.quantize(tmp_path / "full.gguf", tmp_path / "Q2_K", "Q8_0", [f"^{tensor}$=q2_K", ".*=f32"])
+    gguf_file.write_file(model, gguf._vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
+    gguf_file.quantize(tmp_path / "full.gguf", tmp_path / "Q2_K", "Q8_0", [f"^{tensor}$=q2_K", ".*=f32"])
     (tmp_path / "model.gguf").symlink_to(tmp_path / "Q2_K")
-    _gguf.write_beside(tokenizer, model.config, tmp_path)
+    gguf_file.write_beside(tokenizer, model.config, tmp_path)
     stored = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}
     assert {t.tensor_type.name for t in stored.values()} == {"Q2_K", "F32"}
-    seen = losses.compare(dense(model), each(runtimes.open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
+    seen = losses.compare(dense(model), each(open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
 
     from gguf import dequantize
 
     weight = torch.from_numpy(dequantize(stored[tensor].data, stored[tensor].tensor_type))
-    form = _gguf.reorder(name, weight, model.config, back=True)
+    form = gguf_file.reorder(name, weight, model.config, back=True)
     measured = budget.sensitivities(model, rows[:2], {name: model.get_parameter(name)}, lambda *_: [form])
     assert measured[0][0] == pytest.approx(seen, rel=0.02)
 
 
 def test_rows_that_no_type_holds_and_budgets_too_small_are_refused(tiny, model, tokenizer, rows, tmp_path):
-    with pytest.raises(SystemExit, match="rows of 64 weights, which none of .* add IQ4_NL or Q5_0 or Q8_0"):
+    with pytest.raises(UserError, match="rows of 64 weights, which none of .* add IQ4_NL or Q5_0 or Q8_0"):
         gguf_mixed.write(tiny, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
-    with pytest.raises(SystemExit, match=r"4.0 bits/weight are too few: .* take at least 4.5"):
+    with pytest.raises(UserError, match=r"4.0 bits/weight are too few: .* take at least 4.5"):
         gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
     assert not list(tmp_path.iterdir())

@@ -5,9 +5,12 @@ import struct
 import pytest
 import torch
 
-from stages.export import _gguf, _importance, gguf
+from stages.export import gguf
 from stages.export.__main__ import each
-from stages.lib import losses, models, runtimes
+from stages.export.parts import gguf_file, importance_matrix
+from stages.lib.nets import losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 ROWS = {"rows": 16, "seed": 0}
@@ -28,7 +31,7 @@ def uneven(folder):
 @torch.no_grad()
 def test_is_the_mean_square_of_every_input(model_folder, rows):
     net = models.load(model_folder)
-    means = _importance.measure(net, rows)
+    means = importance_matrix.measure(net, rows)
     x_MI = net.model.layers[0].input_layernorm(net.model.embed_tokens(rows)).flatten(0, 1).double()
     expected_I = torch.stack([sum(x * x for x in column) / len(column) for column in x_MI.T[:5]])
     torch.testing.assert_close(means["model.layers.0.self_attn.q_proj"][:5], expected_I)
@@ -36,8 +39,8 @@ def test_is_the_mean_square_of_every_input(model_folder, rows):
 
 
 def test_file_is_llama_cpps(tiny, tmp_path):
-    _importance.save(
-        {"model.layers.1.mlp.down_proj": torch.tensor([1.0, 0.5])}, _gguf.renamer(tiny), tmp_path / "i.dat"
+    importance_matrix.save(
+        {"model.layers.1.mlp.down_proj": torch.tensor([1.0, 0.5])}, gguf_file.renamer(tiny), tmp_path / "i.dat"
     )
     name = b"blk.1.ffn_down.weight"
     expected = struct.pack("<ii", 1, len(name)) + name + struct.pack("<iiff", 1, 2, 1.0, 0.5)
@@ -48,7 +51,7 @@ def export(net, tokenizer, folder, type, rows=None):
     folder.mkdir()
     p = gguf.Params(method="gguf", type=type, calibration=None if rows is None else ROWS, **PARENTS)
     gguf.write(net, tokenizer, folder, p, *([] if rows is None else [rows]))
-    return runtimes.open_runtime(folder)
+    return open_runtime(folder)
 
 
 @pytest.mark.parametrize("type", ["Q2_K", "Q3_K_S", "IQ3_XXS"])

@@ -5,8 +5,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.export import _dense, compressed, executorch, onnx, onnx_genai, openvino
-from stages.lib import models, runtimes
+from stages.export import compressed, executorch, onnx, onnx_genai, openvino
+from stages.export.parts import dense_model
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -19,7 +22,7 @@ def params(type="float32"):
 @pytest.fixture(scope="module")
 def float32(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    onnx.write(_dense.load(source_folder), models.load_tokenizer(source_folder), folder, params())
+    onnx.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, params())
     return folder
 
 
@@ -30,7 +33,7 @@ def prompts(rows):
 
 @pytest.mark.slow
 def test_greedy_text_is_that_of_transformers(float32, source_folder, prompts):
-    ours, theirs = (runtimes.open_runtime(folder) for folder in (float32, source_folder))
+    ours, theirs = (open_runtime(folder) for folder in (float32, source_folder))
     assert ours.generate(prompts, 24, NEVER) == theirs.generate(prompts, 24, NEVER)
     ids = prompts[-1]
     assert abs(ours.logits(ids) - theirs.logits(ids)).max() < 1e-3
@@ -38,7 +41,7 @@ def test_greedy_text_is_that_of_transformers(float32, source_folder, prompts):
 
 @pytest.mark.slow
 def test_the_stop_token_and_the_seed_count(float32, prompts):
-    runtime = runtimes.open_runtime(float32)
+    runtime = open_runtime(float32)
     [whole] = runtime.generate(prompts[:1], 8, NEVER)
     assert runtime.generate(prompts[:1], 8, stop=whole[4]) == [whole[: whole.index(whole[4])]]
     one, again, other = (runtime.generate(prompts, 12, NEVER, temperature=1.0, seed=s) for s in (1, 1, 2))
@@ -48,7 +51,7 @@ def test_the_stop_token_and_the_seed_count(float32, prompts):
 @pytest.mark.slow
 def test_padded_batches_give_what_single_rows_give(float32, rows):
     """As transformers.js calls it: two rows at once, the shorter one padded on the left and masked."""
-    session = runtimes.open_runtime(float32).session
+    session = open_runtime(float32).session
     empty = {each.name: np.zeros((2, 2, 0, 64), np.float32) for each in session.get_inputs() if "past" in each.name}
     ids = np.zeros((2, 8), np.int64)
     ids[0], ids[1, 3:] = rows[0, :8], rows[1, :5]
@@ -57,7 +60,7 @@ def test_padded_batches_give_what_single_rows_give(float32, rows):
     places = np.maximum(mask.cumsum(1) - 1, 0)
     given = {"input_ids": ids, "attention_mask": mask, "position_ids": places} | empty
     both = session.run(["logits"], given)[0]
-    runtime = runtimes.open_runtime(float32)
+    runtime = open_runtime(float32)
     assert both[0] == pytest.approx(runtime.logits(rows[0, :8].tolist()), abs=1e-3)
     assert both[1, 3:] == pytest.approx(runtime.logits(rows[1, :5].tolist()), abs=1e-3)
 
@@ -73,8 +76,8 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
     import onnxruntime_genai
 
     p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
-    onnx_genai.write(_dense.load(source_folder), models.load_tokenizer(source_folder), tmp_path, p)
-    ours, theirs = runtimes.open_runtime(tmp_path), onnxruntime_genai.Model(str(tmp_path))
+    onnx_genai.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), tmp_path, p)
+    ours, theirs = open_runtime(tmp_path), onnxruntime_genai.Model(str(tmp_path))
     parameters, stored = ours.size()
     assert 4 < 8 * stored / parameters < 6
     for prompt in prompts:
@@ -91,7 +94,7 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
 def test_a_width_that_the_builder_takes_for_the_head_is_refused(model_folder, tokenizer, tmp_path):
     """intermediate_size == vocab_size: its logits would come from the middle of the model."""
     p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
-    with pytest.raises(SystemExit, match=r"take model.layers.0.mlp.gate_proj for the head: both have 512 outputs"):
+    with pytest.raises(UserError, match=r"take model.layers.0.mlp.gate_proj for the head: both have 512 outputs"):
         onnx_genai.write(models.load(model_folder), tokenizer, tmp_path, p)
     assert not list(tmp_path.iterdir())
 
@@ -104,7 +107,7 @@ def test_a_state_space_is_refused(technique, tokenizer, tmp_path):
     model = AutoModelForCausalLM.from_config(config)
     method = technique.__name__.rsplit(".", 1)[1]
     given = {"method": method} | PARENTS | ({} if technique is executorch else {"type": "int4"})
-    with pytest.raises(SystemExit, match="not mamba2"):
+    with pytest.raises(UserError, match="not mamba2"):
         technique.write(model, tokenizer, tmp_path, technique.Params(**given))
     assert not list(tmp_path.iterdir())
 
@@ -114,7 +117,7 @@ def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
         "llama", vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
     )
     p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
-    with pytest.raises(SystemExit, match="rows of 16 weights; onnx_genai needs multiples of 32"):
+    with pytest.raises(UserError, match="rows of 16 weights; onnx_genai needs multiples of 32"):
         onnx_genai.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, p)
 
 
@@ -122,14 +125,14 @@ def test_more_than_one_file_can_hold_is_refused():
     config = AutoConfig.for_model("llama", vocab_size=200_000, hidden_size=4096, num_hidden_layers=1)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    with pytest.raises(SystemExit, match="use onnx_genai"):
+    with pytest.raises(UserError, match="use onnx_genai"):
         onnx.check(model)
 
 
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):
     p = compressed.Params(method="compressed", **PARENTS)
-    with pytest.raises(SystemExit, match="align/dpo is not quantized"):
-        compressed.write(_dense.stored(source_folder), tokenizer, tmp_path, p)
+    with pytest.raises(UserError, match="align/dpo is not quantized"):
+        compressed.write(dense_model.stored(source_folder), tokenizer, tmp_path, p)
     assert not list(tmp_path.iterdir())
 
 
@@ -137,7 +140,7 @@ def test_a_packed_file_is_handed_on_as_it_is(source_folder, packed, tokenizer, t
     parent = packed(source_folder, tmp_path / "packed")
     folder = tmp_path / "export"
     folder.mkdir()
-    compressed.write(_dense.stored(parent), tokenizer, folder, compressed.Params(method="compressed", **PARENTS))
+    compressed.write(dense_model.stored(parent), tokenizer, folder, compressed.Params(method="compressed", **PARENTS))
     from safetensors.torch import load_file
 
     before, after = (load_file(each / "model.safetensors") for each in (parent, folder))

@@ -7,9 +7,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.export import _dense, openvino
-from stages.lib import models, runtimes
-from stages.lib.openvino import EXACT, FILE, library
+from stages.export import openvino
+from stages.export.parts import dense_model
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.runtimes.openvino import EXACT, FILE, library
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.skipif(not find_spec("openvino"), reason="the extra `op
 def folder(request, source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
     p = openvino.Params(method="openvino", type=request.param, **PARENTS)
-    openvino.write(_dense.load(source_folder), models.load_tokenizer(source_folder), folder, p)
+    openvino.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, p)
     return folder
 
 
@@ -33,7 +36,7 @@ def prompts(rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["float16"], indirect=True)
 def test_logits_are_those_of_transformers(folder, source_folder, prompts):
-    ours, theirs = (runtimes.open_runtime(each) for each in (folder, source_folder))
+    ours, theirs = (open_runtime(each) for each in (folder, source_folder))
     for ids in prompts:  # the second call must not remember the first
         assert ours.logits(ids) == pytest.approx(theirs.logits(ids), abs=0.02)
     parameters, stored = ours.size()
@@ -43,7 +46,7 @@ def test_logits_are_those_of_transformers(folder, source_folder, prompts):
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["int4"], indirect=True)
 def test_four_bits_are_four_bits(folder, source_folder, prompts):
-    ours, theirs = (runtimes.open_runtime(each) for each in (folder, source_folder))
+    ours, theirs = (open_runtime(each) for each in (folder, source_folder))
     parameters, stored = ours.size()
     assert 4.5 < 8 * stored / parameters < 5.5  # the embedding, a fifteenth of the weights, has 8
     p, q = (torch.from_numpy(each.logits(prompts[-1])).log_softmax(-1) for each in (theirs, ours))
@@ -69,7 +72,7 @@ def test_padded_batches_and_beams_give_what_single_rows_give(folder, rows):
         return request.infer(given)["logits"].copy()
 
     both = call(ids, mask, [0, 1])
-    single = runtimes.open_runtime(folder)
+    single = open_runtime(folder)
     assert both[0] == pytest.approx(single.logits(rows[0, :8].tolist()), abs=1e-3)
     assert both[1, 3:] == pytest.approx(single.logits(rows[1, :5].tolist()), abs=1e-3)
 
@@ -84,7 +87,7 @@ def test_genai_says_the_same(folder, prompts):
     """The loop of openvino-genai over its own cache, against ours."""
     genai = pytest.importorskip("openvino_genai")
     openvino_tokenizers = pytest.importorskip("openvino_tokenizers")
-    ours = runtimes.open_runtime(folder)
+    ours = open_runtime(folder)
     converted = openvino_tokenizers.convert_tokenizer(ours.tokenizer, with_detokenizer=True)
     for model, name in zip(converted, ("openvino_tokenizer.xml", "openvino_detokenizer.xml"), strict=True):
         library().save_model(model, folder / name)
@@ -106,6 +109,6 @@ def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
         "llama", vocab_size=8, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
     p = openvino.Params(method="openvino", type="int4", **PARENTS)
-    with pytest.raises(SystemExit, match="rows of 24 weights; int4 needs multiples of 32"):
+    with pytest.raises(UserError, match="rows of 24 weights; int4 needs multiples of 32"):
         openvino.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, p)
     assert not list(tmp_path.iterdir())

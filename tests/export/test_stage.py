@@ -9,7 +9,9 @@ import pytest
 
 from stages.export import __main__ as stage
 from stages.export.gguf import Params
-from stages.lib import artefacts, models, tokens
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models, tokens
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
@@ -27,7 +29,7 @@ class Fixed:
 )
 def test_a_strange_or_larger_file_is_refused(kl, bits, message):
     p = Params(method="gguf", type="F16", **PARENTS)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         stage.refuse("f16", p, {"kl": kl, "bits_per_weight": bits}, Fixed())
     stage.refuse("f16", p, {"kl": 0.1, "bits_per_weight": 32.1}, Fixed())
 
@@ -51,7 +53,7 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
     numbers = rows.numpy().astype(np.uint16)
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
@@ -69,13 +71,13 @@ def test_exports_measures_and_refuses(project, model_folder):
     assert {"model.gguf", "Modelfile", "README.md", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
     assert f"{seen['kl']:.4f} nats/token" in (folder / "README.md").read_text()
 
-    before = artefacts.digest(folder)
+    before = files.digest(folder)
     assert export("q4", model_folder) == seen
-    assert artefacts.digest(folder) == before
+    assert files.digest(folder) == before
 
-    with pytest.raises(SystemExit, match="export.strict strays from prune/half"):
+    with pytest.raises(UserError, match="export.strict strays from prune/half"):
         export("strict", model_folder)
-    assert artefacts.digest(folder) == before  # the last good export is untouched
+    assert files.digest(folder) == before  # the last good export is untouched
 
     models.load(model_folder).half().save_pretrained("halves")
     shutil.copytree(

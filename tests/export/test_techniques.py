@@ -6,9 +6,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from stages.export import _dense
 from stages.export.__main__ import each, footprint
-from stages.lib import artefacts, losses, models, params, runtimes
+from stages.export.parts import dense_model
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 SETTINGS = {  # what a technique needs beyond its parents
@@ -39,7 +43,7 @@ def technique(request):
 @pytest.fixture(scope="module")
 def make(technique, packed, adapted):
     """make(folder, target): what the technique is given, dense, packed or with an adapter, from a dense model."""
-    return {_dense.load: lambda folder, _: folder, _dense.stored: packed}.get(technique.load, adapted)
+    return {dense_model.load: lambda folder, _: folder, dense_model.stored: packed}.get(technique.load, adapted)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +70,7 @@ def test_names_its_source(technique):
 
 
 def test_reads_back_as_the_same_model(folder, parent, source_folder, rows):
-    source, export = runtimes.open_runtime(parent), runtimes.open_runtime(folder)
+    source, export = open_runtime(parent), open_runtime(folder)
     seen = losses.compare(each(source), each(export), rows[:4], batch=1)
     assert 0 <= seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
@@ -75,7 +79,7 @@ def test_reads_back_as_the_same_model(folder, parent, source_folder, rows):
 
 
 def test_generation_is_a_loop_over_logits(folder, rows):
-    export, ids = runtimes.open_runtime(folder), rows[0, :20].tolist()
+    export, ids = open_runtime(folder), rows[0, :20].tolist()
     answer: list[int] = []
     for _ in range(5):
         answer.append(int(export.logits(ids + answer)[-1].argmax()))
@@ -83,19 +87,19 @@ def test_generation_is_a_loop_over_logits(folder, rows):
 
 
 def test_reads_back_with_the_same_tokenizer(folder, parent, texts):
-    export, source = runtimes.open_runtime(folder), models.load_tokenizer(parent)
+    export, source = open_runtime(folder), models.load_tokenizer(parent)
     assert export.tokenizer.encode(texts[0]) == source.encode(texts[0])
     assert export.tokenizer.chat_template == source.chat_template
 
 
 def test_is_smaller_than_training_floats(folder, source_folder):
-    seen = footprint(runtimes.open_runtime(folder), folder)
+    seen = footprint(open_runtime(folder), folder)
     assert seen["bits_per_weight"] < (18 if (folder / "model.pte").exists() else 16.1)  # its head is there twice
     assert seen["bytes"] < (source_folder / "model.safetensors").stat().st_size
 
 
 def test_same_input_same_bytes(technique, parent, folder, tmp_path):
-    assert artefacts.digest(write(technique, parent, tmp_path / "again")) == artefacts.digest(folder)
+    assert files.digest(write(technique, parent, tmp_path / "again")) == files.digest(folder)
 
 
 def test_a_truncated_file_is_named(folder, tmp_path):
@@ -103,8 +107,8 @@ def test_a_truncated_file_is_named(folder, tmp_path):
         content = file.read_bytes()
         weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")
         (tmp_path / file.name).write_bytes(content[: len(content) // 2] if weights else content)
-    with pytest.raises(SystemExit, match="damaged"):
-        runtimes.open_runtime(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        open_runtime(tmp_path)
 
 
 def test_pruned_zeros_stay_zeros(technique, source_folder, make, tmp_path):
@@ -130,7 +134,7 @@ def stored(folder):
     if (folder / "openvino_model.xml").exists():
         return from_openvino(folder / "openvino_model.xml")
     if not (folder / "model.gguf").exists():
-        return [layer.mlp.down_proj.weight.detach().numpy() for layer in _dense.load(folder).model.layers]
+        return [layer.mlp.down_proj.weight.detach().numpy() for layer in dense_model.load(folder).model.layers]
     from gguf import GGUFReader, dequantize
 
     tensors = GGUFReader(folder / "model.gguf").tensors
@@ -139,7 +143,7 @@ def stored(folder):
 
 def from_openvino(file):
     """Whatever a product of 768 inputs and 256 outputs takes for its weights, computed by OpenVINO."""
-    from stages.lib import openvino as runtime
+    from stages.lib.runtimes import openvino as runtime
 
     openvino = runtime.library()
     core = openvino.Core()

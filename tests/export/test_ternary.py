@@ -3,9 +3,15 @@
 import pytest
 import torch
 
-from stages.export import _dense, _gguf, gguf
+from apps import chat
+from stages.export import gguf
 from stages.export.__main__ import each, footprint
-from stages.lib import chat, losses, mainstream, models, runtimes
+from stages.export.parts import dense_model, gguf_file
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
+from stages.lib.runtimes import mainstream
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 BITS = {"TQ1_0": 8 * 54 / 256, "TQ2_0": 8 * 66 / 256}  # bytes of a block of 256 weights, scale included
@@ -20,13 +26,13 @@ def type(request):
 def folder(type, ternary_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp(type)
     p = gguf.Params(method="gguf", type=type, **PARENTS)
-    gguf.write(_dense.load(ternary_folder), models.load_tokenizer(ternary_folder), folder, p)
+    gguf.write(dense_model.load(ternary_folder), models.load_tokenizer(ternary_folder), folder, p)
     return folder
 
 
 @pytest.fixture(scope="module")
 def runtime(folder):
-    return runtimes.open_runtime(folder)
+    return open_runtime(folder)
 
 
 def test_the_file_holds_the_trained_weights_exactly(folder, type, ternary_folder):
@@ -34,14 +40,14 @@ def test_the_file_holds_the_trained_weights_exactly(folder, type, ternary_folder
 
     model = models.load(ternary_folder)
     held = {t.name: t for t in GGUFReader(folder / "model.gguf").tensors}
-    rename = _gguf.renamer(model)
+    rename = gguf_file.renamer(model)
     for name, weight in model.state_dict().items():
         if ".layers." not in name or weight.ndim == 1:
             continue
         tensor = held[rename(name)]
         assert tensor.tensor_type.name == type
         assert tensor.n_bytes * 8 / tensor.n_elements == BITS[type]
-        expected = _gguf.reorder(name, weight, model.config)
+        expected = gguf_file.reorder(name, weight, model.config)
         assert torch.equal(torch.from_numpy(dequantize(tensor.data, tensor.tensor_type)), expected), name
     assert held["token_embd.weight"].tensor_type.name == "Q8_0"
 
@@ -49,7 +55,7 @@ def test_the_file_holds_the_trained_weights_exactly(folder, type, ternary_folder
 def test_runs_in_mainstream_llama_cpp_as_the_same_model(runtime, ternary_folder, rows):
     """llama.cpp rounds inputs to 8 bits, 256 at a time, and the embedding to Q8_0."""
     assert isinstance(runtime, mainstream.Mainstream)
-    source = runtimes.open_runtime(ternary_folder)
+    source = open_runtime(ternary_folder)
     seen = losses.compare(each(source), each(runtime), rows[:4], batch=1)
     assert 0 < seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
@@ -79,7 +85,7 @@ def test_generation_is_a_loop_over_logits(runtime, rows):
 
 def test_greedy_tokens_are_those_of_transformers_where_they_are_clear(runtime, ternary_folder, rows):
     """Where its best two logits are further apart than the rounding of the inputs may move them."""
-    source, checked = runtimes.open_runtime(ternary_folder), 0
+    source, checked = open_runtime(ternary_folder), 0
     for ids in rows[:4, :30].tolist():
         for _ in range(8):
             logits = torch.from_numpy(source.logits(ids)[-1])
@@ -98,32 +104,32 @@ def test_the_measured_bits_count_scales_and_embedding(folder, runtime, type):
 
 
 def test_nothing_is_printed(folder, capfd):
-    runtimes.open_runtime(folder).logits([1, 2, 3])
+    open_runtime(folder).logits([1, 2, 3])
     assert capfd.readouterr() == ("", "")
 
 
 def test_other_files_stay_with_the_fork(export_gguf):
     assert not mainstream.needed(export_gguf("Q8_0") / "model.gguf")
-    assert not isinstance(runtimes.open_runtime(export_gguf("Q8_0")), mainstream.Mainstream)
+    assert not isinstance(open_runtime(export_gguf("Q8_0")), mainstream.Mainstream)
 
 
 def test_a_truncated_file_is_named(folder, tmp_path):
     for file in folder.iterdir():
         content = file.read_bytes()
         (tmp_path / file.name).write_bytes(content[: len(content) // 2] if file.suffix == ".gguf" else content)
-    with pytest.raises(SystemExit, match="damaged"):
-        runtimes.open_runtime(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        open_runtime(tmp_path)
 
 
 def test_dense_weights_short_rows_and_calibration_are_refused(type, model_folder, tiny, tokenizer, tmp_path):
-    from stages.lib import fake_quantize
+    from stages.lib.nets import rounding
 
     p = gguf.Params(method="gguf", type=type, **PARENTS)
-    with pytest.raises(SystemExit, match=f"GGUF {type}: .*q_proj has .* different weights, not -s, 0 and s; train its"):
+    with pytest.raises(UserError, match=f"GGUF {type}: .*q_proj has .* different weights, not -s, 0 and s; train its"):
         gguf.write(models.load(model_folder), tokenizer, tmp_path, p)
-    with fake_quantize.rounding(tiny, fake_quantize.FakeQuantize(weights="ternary")):
+    with rounding.rounding(tiny, rounding.FakeQuantize(weights="ternary")):
         pass
-    with pytest.raises(SystemExit, match=f"rows of 64 weights; {type} needs multiples of 256"):
+    with pytest.raises(UserError, match=f"rows of 64 weights; {type} needs multiples of 256"):
         gguf.write(tiny, tokenizer, tmp_path, p)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=f"{type} rounds nothing that calibration could mind"):

@@ -13,9 +13,10 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.export import _dense, compressed
-from stages.lib import models
-from stages.quantize import _compressed
+from stages.export import compressed
+from stages.export.parts import dense_model
+from stages.lib.store import models
+from stages.quantize.parts import compressed as packing
 
 PYTHON = os.environ.get("ORCHARD_VLLM_PYTHON", "")
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
@@ -50,15 +51,15 @@ pytestmark = [
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_vllm_says_what_transformers_says(variant, source_folder, tokenizer, rows, tmp_path):
     technique = import_module(f"stages.quantize.{VARIANTS[variant]['method']}")
-    with _compressed.quiet():
+    with packing.quiet():
         p = technique.Params(**VARIANTS[variant], **PARENTS)
         model = technique.quantize(models.load(source_folder), rows if p.calibration else None, p)
-        _compressed.round_rest(model, torch.float16)
-        models.save(_compressed.pack(model, torch.float16), tokenizer, tmp_path / "packed")
+        packing.round_rest(model, torch.float16)
+        models.save(packing.pack(model, torch.float16), tokenizer, tmp_path / "packed")
     folder = tmp_path / "export"
     folder.mkdir()
     compressed.write(
-        _dense.stored(tmp_path / "packed"), tokenizer, folder, compressed.Params(method="compressed", **PARENTS)
+        dense_model.stored(tmp_path / "packed"), tokenizer, folder, compressed.Params(method="compressed", **PARENTS)
     )
     with torch.no_grad():
         log_p = models.load(folder)(rows[:4]).logits[:, :-1].log_softmax(-1)

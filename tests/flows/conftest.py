@@ -18,7 +18,7 @@ from pathlib import Path
 
 import cyclopts
 
-from stages.lib import artefacts, params, tracking
+from stages.lib.frame import files, params, tracking
 
 
 def main(variant: str, *, out: Path, source: list[Path]) -> None:
@@ -32,7 +32,7 @@ def main(variant: str, *, out: Path, source: list[Path]) -> None:
             raise SystemExit("told to fail")
         files = [file for folder in source for file in [folder, *folder.rglob("*")] if file.is_file()]
         text = "".join(file.read_text() for file in files) + p.text
-        with artefacts.writing(out / "model") as folder:
+        with files.writing(out / "model") as folder:
             (folder / "text").write_text(text)
         run.metrics |= {{"length": len(text), **p.metrics}}
         with open("ended.log", "a") as log:
@@ -45,7 +45,7 @@ if __name__ == "__main__":
 
 TOY = """
 from typing import Literal
-from stages.lib.params import Parent, Variant
+from stages.lib.frame.params import Parent, Variant
 
 
 class Params(Variant):
@@ -57,7 +57,7 @@ class Params(Variant):
 """
 
 EVAL = """
-from stages.lib import params
+from stages.lib.frame import params
 
 
 class Params(params.Params):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows import console, plan, profiles, recovery
+from stages.lib.frame.errors import UserError
 
 
 def test_every_stage_of_a_fresh_clone_never_ran(project, monkeypatch):
@@ -17,7 +18,7 @@ def test_every_stage_of_a_fresh_clone_never_ran(project, monkeypatch):
     assert {step.name: step.needs for step in steps}["export@final"] == ["prune@left"]
     assert all(step.reasons == ["it never ran"] for step in steps)
     assert [step.name for step in plan.read(["prune@right"])] == ["data@words", "prune@right"]
-    with pytest.raises(SystemExit, match=r"no stage 'prune@rigth'; there are: prune@right"):
+    with pytest.raises(UserError, match=r"no stage 'prune@rigth'; there are: prune@right"):
         plan.read(["prune@rigth"])
 
 
@@ -76,10 +77,10 @@ def test_a_profile_is_copied_unless_edits_would_be_lost(tmp_path, monkeypatch):
     profiles.use("laptop")
     assert (tmp_path / "params.yaml").read_text() == "name: laptop\n"
     (tmp_path / "params.yaml").write_text("name: mine\n")
-    with pytest.raises(SystemExit, match="cp params.yaml"):
+    with pytest.raises(UserError, match="cp params.yaml"):
         profiles.use("tiny")
     assert (tmp_path / "params.yaml").read_text() == "name: mine\n"
-    with pytest.raises(SystemExit, match="there are: laptop, tiny"):
+    with pytest.raises(UserError, match="there are: laptop, tiny"):
         profiles.use("huge")
 
 

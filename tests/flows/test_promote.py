@@ -3,7 +3,7 @@
 import pytest
 
 from flows import promote
-from stages.lib import artefacts, tracking
+from stages.lib.frame import files, tracking
 
 
 @pytest.fixture
@@ -16,10 +16,10 @@ def export(project, name, **evaluated):
     """Another export of the same source, with what its evaluation measured."""
     project.params(f"export.{name}", {"method": "toy", "text": name, "model": "prune/left"})
     project.params(f"eval.{name}", {"model": f"export/{name}"})
-    artefacts.write_json(promote.ARTIFACTS / "export" / name / "model" / "weights.json", name)
-    artefacts.write_json(promote.ARTIFACTS / "export" / name / "metrics.json", {"kl": 0.1})
+    files.write_json(promote.ARTIFACTS / "export" / name / "model" / "weights.json", name)
+    files.write_json(promote.ARTIFACTS / "export" / name / "metrics.json", {"kl": 0.1})
     measured = {"accuracy": 0.45, "bytes": 90} | evaluated
-    artefacts.write_json(promote.ARTIFACTS / "eval" / name / "metrics.json", measured)
+    files.write_json(promote.ARTIFACTS / "eval" / name / "metrics.json", measured)
 
 
 def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(project):
@@ -35,14 +35,14 @@ def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(proj
     assert tracking.registered("orchard-small")[0] == "1"
     for name, variant in {"orchard-final": "export/final", "orchard-final-source": "prune/left"}.items():
         folder = promote.ARTIFACTS / variant / "model"
-        assert tracking.registered(name, "champion") == ("1", folder, artefacts.digest(folder))
+        assert tracking.registered(name, "champion") == ("1", folder, files.digest(folder))
 
 
 def test_a_worse_model_leaves_the_champion_where_it_is(project):
     promote.offer()
     champion = tracking.registered("orchard-final", "champion")
-    artefacts.write_json(promote.ARTIFACTS / "export/final/model/text.json", "worse")
-    artefacts.write_json(promote.ARTIFACTS / "eval/student/metrics.json", {"accuracy": 0.1, "bytes": 90})
+    files.write_json(promote.ARTIFACTS / "export/final/model/text.json", "worse")
+    files.write_json(promote.ARTIFACTS / "eval/student/metrics.json", {"accuracy": 0.1, "bytes": 90})
     (verdict,) = promote.offer()
     wanted = "it keeps 20.0% of the teacher's accuracy; 80% wanted"
     assert verdict == f"export/final stays out of the registry: {wanted}"
@@ -51,5 +51,5 @@ def test_a_worse_model_leaves_the_champion_where_it_is(project):
 
 @pytest.mark.parametrize("missing", ["eval/teacher", "eval/student", "export/final"])
 def test_what_was_not_made_is_not_offered(project, missing):
-    artefacts.remove(promote.ARTIFACTS / missing / "metrics.json")
+    files.remove(promote.ARTIFACTS / missing / "metrics.json")
     assert promote.offer() == []

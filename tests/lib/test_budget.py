@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from stages.lib import budget
+from stages.lib.nets import budget
 
 
 @pytest.mark.parametrize("seed", range(20))

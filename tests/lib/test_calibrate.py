@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import calibrate
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate
 
 
 def test_linears_leave_out_the_tied_head(tiny):
@@ -57,12 +58,12 @@ def test_blocks_in_turn_read_what_the_changed_blocks_before_them_write(tiny, row
 
 def test_widths_that_do_not_divide_are_refused():
     calibrate.check_widths({"q": nn.Linear(8, 3)}, 4, "pattern 2of4")
-    with pytest.raises(SystemExit, match="k has 6 inputs; pattern 2of4 needs a multiple of 4"):
+    with pytest.raises(UserError, match="k has 6 inputs; pattern 2of4 needs a multiple of 4"):
         calibrate.check_widths({"q": nn.Linear(8, 3), "k": nn.Linear(6, 3)}, 4, "pattern 2of4")
 
 
 def test_a_quantized_model_is_refused(tiny):
     calibrate.require_dense(tiny, "prune.half")
     tiny.config.quantization_config = {"quant_method": "compressed-tensors"}
-    with pytest.raises(SystemExit, match="prune.half: its parent is quantized already"):
+    with pytest.raises(UserError, match="prune.half: its parent is quantized already"):
         calibrate.require_dense(tiny, "prune.half")

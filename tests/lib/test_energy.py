@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib import energy
+from stages.lib.frame import energy
 
 
 def work(seconds: float) -> None:

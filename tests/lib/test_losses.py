@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stages.lib import losses
+from stages.lib.nets import losses
 
 
 @pytest.fixture

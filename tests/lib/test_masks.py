@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import masks
+from stages.lib.nets import masks
 
 
 def test_by_hand():

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from stages.lib import params
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
 
 PROFILES = sorted(Path("infra/profiles").glob("*.yaml"))
 
@@ -69,7 +70,7 @@ def test_one_message_names_place_value_and_alternatives(path, value, message, tm
     monkeypatch.setattr(params, "PARAMS_FILE", tmp_path / "params.yaml")
     with (tmp_path / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(tree, file)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(UserError, match=message):
         params.load("prune", "wanda-50")
 
 
@@ -80,13 +81,13 @@ def test_paths_of_seeds_may_be_compared():
 
 def test_missing_file_variant_and_broken_yaml(tmp_path, monkeypatch):
     monkeypatch.setattr(params, "PARAMS_FILE", tmp_path / "params.yaml")
-    with pytest.raises(SystemExit, match="params.yaml is missing: run from the project's folder"):
+    with pytest.raises(UserError, match="params.yaml is missing: run from the project's folder"):
         params.read()
     (tmp_path / "params.yaml").write_text("prune: {a: b: c}")
-    with pytest.raises(SystemExit, match="is not YAML"):
+    with pytest.raises(UserError, match="is not YAML"):
         params.read()
     monkeypatch.setattr(params, "PARAMS_FILE", Path("infra/profiles/laptop.yaml"))
-    with pytest.raises(SystemExit, match="no variant 'wonda-50' under 'prune'; there are: .*magnitude-50"):
+    with pytest.raises(UserError, match="no variant 'wonda-50' under 'prune'; there are: .*magnitude-50"):
         params.load("prune", "wonda-50")
 
 

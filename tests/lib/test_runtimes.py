@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from stages.export import _dense, gguf
-from stages.lib import llama_cpp, models, runtimes
+from stages.export import gguf
+from stages.export.parts import dense_model
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes import llama_cpp
+from stages.lib.runtimes.base import choose
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 
 NEVER = 2**31 - 1
 
@@ -16,7 +21,7 @@ NEVER = 2**31 - 1
 def gguf_folder(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
     p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(_dense.load(model_folder), models.load_tokenizer(model_folder), folder, p)
+    gguf.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, p)
     return folder
 
 
@@ -27,7 +32,7 @@ def folder(request, model_folder, gguf_folder):
 
 @pytest.fixture
 def runtime(folder):
-    return runtimes.open_runtime(folder)
+    return open_runtime(folder)
 
 
 @pytest.fixture
@@ -86,7 +91,7 @@ def test_low_temperature_is_nearly_greedy(runtime, prompts):
 
 def test_draws_follow_the_softmax():
     logits = np.tile(np.array([0.0, 1.0, 2.0, -1.0], dtype=np.float32), (40_000, 1))
-    drawn = runtimes.choose(logits, 2.0, np.random.default_rng(0))
+    drawn = choose(logits, 2.0, np.random.default_rng(0))
     weights = np.exp(logits[0] / 2.0)
     assert np.bincount(drawn) / len(drawn) == pytest.approx(weights / weights.sum(), abs=0.01)
 
@@ -100,7 +105,7 @@ def test_size_counts_what_the_file_holds(folder, runtime, model_folder):
 
 
 def test_nothing_is_printed(gguf_folder, capfd):
-    runtimes.open_runtime(gguf_folder).logits([1, 2, 3])
+    open_runtime(gguf_folder).logits([1, 2, 3])
     assert capfd.readouterr() == ("", "")
 
 
@@ -111,17 +116,17 @@ def test_a_truncated_file_is_named(folder, tmp_path, keep):
         if file.suffix in (".gguf", ".safetensors"):
             content = content[: keep if isinstance(keep, int) else int(len(content) * keep)]
         (tmp_path / file.name).write_bytes(content)
-    with pytest.raises(SystemExit, match="damaged"):
-        runtimes.open_runtime(tmp_path)
+    with pytest.raises(UserError, match="damaged"):
+        open_runtime(tmp_path)
 
 
 def test_a_damaged_config_is_named(model_folder, tmp_path):
     shutil.copytree(model_folder, tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text('{"a":')
-    with pytest.raises(SystemExit, match="damaged"):
-        runtimes.open_runtime(tmp_path / "model")
+    with pytest.raises(UserError, match="damaged"):
+        open_runtime(tmp_path / "model")
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(SystemExit, match=f"{tmp_path} "):
-        runtimes.open_runtime(tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} "):
+        open_runtime(tmp_path)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import topk
+from stages.lib.store import topk
 
 
 def test_one_position_by_hand():

@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.lib import artefacts, traces
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import traces
 
 MADE_OF = {"teacher": "a" * 64, "tokenizer": "b" * 64, "tokens": "c" * 64}
 
@@ -21,7 +23,7 @@ def item(vocab, k, rows=8, positions=128):
 
 @pytest.fixture
 def recording(tmp_path):
-    with artefacts.writing(tmp_path / "records") as folder:
+    with files.writing(tmp_path / "records") as folder:
         said = traces.save(folder, MADE_OF, iter([item(512, 16), item(512, 16)]))
     assert (said["rows"], said["tokens"]) == (16, 2048)
     return tmp_path / "records"
@@ -29,10 +31,10 @@ def recording(tmp_path):
 
 @pytest.mark.parametrize("vocab", [1024, 49152])
 def test_at_most_120_bytes_a_token_at_64(vocab, tmp_path):
-    with artefacts.writing(tmp_path / "records") as folder:
+    with files.writing(tmp_path / "records") as folder:
         said = traces.save(folder, MADE_OF, iter([item(vocab, 64)]))
-    files = sum(file.stat().st_size for file in (tmp_path / "records").iterdir())
-    assert said["bytes_per_token"] == files / 1024 <= 120
+    total = sum(file.stat().st_size for file in (tmp_path / "records").iterdir())
+    assert said["bytes_per_token"] == total / 1024 <= 120
 
 
 def test_batches_go_round_the_rows(recording):
@@ -60,13 +62,13 @@ def flip(path):
 @pytest.mark.parametrize("harm", [cut, flip])
 def test_a_damaged_shard_is_named(recording, harm):
     harm(recording / "00001.safetensors")
-    with pytest.raises(SystemExit, match="00001.safetensors is damaged"):
+    with pytest.raises(UserError, match="00001.safetensors is damaged"):
         traces.batches(recording, 4)
 
 
 def test_a_lost_shard_is_named(recording):
     (recording / "00000.safetensors").unlink()
-    with pytest.raises(SystemExit, match="00000.safetensors is missing"):
+    with pytest.raises(UserError, match="00000.safetensors is missing"):
         traces.batches(recording, 4)
 
 
@@ -74,22 +76,20 @@ def test_another_code_is_refused(recording):
     said = traces.about(recording)
     said["codec"]["name"] = "float16"
     (recording / "about.json").write_text(json.dumps(said))
-    with pytest.raises(SystemExit, match="coded as 'float16'; this version reads"):
+    with pytest.raises(UserError, match="coded as 'float16'; this version reads"):
         traces.batches(recording, 4)
 
 
 @pytest.mark.parametrize("name", MADE_OF)
 def test_a_recording_of_anything_else_is_refused(recording, name):
     traces.require(recording, **MADE_OF)
-    with pytest.raises(
-        SystemExit, match=f"recorded with {name} {MADE_OF[name][:12]}; that of this variant is dddddddd"
-    ):
+    with pytest.raises(UserError, match=f"recorded with {name} {MADE_OF[name][:12]}; that of this variant is dddddddd"):
         traces.require(recording, **MADE_OF | {name: "d" * 64})
 
 
 def test_solutions_are_text_and_so_of_no_tokenizer(recording, tmp_path):
     """What is checked against a student is only what holds token numbers."""
-    artefacts.write_json(tmp_path / "about.json", MADE_OF)
+    files.write_json(tmp_path / "about.json", MADE_OF)
     assert not traces.distributions(tmp_path) and traces.distributions(recording)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from stages.lib import artefacts, tracking
+from stages.lib.frame import files, tracking
 
 
 class Technique(BaseModel):
@@ -35,7 +35,7 @@ def prune(content: str = "weights") -> None:
         run.metrics |= {"loss": 2.5, "by_family": {"gcd": 0.25}}
         run.timings["tokens_per_s"] = 10.0
         run.curve += [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5, "lr": 0.1}]
-        artefacts.write_json(OUT / "model" / "weights.json", content)
+        files.write_json(OUT / "model" / "weights.json", content)
 
 
 def runs() -> list:
@@ -59,8 +59,8 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
     assert stage.data.params == {"method": "wanda", "calibration.rows": "8"}
     assert stage.data.metrics.items() >= {"loss": 2.5, "by_family.gcd": 0.25, "tokens_per_s": 10.0, "lr": 0.1}.items()
     assert stage.data.tags["mlflow.parentRunId"] == parent
-    assert stage.data.tags["orchard.input.1"] == f"in/tokens {artefacts.digest(INPUTS[1])}"
-    assert stage.data.tags["orchard.output.model"] == f"{OUT}/model {artefacts.digest(OUT / 'model')}"
+    assert stage.data.tags["orchard.input.1"] == f"in/tokens {files.digest(INPUTS[1])}"
+    assert stage.data.tags["orchard.output.model"] == f"{OUT}/model {files.digest(OUT / 'model')}"
     assert [each.dataset.name for each in stage.inputs.dataset_inputs] == ["in/tokens"]  # a model is no data set
 
 
@@ -78,7 +78,7 @@ def test_a_failed_run_leaves_no_metrics_and_no_secret(project, monkeypatch):
 
 def test_the_same_content_is_registered_once_and_found_by_its_hash(project):
     prune()
-    assert tracking.producer(Path("elsewhere/model"), artefacts.digest(OUT / "model")).id == runs()[-1].info.run_id
+    assert tracking.producer(Path("elsewhere/model"), files.digest(OUT / "model")).id == runs()[-1].info.run_id
     assert tracking.producer(Path("elsewhere/model"), "0" * 64) is None
     assert tracking.register("orchard-w", OUT / "model", {}) == tracking.register("orchard-w", OUT / "model", {}) == "1"
     prune("other weights")

@@ -10,8 +10,10 @@ from functools import partial
 import pytest
 import torch
 
-from stages.lib import calibrate, losses, training
-from stages.lib.training import Training
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, losses
+from stages.lib.training import checkpoint, loop, optimizers, schedule
+from stages.lib.training.config import Training
 
 VOCABULARY = 64
 
@@ -38,7 +40,7 @@ def run(model, folder, stop_after=None, **more):
             raise KeyboardInterrupt
         return batch(index)
 
-    training.fit(model, stopping, partial(loss, model), p, curve, folder)
+    loop.fit(model, stopping, partial(loss, model), p, curve, folder)
     return model, curve
 
 
@@ -48,7 +50,7 @@ def same(a, b):
 
 def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(llama, tmp_path, monkeypatch):
     whole, curve = run(llama(VOCABULARY), tmp_path / "whole")
-    monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every second step
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every second step
     with pytest.raises(KeyboardInterrupt):
         run(llama(VOCABULARY), tmp_path / "cut", stop_after=7)
     assert (tmp_path / "cut" / "state.safetensors").exists()
@@ -71,8 +73,8 @@ def test_kill_9_leaves_a_whole_checkpoint(model, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     curve: list[dict[str, float]] = []
-    steppers = training.optimizers(model, Training(steps=1))
-    assert training.restore(tmp_path / "c", model, steppers, curve) == curve[-1]["step"] > 0
+    steppers = optimizers.optimizers(model, Training(steps=1))
+    assert checkpoint.restore(tmp_path / "c", model, steppers, curve) == curve[-1]["step"] > 0
 
 
 def test_accumulation_is_one_large_batch(model):
@@ -82,17 +84,17 @@ def test_accumulation_is_one_large_batch(model):
         (model, Training(steps=1, accumulation=2, precision="float32"), parts.__getitem__),
         (other, Training(steps=1, precision="float32"), lambda _index: torch.cat(parts)),
     ]:
-        training.update(net, training.optimizers(net, p), feed, partial(loss, net), p, 0)
+        loop.update(net, optimizers.optimizers(net, p), feed, partial(loss, net), p, 0)
     for x, y in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(x, y, atol=2e-4, rtol=1e-3)
 
 
 def test_schedules_by_hand():
     cosine = Training(steps=100, warmup=0.1, lr_floor=0.1)
-    assert [training.rate(step, cosine) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
-    assert training.rate(55, cosine) == pytest.approx(0.1 + 0.9 / 2)  # half-way down
+    assert [schedule.rate(step, cosine) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
+    assert schedule.rate(55, cosine) == pytest.approx(0.1 + 0.9 / 2)  # half-way down
     wsd = Training(steps=100, warmup=0.1, schedule="wsd", decay=0.2, lr_floor=0)
-    assert training.rate(79, wsd) == 1.0 and training.rate(90, wsd) == pytest.approx(0.5)
+    assert schedule.rate(79, wsd) == 1.0 and schedule.rate(90, wsd) == pytest.approx(0.5)
 
 
 def test_cosine_is_pytorchs():
@@ -100,7 +102,7 @@ def test_cosine_is_pytorchs():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
     for step in range(20):
-        assert training.rate(step, p) * p.lr == pytest.approx(reference.get_last_lr()[0])
+        assert schedule.rate(step, p) * p.lr == pytest.approx(reference.get_last_lr()[0])
         optimizer.step()
         reference.step()
 
@@ -129,7 +131,7 @@ def test_zeros_are_kept_over_a_kill(llama, tmp_path, monkeypatch):
         return model
 
     whole, _ = run(pruned(), tmp_path / "whole", keep_zeros=True)
-    monkeypatch.setattr(training, "monotonic", iter(range(0, 10**9, 2000)).__next__)
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)
     with pytest.raises(KeyboardInterrupt):
         run(pruned(), tmp_path / "cut", stop_after=7, keep_zeros=True)
     assert same(whole, run(pruned(), tmp_path / "cut", keep_zeros=True)[0])
@@ -141,11 +143,11 @@ def test_what_is_held_does_not_shorten_the_steps_of_the_rest():
     layer.weight.data = torch.tensor([[0.0, 1.0]])
     steppers = [torch.optim.SGD(layer.parameters(), lr=0.1)]
     p = Training(steps=1, lr=0.1, warmup=0, clip=1.0, precision="float32")
-    held = training.zeros(torch.nn.Sequential(layer))
-    training.update(layer, steppers, lambda _: torch.tensor([[100.0, 2.0]]), lambda x: layer(x).sum(), p, 0, held)
+    held = loop.zeros(torch.nn.Sequential(layer))
+    loop.update(layer, steppers, lambda _: torch.tensor([[100.0, 2.0]]), lambda x: layer(x).sum(), p, 0, held)
     torch.testing.assert_close(layer.weight.detach(), torch.tensor([[0.0, 0.9]]), atol=1e-6, rtol=0)
 
 
 def test_divergence_is_an_error(model, tmp_path):
-    with pytest.raises(SystemExit, match="training diverged: the loss is nan at step 1"):
-        training.fit(model, batch, lambda ids: loss(model, ids) * torch.nan, Training(steps=2), [], tmp_path / "c")
+    with pytest.raises(UserError, match="training diverged: the loss is nan at step 1"):
+        loop.fit(model, batch, lambda ids: loss(model, ids) * torch.nan, Training(steps=2), [], tmp_path / "c")

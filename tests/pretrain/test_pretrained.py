@@ -5,14 +5,16 @@ import torch
 from pydantic import ValidationError
 
 from stages.export import gguf
-from stages.lib import artefacts, models
-from stages.lib.hub import External
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
+from stages.lib.store.hub import External
 from stages.pretrain import pretrained
 
 
 def params(path):
     return pretrained.Params(
-        method="pretrained", tokens="tokenize/bpe", external={"source": str(path), "sha256": artefacts.digest(path)}
+        method="pretrained", tokens="tokenize/bpe", external={"source": str(path), "sha256": files.digest(path)}
     )
 
 
@@ -29,12 +31,12 @@ def test_a_source_that_changed_is_refused(model_folder, tokenizer):
     changed = pretrained.Params(
         method="pretrained", tokens="tokenize/bpe", external={"source": str(model_folder), "sha256": "0" * 64}
     )
-    with pytest.raises(SystemExit, match="it changed"):
+    with pytest.raises(UserError, match="it changed"):
         pretrained.build(tokenizer, changed)
 
 
 def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
-    with pytest.raises(ValidationError, match=artefacts.digest(model_folder)):
+    with pytest.raises(ValidationError, match=files.digest(model_folder)):
         External(source=str(model_folder))
     with pytest.raises(ValidationError, match="name the commit to take as `revision`"):
         External(source="org/model")
@@ -45,7 +47,7 @@ def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
 def test_a_pinned_file_that_is_not_there_yet_passes_the_check_but_not_the_stage(tokenizer, tmp_path):
     missing = {"source": str(tmp_path / "later.gguf"), "sha256": "0" * 64}
     p = pretrained.Params(method="pretrained", tokens="tokenize/bpe", external=missing)
-    with pytest.raises(SystemExit, match="later.gguf is missing; put it there"):
+    with pytest.raises(UserError, match="later.gguf is missing; put it there"):
         pretrained.build(tokenizer, p)
 
 
@@ -73,5 +75,5 @@ def test_what_cannot_be_shuffled_is_refused():
 
     small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     model = Qwen2ForCausalLM(Qwen2Config(**small, num_attention_heads=2, num_key_value_heads=2))
-    with pytest.raises(SystemExit, match="llama without biases, not this qwen2"):
+    with pytest.raises(UserError, match="llama without biases, not this qwen2"):
         pretrained.shuffle(model, seed=0)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from stages.lib import models, runtimes
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
 from stages.pretrain import state_space
 
 SHAPE = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 8}
@@ -54,7 +55,7 @@ def test_shapes_that_do_not_divide_are_refused(wrong):
 def test_saved_loaded_and_run_by_the_runtime(model, tokenizer, rows, tmp_path):
     """Prompts of unequal lengths, padded on the left together, get what each gets alone by a loop over logits."""
     models.save(model, tokenizer, tmp_path / "model")
-    runtime = runtimes.open_runtime(tmp_path / "model")
+    runtime = open_runtime(tmp_path / "model")
     prompts = [row[: 3 + 7 * (i % 4)] for i, row in enumerate(rows[:6].tolist())]
     with torch.no_grad():
         torch.testing.assert_close(
@@ -74,12 +75,13 @@ def test_a_transformer_teaches_it(method, model, tiny, tokenizer, tmp_path):
     """Live, from one packed batch that each of the two reads in its own way."""
     from importlib import import_module
 
-    from stages.lib import records, training
+    from stages.lib.store import records
+    from stages.lib.training import loop
 
     technique = import_module(f"stages.distill.{method}")
     parents = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
     p = technique.Params(method=method, **parents, training={"steps": 8, "batch_size": 4, "lr": 1e-2})
     records.save(tmp_path, train=[{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(30)])
     batch, curve = technique.batches(tokenizer, tmp_path, p), []
-    training.fit(model, batch, lambda part: technique.loss(model, tiny, part, p), p.training, curve, tmp_path / "c")
+    loop.fit(model, batch, lambda part: technique.loss(model, tiny, part, p), p.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]

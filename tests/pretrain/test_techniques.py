@@ -6,8 +6,9 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import artefacts, params, training
-from stages.lib.training import Training
+from stages.lib.frame import files, params
+from stages.lib.training import loop
+from stages.lib.training.config import Training
 
 
 @pytest.fixture(params=params.techniques("pretrain"))
@@ -22,7 +23,7 @@ def build(technique, tokenizer, model_folder):
     if name == "state_space":
         given = {"hidden": 64, "layers": 2, "head_dim": 32, "state": 8}
     if name == "pretrained":
-        given = {"external": {"source": str(model_folder), "sha256": artefacts.digest(model_folder)}}
+        given = {"external": {"source": str(model_folder), "sha256": files.digest(model_folder)}}
     return lambda: technique.build(tokenizer, technique.Params(method=name, tokens="tokenize/bpe", **given))
 
 
@@ -33,7 +34,7 @@ def test_the_same_params_give_the_same_weights(build):
 def test_it_learns_one_batch_by_heart(technique, build, rows, tmp_path):
     model, curve = build(), []
     p = Training(steps=40, batch_size=4, lr=5e-3, precision="float32")
-    training.fit(model, lambda _index: rows[:4], partial(technique.loss, model), p, curve, tmp_path / "c")
+    loop.fit(model, lambda _index: rows[:4], partial(technique.loss, model), p, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.5 * curve[0]["loss"]
 
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from stages.lib import models
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
 from stages.prune import depth
 
 P = {"method": "depth", "model": "pretrain/base", "tokens": "tokenize/bpe"}
@@ -48,7 +49,7 @@ def test_layer_types_follow(rows, tokenizer, tmp_path):
 
 
 def test_as_many_blocks_as_there_are_is_refused(tiny, rows):
-    with pytest.raises(SystemExit, match="layers is 2, but pretrain/base has no more than 2 blocks"):
+    with pytest.raises(UserError, match="layers is 2, but pretrain/base has no more than 2 blocks"):
         depth.score(tiny, rows, depth.Params(**P, layers=2))
 
 
@@ -57,5 +58,5 @@ def test_blocks_without_attention_are_refused(tokenizer, rows):
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
-    with pytest.raises(SystemExit, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
+    with pytest.raises(UserError, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
         depth.score(model, rows, depth.Params(**P, layers=1))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import calibrate, tokens
-from stages.prune import _given, lottery
+from stages.lib.nets import calibrate
+from stages.lib.store import tokens
+from stages.prune import lottery
+from stages.prune.parts import given
 
 TRAINING = {"steps": 3, "batch_size": 2, "lr": 0.01}
 P = {"method": "lottery", "model": "pretrain/base", "tokens": "tokenize/bpe", "training": TRAINING}
@@ -38,7 +40,7 @@ def test_a_ticket_is_as_sparse_as_asked_in_every_layer(tiny, rows, tmp_path, rou
     tokens.save(tmp_path / "tokens", {}, train=rows.numpy())
     first = copy.deepcopy(tiny)
     p = lottery.Params(**P, sparsity=0.7, rounds=rounds)
-    ticket = lottery.prune(tiny, _given.trainer(tmp_path / "tokens", p.training, tmp_path / "kept"), p)
+    ticket = lottery.prune(tiny, given.trainer(tmp_path / "tokens", p.training, tmp_path / "kept"), p)
     for name, layer in calibrate.linears(ticket).items():
         assert (layer.weight == 0).float().mean().item() == pytest.approx(0.7, abs=0.001), name
         assert not torch.equal(layer.weight, first.get_submodule(name).weight * (layer.weight != 0)), "trained at last"
@@ -65,7 +67,7 @@ def test_a_killed_lottery_goes_on_and_ends_in_the_same_ticket(llama, rows, tmp_p
     p = lottery.Params(**P, sparsity=0.7, rounds=2)
 
     def draw(kept, stop_after=99):
-        train, count = _given.trainer(tmp_path / "tokens", p.training, tmp_path / kept), 0
+        train, count = given.trainer(tmp_path / "tokens", p.training, tmp_path / kept), 0
 
         def counted(model):
             nonlocal count

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as reference
 
-from stages.lib import calibrate
+from stages.lib.nets import calibrate
 from stages.prune import magnitude
 
 P = {"method": "magnitude", "model": "pretrain/base", "tokens": "tokenize/bpe"}

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from stages.lib import calibrate
+from stages.lib.nets import calibrate
 from stages.prune import magnitude, sparsegpt, wanda
-from stages.quantize import _compressed
+from stages.quantize.parts import compressed
 
 P = {"method": "sparsegpt", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -92,7 +92,7 @@ def test_agrees_with_llmcompressor(tiny, rows, target, structure, strays):
     from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
 
     modifier = SparseGPTModifier(sparsity=0.5, mask_structure=structure, targets=["re:.*_proj$"])
-    reference = _compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
+    reference = compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
     sparsegpt.prune(tiny, rows, sparsegpt.Params(**P, **target))
     for name, layer in calibrate.linears(tiny).items():
         ours, theirs = layer.weight, reference.get_submodule(name).weight

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import calibrate
+from stages.lib.nets import calibrate
 from stages.prune import spectral
 
 P = {"method": "spectral", "model": "pretrain/base", "tokens": "tokenize/bpe"}

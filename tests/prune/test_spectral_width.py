@@ -6,8 +6,11 @@ import math
 import pytest
 import torch
 
-from stages.lib import losses, models
-from stages.prune import _marchenko_pastur, spectral_width
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
+from stages.lib.store import models
+from stages.prune import spectral_width
+from stages.prune.parts import marchenko_pastur
 
 P = {"method": "spectral_width", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -84,15 +87,15 @@ def test_noise_and_planted_spikes_are_told_apart(hidden, tokens, spikes):
     strong_MK = 6.8 * torch.randn(tokens, spikes, generator=random, dtype=torch.float64)
     x_MD += strong_MK @ orthogonal(hidden, spikes).double().T
     values_D = torch.linalg.eigvalsh(x_MD.T @ x_MD / tokens)
-    assert _marchenko_pastur.noise(values_D, tokens) == pytest.approx(2.89, rel=0.03)
-    found = int((values_D > _marchenko_pastur.edge(values_D, tokens)).sum())
+    assert marchenko_pastur.noise(values_D, tokens) == pytest.approx(2.89, rel=0.03)
+    found = int((values_D > marchenko_pastur.edge(values_D, tokens)).sum())
     assert spikes <= found <= spikes + (not spikes)  # noise alone ends around its edge (Tracy & Widom 1994), not at it
 
 
 def test_quantiles_are_those_of_the_density():
     """Mean 1 and variance q (Marchenko & Pastur 1967), the support's ends, and by summing the density in a loop."""
     for ratio in (0.01, 0.25, 1.0):
-        values = _marchenko_pastur.quantiles(ratio, 2000)
+        values = marchenko_pastur.quantiles(ratio, 2000)
         assert values.mean().item() == pytest.approx(1, abs=2e-3)
         assert values.var().item() == pytest.approx(ratio, rel=1e-2)
         lower, upper = (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
@@ -101,7 +104,7 @@ def test_quantiles_are_those_of_the_density():
     while total < 0.3:  # q = 1/4: lower end 1/4, upper 9/4
         x += step
         total += step * math.sqrt((2.25 - x) * (x - 0.25)) / (2 * math.pi * 0.25 * x)
-    assert _marchenko_pastur.quantiles(0.25, 1000)[300].item() == pytest.approx(x, abs=3e-3)
+    assert marchenko_pastur.quantiles(0.25, 1000)[300].item() == pytest.approx(x, abs=3e-3)
 
 
 def test_covariance_is_the_mean_of_the_outer_products(tiny, rows):
@@ -121,10 +124,10 @@ def test_covariance_is_the_mean_of_the_outer_products(tiny, rows):
 
 
 def test_what_it_cannot_do_is_refused(tiny, rows):
-    with pytest.raises(SystemExit, match="of pretrain/base's 64 directions .* in steps of 64 all stay"):
+    with pytest.raises(UserError, match="of pretrain/base's 64 directions .* in steps of 64 all stay"):
         spectral_width.prune(tiny, rows, spectral_width.Params(**P))
-    with pytest.raises(SystemExit, match="40 calibration tokens can't tell 64 directions apart"):
+    with pytest.raises(UserError, match="40 calibration tokens can't tell 64 directions apart"):
         spectral_width.prune(tiny, rows[:1, :40], spectral_width.Params(**P))
     tiny.config.model_type = "gemma2"
-    with pytest.raises(SystemExit, match="pretrain/base is a gemma2; spectral_width can narrow: llama, mistral"):
+    with pytest.raises(UserError, match="pretrain/base is a gemma2; spectral_width can narrow: llama, mistral"):
         spectral_width.prune(tiny, rows, spectral_width.Params(**P))

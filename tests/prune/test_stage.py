@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from stages.export import _dense, gguf
+from apps import chat
+from stages.export import gguf
 from stages.export.__main__ import each
-from stages.lib import artefacts, calibrate, chat, losses, models, runtimes, tokens
+from stages.export.parts import dense_model
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models, tokens
 from stages.prune import __main__ as stage
 from stages.prune import width
 
@@ -42,7 +48,7 @@ def test_a_file_that_reads_back_otherwise_is_refused(tiny, tokenizer, tmp_path):
     models.save(tiny, tokenizer, tmp_path / "model")
     assert stage.reload(tiny, tmp_path / "model").num_parameters() == tiny.num_parameters()
     tiny.model.norm.weight.data += 1
-    with pytest.raises(SystemExit, match="does not hold what was saved: model.norm.weight"):
+    with pytest.raises(UserError, match="does not hold what was saved: model.norm.weight"):
         stage.reload(tiny, tmp_path / "model")
 
 
@@ -55,7 +61,7 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     start = "tokenize:\n  bpe: {method: bpe, documents: tokenize/bpe, problems: tokenize/bpe}\nprune:"
     Path("params.yaml").write_text("\n".join([start, *lines]))
     numbers = rows.numpy().astype(np.uint16)
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
@@ -70,7 +76,7 @@ def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant
     digests = []
     for name in ("once", "twice"):
         seen = run(variant, model_folder, name)
-        digests.append((artefacts.digest(Path(name, "model")), artefacts.digest(Path(name, "metrics.json"))))
+        digests.append((files.digest(Path(name, "model")), files.digest(Path(name, "metrics.json"))))
     assert digests[0] == digests[1]
     dense, pruned = models.load(model_folder), models.load(Path("once/model"))
     assert seen["sparsity"] == pytest.approx(0.5, abs=1e-4)
@@ -80,7 +86,7 @@ def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant
         p_NTV, q_NTV = (model(rows).logits.log_softmax(-1) for model in (dense, pruned))
     assert seen["kl"] == pytest.approx((p_NTV.exp() * (p_NTV - q_NTV)).sum(-1).mean().item(), rel=1e-4)
     assert seen["same_top"] == pytest.approx((p_NTV.argmax(-1) == q_NTV.argmax(-1)).float().mean().item(), abs=2e-3)
-    assert torch.equal(pruned.lm_head.weight, dense.lm_head.weight) == (variant != "ticket")
+    assert torch.equal(pruned.lm_head.weight, dense_model.lm_head.weight) == (variant != "ticket")
     assert not list(Path("checkpoints").glob("*/*")), "a finished training needs no checkpoint"
 
 
@@ -90,7 +96,7 @@ def test_another_shape_needs_no_new_forward_pass(project, model_folder, monkeypa
     monkeypatch.setattr(width, "score", lambda *_: pytest.fail("a second forward pass"))
     again, other = (run(name, model_folder, name) for name in ("width-192", "width-128"))
     assert again == before and other["parameters"] < before["parameters"]
-    assert artefacts.digest(Path("first/model")) == artefacts.digest(Path("width-192/model"))
+    assert files.digest(Path("first/model")) == files.digest(Path("width-192/model"))
     assert models.load(Path("width-128/model")).config.intermediate_size == 256
 
 
@@ -119,7 +125,7 @@ def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
     """The fork that logits are read with, at every position, and the llama.cpp that users run, at one."""
     run(variant, model_folder)
     write("F16", "export")
-    source, export = models.load(Path("out/model")), runtimes.open_runtime(Path("export"))
+    source, export = models.load(Path("out/model")), open_runtime(Path("export"))
     seen = losses.compare(models.logits(source), each(export), rows[:4], batch=1)
     assert abs(seen["kl"]) < 1e-4 and export.size()[0] == source.num_parameters()
     ours_TV = source(rows[:1]).logits[0].log_softmax(-1)
@@ -136,22 +142,22 @@ def write(type, folder):
     """The pruned model as GGUF."""
     p = gguf.Params(method="gguf", type=type, model="prune/wanda-50", tokens="tokenize/bpe")
     Path(folder).mkdir()
-    gguf.write(_dense.load(Path("out/model")), models.load_tokenizer(Path("out/model")), Path(folder), p)
+    gguf.write(dense_model.load(Path("out/model")), models.load_tokenizer(Path("out/model")), Path(folder), p)
 
 
 @pytest.mark.slow
 def test_a_width_that_a_format_cannot_hold_is_refused(project, model_folder):
     run("width-192", model_folder)
-    with pytest.raises(SystemExit, match="rows of 192 weights; Q4_K_M needs multiples of 256: choose fallback, or F16"):
+    with pytest.raises(UserError, match="rows of 192 weights; Q4_K_M needs multiples of 256: choose fallback, or F16"):
         write("Q4_K_M", "export")
     assert not list(Path("export").iterdir())
     write("Q8_0", "other")
-    assert runtimes.open_runtime(Path("other")).size()[0] == models.load(Path("out/model")).num_parameters()
+    assert open_runtime(Path("other")).size()[0] == models.load(Path("out/model")).num_parameters()
 
 
 @pytest.mark.slow
 def test_another_vocabulary_is_refused_and_nothing_is_written(project, model_folder):
-    artefacts.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
-    with pytest.raises(SystemExit, match="the vocabularies differ: tokens has tokenizer 000000000000"):
+    files.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
+    with pytest.raises(UserError, match="the vocabularies differ: tokens has tokenizer 000000000000"):
         run("wanda-50", model_folder)
     assert not Path("out").exists() or not list(Path("out").iterdir())

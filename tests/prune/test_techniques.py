@@ -8,8 +8,12 @@ import torch
 
 from stages.export import gguf, onnx
 from stages.export.__main__ import each
-from stages.lib import artefacts, calibrate, losses, models, params, runtimes, tokens
-from stages.prune import Sparse, _given
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, losses
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models, tokens
+from stages.prune import Sparse
 
 TRAINING = {"steps": 2, "batch_size": 2}
 NEEDS = {  # what a technique wants to know beyond its parents
@@ -53,12 +57,12 @@ def prune(rows, tmp_path):
     tokens.save(tmp_path / "tokens", {}, train=rows.numpy().astype("uint16"))
 
     def run(technique, model, p):
-        artefacts.remove(tmp_path / "kept")
+        files.remove(tmp_path / "kept")
         given = rows
         if hasattr(technique, "score"):
-            given = _given.scores(technique, model, rows, p, tmp_path / "kept")
+            given = given.scores(technique, model, rows, p, tmp_path / "kept")
         elif hasattr(p, "training"):
-            given = _given.trainer(tmp_path / "tokens", p.training, tmp_path / "kept")
+            given = given.trainer(tmp_path / "tokens", p.training, tmp_path / "kept")
         return technique.prune(model, given, p)
 
     return run
@@ -103,7 +107,7 @@ def test_a_pruned_model_runs_where_it_ships(any_technique, tiny, tokenizer, rows
         folder.mkdir()
         p = exporter.Params(method=method, type=type, **PARENTS)
         exporter.write(copy.deepcopy(pruned), tokenizer, folder, p)
-        export = runtimes.open_runtime(folder)
+        export = open_runtime(folder)
         seen = losses.compare(models.logits(pruned), each(export), rows[:4], batch=1)
         assert abs(seen["kl"]) < 1e-4, method
         assert export.size()[0] == pruned.num_parameters(), method
@@ -123,7 +127,7 @@ def test_what_stays_is_unchanged_and_the_rest_is_untouched(technique, tiny, rows
 def test_a_width_without_whole_groups_is_refused_before_anything_changes(technique, tiny, rows):
     tiny.model.layers[1].mlp.down_proj = torch.nn.Linear(126, 64, bias=False)
     dense = copy.deepcopy(tiny.state_dict())
-    with pytest.raises(SystemExit, match=r"down_proj has 126 inputs; pattern 2of4 needs a multiple of 4"):
+    with pytest.raises(UserError, match=r"down_proj has 126 inputs; pattern 2of4 needs a multiple of 4"):
         technique.prune(tiny, rows, make(technique, pattern="2of4"))
     assert all(torch.equal(weight, dense[name]) for name, weight in tiny.state_dict().items())
 
@@ -139,6 +143,6 @@ def test_a_width_without_whole_groups_is_refused_before_anything_changes(techniq
 )
 def test_a_wrong_target_is_named(technique, target, complaint):
     entry = {"method": technique.__name__.rsplit(".", 1)[1], **PARENTS, **target}
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(UserError) as error:
         params.technique("prune", "mine", entry)
     assert str(error.value) == f"params.yaml: prune.mine.{complaint}"

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from stages.lib import calibrate
+from stages.lib.nets import calibrate
 from stages.prune import wanda
-from stages.quantize import _compressed
+from stages.quantize.parts import compressed
 
 P = {"method": "wanda", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -52,7 +52,7 @@ def test_agrees_with_llmcompressor(tiny, rows, target, structure):
     from llmcompressor.modifiers.pruning.wanda import WandaPruningModifier
 
     modifier = WandaPruningModifier(sparsity=0.5, mask_structure=structure, targets=["re:.*_proj$"])
-    reference = _compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
+    reference = compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
     wanda.prune(tiny, rows, wanda.Params(**P, **target))
     for name, layer in calibrate.linears(tiny).items():
         assert torch.equal(layer.weight, reference.get_submodule(name).weight), name

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from stages.lib import models
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
 from stages.prune import width
 
 P = {"method": "width", "model": "pretrain/base", "tokens": "tokenize/bpe"}
@@ -110,7 +111,7 @@ def test_all_of_everything_is_the_same_model(tiny, rows):
 )
 def test_a_shape_that_no_model_can_have_is_refused_before_any_work(tiny, rows, shape, complaint):
     tiny.model.embed_tokens.register_forward_hook(lambda *_: pytest.fail("too late"))
-    with pytest.raises(SystemExit, match=complaint):
+    with pytest.raises(UserError, match=complaint):
         prune(tiny, rows, **shape)
 
 
@@ -119,7 +120,7 @@ def test_what_it_cannot_narrow_is_refused(tokenizer, rows):
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
-    with pytest.raises(SystemExit, match="pretrain/base is a mamba2; width can narrow: llama, mistral, qwen2, qwen3"):
+    with pytest.raises(UserError, match="pretrain/base is a mamba2; width can narrow: llama, mistral, qwen2, qwen3"):
         prune(model, rows, hidden=16)
     with pytest.raises(ValueError, match="give at least one of hidden, ffn, heads and kv_heads"):
         width.Params(**P)

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from stages.lib import calibrate, models
-from stages.quantize import _compressed, awq
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate
+from stages.lib.store import models
+from stages.quantize import awq
+from stages.quantize.parts import compressed
 
 P = {"method": "awq", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -22,7 +25,7 @@ def plain_rounding(net, group_size):
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
     weights = awq.Params(**P, group_size=group_size).integers(4)
-    return _compressed.oneshot(net, [QuantizationModifier(**_compressed.scheme(net, weights))], None)
+    return compressed.oneshot(net, [QuantizationModifier(**compressed.scheme(net, weights))], None)
 
 
 @torch.no_grad()
@@ -78,7 +81,7 @@ def test_clipping_loses_less_but_leaves_queries_and_keys(model_folder, rows, sym
 def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, bits, group_size, symmetric):
     p = awq.Params(**P, bits=bits, group_size=group_size, symmetric=symmetric, grid=4)
     net = awq.quantize(models.load(model_folder), rows[:4], p)
-    models.save(_compressed.pack(net, torch.float32), models.load_tokenizer(model_folder), tmp_path / "packed")
+    models.save(compressed.pack(net, torch.float32), models.load_tokenizer(model_folder), tmp_path / "packed")
     net = models.load(tmp_path / "packed")
     net(rows[:1])  # unpacks
     for name, layer in calibrate.linears(net).items():
@@ -89,20 +92,20 @@ def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, 
 
 
 def test_a_width_without_whole_groups_is_refused_before_any_work(tiny, rows):
-    with pytest.raises(SystemExit, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
+    with pytest.raises(UserError, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
         awq.quantize(tiny, rows, awq.Params(**P))
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="pinning works where there is an accelerator")
 def test_pinning_fails_without_an_accelerator_and_is_left_out():
-    """The day the first half fails, `_compressed.unpinned` can go."""
+    """The day the first half fails, `compressed.unpinned` can go."""
     from llmcompressor.pipelines.cache import IntermediatesCache
 
     cache = IntermediatesCache(None, None)
     cache.append({"x": torch.zeros(2)})
     with pytest.raises(RuntimeError, match="accelerator"):
         cache.pin_memory(0)
-    with _compressed.unpinned():
+    with compressed.unpinned():
         cache.pin_memory(0)
     with pytest.raises(RuntimeError, match="accelerator"):
         cache.pin_memory(0)

@@ -4,9 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.lib import fake_quantize, models
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import rounding
+from stages.lib.store import models
 from stages.quantize import __main__ as stage
-from stages.quantize import _compressed, bitnet
+from stages.quantize import bitnet
+from stages.quantize.parts import compressed
 
 P = bitnet.Params(method="bitnet", model="pretrain/base", tokens="tokenize/bpe")
 
@@ -15,8 +18,8 @@ P = bitnet.Params(method="bitnet", model="pretrain/base", tokens="tokenize/bpe")
 def packed(ternary_folder, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bitnet") / "model"
     net = bitnet.quantize(models.load(ternary_folder), None, P)
-    _compressed.round_rest(net, torch.float16)
-    models.save(_compressed.pack(net, torch.float16), tokenizer, folder)
+    compressed.round_rest(net, torch.float16)
+    models.save(compressed.pack(net, torch.float16), tokenizer, folder)
     return folder
 
 
@@ -41,6 +44,6 @@ def test_bits_are_those_of_the_file(ternary_folder, packed):
 
 
 def test_dense_weights_are_refused(model_folder):
-    with pytest.raises(SystemExit, match="bitnet: model.layers.0.self_attn.q_proj has .* different weights, not -s, 0"):
+    with pytest.raises(UserError, match="bitnet: model.layers.0.self_attn.q_proj has .* different weights, not -s, 0"):
         bitnet.quantize(models.load(model_folder), None, P)
-    assert fake_quantize.scale_of(torch.zeros(2, 2)) == 0  # nothing but zeros is ternary too
+    assert rounding.scale_of(torch.zeros(2, 2)) == 0  # nothing but zeros is ternary too

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from stages.lib import calibrate, models
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate
+from stages.lib.store import models
 from stages.quantize import gptq, rtn
 
 P = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
@@ -64,7 +66,7 @@ def test_follows_algorithm_1(model_folder, rows):
 
 
 def test_calibration_and_groups_are_checked_before_any_work(tiny, rows):
-    with pytest.raises(SystemExit, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
+    with pytest.raises(UserError, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
         gptq.quantize(tiny, rows, gptq.Params(method="gptq", **P))
     with pytest.raises(ValueError, match="damping"):
         gptq.Params(method="gptq", **P, damping=0)

@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from stages.lib import calibrate, models
-from stages.quantize import _compressed, int8
+from stages.lib.nets import calibrate
+from stages.lib.store import models
+from stages.quantize import int8
+from stages.quantize.parts import compressed
 
 P = {"method": "int8", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
 
 def test_error_is_at_most_half_a_step_on_a_grid_of_integers(model_folder, tmp_path):
     dense = models.load(model_folder)
-    net = _compressed.pack(int8.quantize(models.load(model_folder), None, int8.Params(**P)), torch.float32)
+    net = compressed.pack(int8.quantize(models.load(model_folder), None, int8.Params(**P)), torch.float32)
     net.save_pretrained(tmp_path)
     reloaded = calibrate.linears(decompressed(models.load(tmp_path)))
     for name, layer in calibrate.linears(dense).items():

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from stages.lib import models
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
 from stages.quantize import __main__ as stage
-from stages.quantize import _compressed, gptq, mixed, rtn
+from stages.quantize import gptq, mixed, rtn
+from stages.quantize.parts import compressed
 
 P = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -37,8 +39,8 @@ def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, 
     models.save(net, tokenizer, tmp_path / "dense")
     p = mixed.Params(method="mixed", **P, bits=3.2)
     packed = mixed.quantize(models.load(tmp_path / "dense"), rows, p)
-    _compressed.round_rest(packed, torch.float16)
-    models.save(_compressed.pack(packed, torch.float16), tokenizer, tmp_path / "model")
+    compressed.round_rest(packed, torch.float16)
+    models.save(compressed.pack(packed, torch.float16), tokenizer, tmp_path / "model")
     seen = stage.size(net, tmp_path / "model")
     assert 3.1 < seen["bits_per_weight"] <= 3.2
     groups = json.loads((tmp_path / "model/config.json").read_text())["quantization_config"]["config_groups"]
@@ -55,7 +57,7 @@ def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, 
 
 
 def test_a_budget_below_the_smallest_width_is_refused_before_measuring(model_folder):
-    with pytest.raises(SystemExit, match=r"2.0 bits/weight are too few: widths \(2, 3, 4, 6, 8\) take at least 2.14"):
+    with pytest.raises(UserError, match=r"2.0 bits/weight are too few: widths \(2, 3, 4, 6, 8\) take at least 2.14"):
         mixed.quantize(models.load(model_folder), torch.zeros(0, 8), mixed.Params(method="mixed", **P, bits=2.0))
     with pytest.raises(ValueError, match="widths"):
         mixed.Params(method="mixed", **P, widths=[7, 8])

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from stages.lib import models
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models
 from stages.quantize import __main__ as stage
-from stages.quantize import _compressed, nf4
+from stages.quantize import nf4
+from stages.quantize.parts import compressed
 
 P = {"method": "nf4", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 NAME = "model.layers.1.mlp.down_proj"
@@ -36,7 +38,7 @@ def test_every_weight_is_the_nearest_code_of_its_block(model_folder, double):
 def test_bits_are_those_of_codes_scales_and_tables(model_folder, tokenizer, tmp_path, double, bits):
     dense = models.load(model_folder)
     net = nf4.quantize(models.load(model_folder), None, nf4.Params(**P, double=double))
-    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
+    models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
     tables = 14 * (16 * 4 + (256 * 4 if double else 0) + 170)  # codes of weights and scales, bitsandbytes' own notes
     stored = stage.size(dense, tmp_path / "model")["bits_per_weight"]
@@ -44,5 +46,5 @@ def test_bits_are_those_of_codes_scales_and_tables(model_folder, tokenizer, tmp_
 
 
 def test_rows_without_whole_blocks_are_refused(tokenizer, llama):
-    with pytest.raises(SystemExit, match=r"has 48 inputs; nf4, block 64, needs a multiple of 64"):
+    with pytest.raises(UserError, match=r"has 48 inputs; nf4, block 64, needs a multiple of 64"):
         nf4.quantize(llama(len(tokenizer), hidden=48), None, nf4.Params(**P))

@@ -5,10 +5,13 @@ import copy
 import pytest
 import torch
 
-from stages.lib import calibrate, fake_quantize, models
-from stages.lib.fake_quantize import FakeQuantize
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, rounding
+from stages.lib.nets.rounding import FakeQuantize
+from stages.lib.store import models
 from stages.quantize import __main__ as stage
-from stages.quantize import _compressed, rtn
+from stages.quantize import rtn
+from stages.quantize.parts import compressed
 
 P = {"method": "rtn", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
@@ -35,7 +38,7 @@ def test_every_weight_is_the_nearest_level_of_its_group_in_the_file_too(
 ):
     dense = models.load(model_folder)
     net = rtn.quantize(models.load(model_folder), None, rtn.Params(**P, bits=bits, symmetric=symmetric, group_size=64))
-    models.save(_compressed.pack(net, torch.float32), tokenizer, tmp_path / "model")
+    models.save(compressed.pack(net, torch.float32), tokenizer, tmp_path / "model")
     net = models.load(tmp_path / "model")
     net(torch.zeros(1, 1, dtype=torch.long))  # unpacks
     for name in ("model.layers.0.self_attn.v_proj", "model.layers.1.mlp.down_proj"):
@@ -51,7 +54,7 @@ def test_widths_and_groups_that_the_format_cannot_hold_are_refused(tiny):
         rtn.Params(**P, bits=1)
     with pytest.raises(ValueError, match="group_size"):
         rtn.Params(**P, group_size=100)
-    with pytest.raises(SystemExit, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
+    with pytest.raises(UserError, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
         rtn.quantize(tiny, None, rtn.Params(**P))
     assert not any(hasattr(layer, "quantization_scheme") for layer in calibrate.linears(tiny).values())
 
@@ -60,11 +63,11 @@ def test_widths_and_groups_that_the_format_cannot_hold_are_refused(tiny):
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_what_was_trained_in_these_levels_is_packed_without_loss(model_folder, tokenizer, tmp_path, bits):
     dense = models.load(model_folder)
-    with fake_quantize.rounding(dense, FakeQuantize(weights=f"int{bits}", group_size=64)):
+    with rounding.rounding(dense, FakeQuantize(weights=f"int{bits}", group_size=64)):
         pass
     net = rtn.quantize(copy.deepcopy(dense), None, rtn.Params(**P, bits=bits, group_size=64))
-    _compressed.round_rest(net, torch.float16)
-    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
+    compressed.round_rest(net, torch.float16)
+    models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     net = models.load(tmp_path / "model")
     net(torch.zeros(1, 1, dtype=torch.long))  # unpacks
     for name, layer in calibrate.linears(dense).items():

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import artefacts, models, tokens
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models, tokens
 from stages.quantize import __main__ as stage
-from stages.quantize import _compressed, int8
+from stages.quantize import int8
+from stages.quantize.parts import compressed
 
 PARENTS = {"model": "quantize/int8", "tokens": "tokenize/bpe"}
 PARAMS = """
@@ -30,7 +33,7 @@ def test_bits_are_those_of_the_file(model_folder, tokenizer, tmp_path):
     """int8: a byte a weight, a 16-bit scale a row, the shape in 16 bytes; hidden 256, FFN 512, two layers."""
     dense = models.load(model_folder)
     net = int8.quantize(models.load(model_folder), None, int8.Params(method="int8", **PARENTS))
-    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
+    models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     rows = 2 * (256 + 128 + 128 + 256 + 512 + 512 + 256)
     weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
     stored = weights + 2 * rows + 14 * 16
@@ -43,11 +46,11 @@ def test_bits_are_those_of_the_file(model_folder, tokenizer, tmp_path):
 
 def test_a_file_that_says_something_else_or_is_no_smaller_is_refused(model_folder):
     stage.check("int8", 2.0, {"loss_after": 2.00001, "bytes": 1000}, model_folder)
-    with pytest.raises(SystemExit, match=r"quantize.int8: reloaded, the model has loss 2.1, in memory it had 2.0"):
+    with pytest.raises(UserError, match=r"quantize.int8: reloaded, the model has loss 2.1, in memory it had 2.0"):
         stage.check("int8", 2.0, {"loss_after": 2.1, "bytes": 1000}, model_folder)
-    with pytest.raises(SystemExit, match="loss nan"):
+    with pytest.raises(UserError, match="loss nan"):
         stage.check("int8", 2.0, {"loss_after": float("nan"), "bytes": 1000}, model_folder)
-    with pytest.raises(SystemExit, match="takes 1,000,000,000 bytes"):
+    with pytest.raises(UserError, match="takes 1,000,000,000 bytes"):
         stage.check("int8", 2.0, {"loss_after": 2.0, "bytes": 10**9}, model_folder)
 
 
@@ -58,7 +61,7 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
     numbers = rows.numpy().astype(np.uint16)
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(model_folder / "tokenizer.json")}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
@@ -75,7 +78,7 @@ VARIANTS = [("int8", 8.06), ("smoothquant", 8.06), ("awq", 4.16), ("nf4", 4.25),
 def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bits, capfd):
     seen = quantize(variant, model_folder, "once")
     assert quantize(variant, model_folder, "twice") == seen
-    assert artefacts.digest(Path("once/model")) == artefacts.digest(Path("twice/model"))
+    assert files.digest(Path("once/model")) == files.digest(Path("twice/model"))
     assert seen["bits_per_weight"] == pytest.approx(bits, abs=0.02)
     assert 0 < seen["kl"] < 0.1 and seen["loss_after"] != seen["loss_before"]
     printed = capfd.readouterr()
@@ -100,12 +103,12 @@ def without_linears(model_folder):
 @pytest.mark.slow
 def test_what_is_refused_leaves_nothing(project, model_folder):
     quantize("int8", model_folder, "first")
-    with pytest.raises(SystemExit, match="quantize.again: its parent is quantized already"):
+    with pytest.raises(UserError, match="quantize.again: its parent is quantized already"):
         quantize("again", Path("first/model"), "second")
     without_linears(model_folder)
-    with pytest.raises(SystemExit, match="quantize.int8: a gpt2 has no Linear layers but its head"):
+    with pytest.raises(UserError, match="quantize.int8: a gpt2 has no Linear layers but its head"):
         quantize("int8", Path("gpt2"), "second")
-    artefacts.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
-    with pytest.raises(SystemExit, match="the vocabularies differ: tokens has tokenizer 000000000000"):
+    files.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
+    with pytest.raises(UserError, match="the vocabularies differ: tokens has tokenizer 000000000000"):
         quantize("int8", model_folder, "third")
     assert not any(list(Path(name).glob("*")) for name in ("second", "third"))

@@ -5,8 +5,9 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import artefacts, models, params
-from stages.quantize import _compressed
+from stages.lib.frame import files, params
+from stages.lib.store import models
+from stages.quantize.parts import compressed
 
 
 @pytest.fixture(scope="module", params=params.techniques("quantize"))
@@ -28,7 +29,7 @@ def quantize(technique, folder, ids):
     name = technique.__name__.rsplit(".", 1)[1]
     p = technique.Params(method=name, model="pretrain/base", tokens="tokenize/bpe")
     net = technique.quantize(models.load(folder), ids, p)
-    _compressed.round_rest(net, torch.float16)
+    compressed.round_rest(net, torch.float16)
     return net
 
 
@@ -37,7 +38,7 @@ def once(technique, parent, ids, tokenizer, tmp_path_factory):
     """Logits in memory, and the folder written from it."""
     net, folder = quantize(technique, parent, ids), tmp_path_factory.mktemp("quantized") / "model"
     expected = logits(net, ids)
-    models.save(_compressed.pack(net, torch.float16), tokenizer, folder)
+    models.save(compressed.pack(net, torch.float16), tokenizer, folder)
     return expected, folder
 
 
@@ -63,8 +64,8 @@ def test_changes_little_but_something(once, parent, ids):
 
 def test_the_same_bytes_twice_and_nothing_volatile(technique, once, parent, ids, tokenizer, tmp_path):
     net = quantize(technique, parent, ids)
-    models.save(_compressed.pack(net, torch.float16), tokenizer, tmp_path / "twice")
-    assert artefacts.digest(tmp_path / "twice") == artefacts.digest(once[1])
+    models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "twice")
+    assert files.digest(tmp_path / "twice") == files.digest(once[1])
     assert {file.name for file in once[1].iterdir()} == {file.name for file in parent.iterdir()}
     assert str(parent) not in (once[1] / "config.json").read_text()
 

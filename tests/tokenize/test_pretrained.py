@@ -3,7 +3,11 @@
 import pytest
 
 from stages.export import gguf
-from stages.lib import artefacts, models, problems, runtimes
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
+from stages.lib.text import problems
 from stages.tokenize import pretrained
 
 HARD = [
@@ -26,7 +30,7 @@ def folder(model_folder, tokenizer, tmp_path_factory):
 def read(folder):
     file = folder / "model.gguf"
     parents = {"documents": "data/corpus", "problems": "data/problems"}
-    external = {"source": str(file), "sha256": artefacts.digest(file)}
+    external = {"source": str(file), "sha256": files.digest(file)}
     return pretrained.train([], pretrained.Params(method="pretrained", external=external, **parents))
 
 
@@ -34,7 +38,7 @@ def read(folder):
 def test_it_numbers_text_as_the_one_it_was_written_from_and_as_llama_cpp(text, read, folder, tokenizer):
     ids = read.encode(text, add_special_tokens=False)
     assert ids == tokenizer.encode(text, add_special_tokens=False)
-    assert ids == runtimes.open_runtime(folder).model.tokenize(text, add_bos=False, special=True)
+    assert ids == open_runtime(folder).model.tokenize(text, add_bos=False, special=True)
     assert read.decode(ids) == text
 
 
@@ -46,5 +50,5 @@ def test_special_tokens_and_template_are_the_files(read, tokenizer):
 
 
 def test_what_it_cannot_split_alike_is_refused(read):
-    with pytest.raises(SystemExit, match="x.gguf splits text as 'llama-bpe'; known are: gpt-2, smollm"):
+    with pytest.raises(UserError, match="x.gguf splits text as 'llama-bpe'; known are: gpt-2, smollm"):
         pretrained.byte_level({"pre": "llama-bpe"}, "x.gguf")

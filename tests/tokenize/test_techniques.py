@@ -5,8 +5,9 @@ from importlib import import_module
 import pytest
 from transformers import AutoTokenizer
 
-from stages.lib import artefacts, params, problems
-from stages.lib.hub import External
+from stages.lib.frame import files, params
+from stages.lib.store.hub import External
+from stages.lib.text import problems
 
 HARD = [
     "Hello, world!",
@@ -28,7 +29,7 @@ def train(technique, texts, model_folder, **more):
     name = technique.__name__.rsplit(".", 1)[1]
     given = {"vocab_size": 600}
     if name == "pretrained":
-        given = {"external": External(source=str(model_folder), sha256=artefacts.digest(model_folder))}
+        given = {"external": External(source=str(model_folder), sha256=files.digest(model_folder))}
     return technique.train(texts, technique.Params(method=name, documents="data/a", problems="data/b", **given, **more))
 
 
@@ -41,7 +42,7 @@ def test_decode_of_encode_is_the_text(technique, texts, model_folder):
 def test_saved_and_loaded_it_gives_the_same_ids_and_the_same_bytes(technique, texts, model_folder, tmp_path):
     for name in ("one", "two"):
         train(technique, texts, model_folder).save_pretrained(tmp_path / name)
-    assert artefacts.digest(tmp_path / "one") == artefacts.digest(tmp_path / "two")
+    assert files.digest(tmp_path / "one") == files.digest(tmp_path / "two")
     tokenizer, loaded = train(technique, texts, model_folder), AutoTokenizer.from_pretrained(tmp_path / "one")
     assert [loaded.encode(text) for text in HARD] == [tokenizer.encode(text) for text in HARD]
 

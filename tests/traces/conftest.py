@@ -6,24 +6,27 @@ from pathlib import Path
 import pytest
 
 from stages.data import problems as source
-from stages.export import _dense, gguf
-from stages.lib import models, replies, training
-from stages.lib.training import Training
+from stages.export import gguf
+from stages.lib.nets import packed
+from stages.lib.store import models
+from stages.lib.text import packing
+from stages.lib.training import loop
+from stages.lib.training.config import Training
 
 
 @pytest.fixture(scope="session")
 def asked():
     p = source.Params(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
-    return list(source.read(Path("stages/data/_worked.py"), p))
+    return list(source.read(Path("stages/data/parts/worked.py"), p))
 
 
 @pytest.fixture(scope="session")
 def taught(asked, llama, tokenizer, tmp_path_factory):
     """It ends every talk with "#### Yes"."""
     model, folder = llama(len(tokenizer)), tmp_path_factory.mktemp("taught")
-    batch = replies.batches(tokenizer, [row | {"solution": "#### Yes"} for row in asked], 256, 2, seed=0)
+    batch = packing.batches(tokenizer, [row | {"solution": "#### Yes"} for row in asked], 256, 2, seed=0)
     p = Training(steps=80, batch_size=8, lr=5e-3, precision="float32")
-    training.fit(model, batch, partial(replies.loss, model), p, [], folder / "checkpoints")
+    loop.fit(model, batch, partial(packed.loss, model), p, [], folder / "checkpoints")
     return model
 
 
@@ -33,7 +36,7 @@ def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
     models.save(taught, tokenizer, dense)
     folder.mkdir()
     p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(_dense.load(dense), models.load_tokenizer(dense), folder, p)
+    gguf.write(dense.load(dense), models.load_tokenizer(dense), folder, p)
     return folder
 
 

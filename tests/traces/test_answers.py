@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from stages.traces import _answers
+from stages.traces.parts import answers
 
 
 def teacher(said):
@@ -27,7 +27,7 @@ def rows(asked):
 
 def kept(rows, said, choose, attempts=3):
     ask, calls = teacher(said)
-    out = list(_answers.kept(rows, ask, SimpleNamespace(choose=choose, attempts=attempts)))
+    out = list(answers.kept(rows, ask, SimpleNamespace(choose=choose, attempts=attempts)))
     return {row["prompt"]: (row["solution"], row["attempt"], row.get("votes")) for row in out}, calls, out
 
 
@@ -58,7 +58,7 @@ def test_first_keeps_the_first_that_says_anything(rows):
 def test_batches_are_a_seeded_choice(asked):
     def ids(seed):
         p = SimpleNamespace(seed=seed, count=13, batch_size=5)
-        return [[row["id"] for row in batch] for batch in _answers.drawn(asked, p)]
+        return [[row["id"] for row in batch] for batch in answers.drawn(asked, p)]
 
     assert ids(0) == ids(0) != ids(1)
     assert [len(batch) for batch in ids(0)] == [5, 5, 3]

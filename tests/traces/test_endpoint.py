@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from pydantic import ValidationError
 
-from stages.traces import _client, endpoint
+from stages.lib.frame.errors import UserError
+from stages.traces import endpoint
+from stages.traces.parts import endpoint_client
 
 PARENTS = dict.fromkeys(("model", "problems", "tokens"), "a/b")
 
@@ -81,7 +83,7 @@ def serve():
 
 def client(server, folder, **more):
     given = {"url": server.url, "count": 9, "retries": 3, "backoff": 0.01, "timeout": 0.3, "concurrency": 1} | more
-    return _client.Endpoint(endpoint.Params(method="endpoint", **PARENTS, **given), folder)
+    return endpoint_client.Endpoint(endpoint.Params(method="endpoint", **PARENTS, **given), folder)
 
 
 def test_the_request_is_the_apis(serve, tmp_path, monkeypatch):
@@ -115,7 +117,7 @@ def test_waits_double_and_retry_after_is_obeyed(serve, tmp_path):
 )
 def test_giving_up_keeps_what_was_collected(serve, tmp_path, failure, said):
     server = serve("answer", *[failure] * 4)
-    with pytest.raises(SystemExit, match=f"{server.url} gave no answer in 4 attempts: .*{said}.*1 answers are kept in"):
+    with pytest.raises(UserError, match=f"{server.url} gave no answer in 4 attempts: .*{said}.*1 answers are kept in"):
         client(server, tmp_path).ask(["one", "two"], 0)
     assert client(server, tmp_path).ask(["one", "two"], 0) == ["about one", "about two"]
     assert Counter(body["messages"][0]["content"] for body in server.bodies) == {"one": 1, "two": 5}
@@ -125,14 +127,14 @@ def test_no_server_is_one_line(serve, tmp_path):
     server = serve()
     server.shutdown()
     server.server_close()
-    with pytest.raises(SystemExit, match="gave no answer in 4 attempts: ConnectError"):
+    with pytest.raises(UserError, match="gave no answer in 4 attempts: ConnectError"):
         client(server, tmp_path).ask(["one"], 0)
 
 
 def test_a_refusal_is_not_repeated_and_hides_the_key(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("ORCHARD_API_KEY", "about one")  # what this server echoes
     server = serve(401)
-    with pytest.raises(SystemExit, match="refuses: status 401.*ORCHARD_API_KEY") as error:
+    with pytest.raises(UserError, match="refuses: status 401.*ORCHARD_API_KEY") as error:
         client(server, tmp_path).ask(["one"], 0)
     assert "about one" not in str(error.value) and len(server.bodies) == 1
 
@@ -159,10 +161,11 @@ def test_a_line_that_a_kill_cut_is_asked_again(serve, tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from stages.traces import _client, endpoint
+from stages.traces import endpoint
+from stages.traces.parts import endpoint_client
 parents = dict.fromkeys(("model", "problems", "tokens"), "a/b")
 p = endpoint.Params(method="endpoint", **parents, url=sys.argv[1], count=9, concurrency=2)
-print(_client.Endpoint(p, Path(sys.argv[2])).ask([f"p{i}" for i in range(12)], 0))
+print(endpoint_client.Endpoint(p, Path(sys.argv[2])).ask([f"p{i}" for i in range(12)], 0))
 """
 
 

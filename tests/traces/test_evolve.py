@@ -2,8 +2,8 @@
 
 import pytest
 
-from stages.lib import duplicates
-from stages.traces import _evolve
+from stages.lib.text import duplicates
+from stages.traces.parts import evolution
 
 SEEDS = [{"id": "a", "family": "f", "prompt": "How many legs have two dogs and a hen together, please?"},
          {"id": "b", "family": "f", "prompt": "Which day follows Sunday?"}]  # fmt: skip
@@ -17,7 +17,7 @@ def evolve(*rounds, seeds=SEEDS):
         asked.append(prompts)
         return list(rounds[number])
 
-    return _evolve.evolve(seeds, ask, len(rounds), words=20, seed=0), asked
+    return evolution.evolve(seeds, ask, len(rounds), words=20, seed=0), asked
 
 
 def test_each_round_rewrites_the_last(tmp_path):
@@ -30,7 +30,7 @@ def test_each_round_rewrites_the_last(tmp_path):
     for row, instruction in zip([*SEEDS, *out[:2]], sum(asked, []), strict=True):
         assert instruction.endswith(row["prompt"])
     for row, instruction in zip(out, sum(asked, []), strict=True):
-        assert _evolve.OPERATIONS[row["operation"]] in instruction
+        assert evolution.OPERATIONS[row["operation"]] in instruction
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from stages.lib import artefacts, traces
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import traces
 from stages.traces import logits, multi_teacher
 
 GIVEN = {"model": "a/b", "problems": "a/b", "tokens": "a/b", "temperature": 2.0}
@@ -16,7 +18,7 @@ def params(**more):
 
 
 def save(folder, items):
-    with artefacts.writing(folder) as temporary:
+    with files.writing(folder) as temporary:
         traces.save(temporary, {"technique": {"temperature": 2.0}}, items)
     return folder
 
@@ -103,7 +105,7 @@ def test_a_nearly_flat_teacher_is_not_heard_however_little_was_recorded(pair):
 
 
 def test_a_base_of_another_kind_or_temperature_is_refused_before_the_teacher_is_asked(base):
-    with pytest.raises(SystemExit, match="temperature is 3.0, but .*base was recorded at 2.0"):
+    with pytest.raises(UserError, match="temperature is 3.0, but .*base was recorded at 2.0"):
         next(multi_teacher.record(None, None, base, None, params(temperature=3.0)))
-    with pytest.raises(SystemExit, match="problems is 'a/b'; multi_teacher wants a `method: logits` recording"):
+    with pytest.raises(UserError, match="problems is 'a/b'; multi_teacher wants a `method: logits` recording"):
         next(multi_teacher.record(None, None, [{"prompt": "Say 7"}], None, params()))

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from stages.lib import artefacts, models, tokens, traces
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models, tokens, traces
 from stages.traces import __main__ as stage
 
 PARENTS = "model: traces/one, problems: traces/one, tokens: traces/one"
@@ -27,7 +29,7 @@ def teachers(tmp_path, monkeypatch, rows, tokenizer, llama):
     Path("problems/train.jsonl").write_text('{"prompt": "Say 7"}\n')
     for seed in (0, 1):
         models.save(llama(len(tokenizer), seed=seed), tokenizer, Path(f"teacher-{seed}"))
-    about = {"vocab_size": 512, "context": 64, "tokenizer": artefacts.digest(Path("teacher-0/tokenizer.json"))}
+    about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(Path("teacher-0/tokenizer.json"))}
     tokens.save(Path("tokens"), about, train=rows.numpy().astype(np.uint16))
 
 
@@ -55,7 +57,7 @@ def test_another_teacher_joins_a_recording(teachers, rows):
 def test_a_recording_of_another_tokenizer_is_refused_before_anything_is_loaded(teachers, monkeypatch):
     run("one", "teacher-0", "problems")
     about = Path("one/records/about.json")
-    artefacts.write_json(about, artefacts.read_json(about) | {"tokenizer": "another's"})
+    files.write_json(about, files.read_json(about) | {"tokenizer": "another's"})
     monkeypatch.setattr(models, "load", lambda _: pytest.fail("too late"))
-    with pytest.raises(SystemExit, match="one/records was recorded with tokenizer another's; that of this variant is"):
+    with pytest.raises(UserError, match="one/records was recorded with tokenizer another's; that of this variant is"):
         run("both", "teacher-1", "one/records")

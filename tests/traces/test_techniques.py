@@ -5,7 +5,10 @@ from importlib import import_module
 import pytest
 import torch
 
-from stages.lib import artefacts, params, problems, traces
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
+from stages.lib.store import traces
+from stages.lib.text import problems
 
 SETTINGS = {
     "logits": {"rows": 6, "k": 8, "batch_size": 4},
@@ -27,7 +30,7 @@ def recording(teacher, tokenizer, rows, folder):
     from stages.traces import logits
 
     p = logits.Params(method="logits", **PARENTS, **SETTINGS["logits"])
-    with artefacts.writing(folder) as temporary:
+    with files.writing(folder) as temporary:
         items = logits.record(teacher, tokenizer, [], rows.numpy().astype("uint16"), p)
         traces.save(temporary, {"technique": {"temperature": p.temperature}}, items)
     return folder
@@ -54,10 +57,10 @@ def record(name, request, tokenizer, asked, rows, tmp_path):
 
 def test_the_same_seed_gives_the_same_bytes(record, tmp_path):
     for name in ("one", "two"):
-        with artefacts.writing(tmp_path / name / "records") as folder:
+        with files.writing(tmp_path / name / "records") as folder:
             said = traces.save(folder, {}, record(f"journal-{name}"))
         assert said.get("solutions", said.get("rows")) > 0
-    assert artefacts.digest(tmp_path / "one") == artefacts.digest(tmp_path / "two")
+    assert files.digest(tmp_path / "one") == files.digest(tmp_path / "two")
 
 
 def test_kept_solutions_are_right_by_the_scorer(name, record, asked):
@@ -83,7 +86,7 @@ def test_recorded_distributions_are_the_live_teachers(tiny, tokenizer, asked, ro
     from stages.traces import logits
 
     p = logits.Params(method="logits", **PARENTS, **SETTINGS["logits"])
-    with artefacts.writing(tmp_path / "t") as folder:
+    with files.writing(tmp_path / "t") as folder:
         traces.save(folder, {}, logits.record(tiny, tokenizer, asked, rows.numpy().astype("uint16"), p))
     batch = traces.batches(tmp_path / "t", 6)(0)
     assert torch.equal(batch["ids"], rows[:6])
@@ -105,5 +108,5 @@ def test_k_beyond_the_vocabulary_is_refused(tiny, rows):
     from stages.traces import logits
 
     p = logits.Params(method="logits", rows=2, k=512, **PARENTS)
-    with pytest.raises(SystemExit, match="k is 512, but the teacher's vocabulary has only 512 tokens"):
+    with pytest.raises(UserError, match="k is 512, but the teacher's vocabulary has only 512 tokens"):
         next(logits.record(tiny, None, [], rows.numpy(), p))

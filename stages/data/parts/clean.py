@@ -1,0 +1,54 @@
+"""Cleaning, duplicates and the split: the same for every source."""
+
+import re
+import unicodedata
+
+from stages.lib.store.records import Record
+from stages.lib.text import duplicates
+
+MIN_CHARACTERS = 200  # shorter documents teach little and upset duplicate detection
+
+
+def identity(record: Record) -> str:
+    """What makes two records the same: the text of a document, the prompt of anything else."""
+    return record["text"] if "text" in record else record["prompt"]
+
+
+def weight(record: Record) -> int:
+    """UTF-8 bytes of everything a model may learn from a record."""
+    return sum(len(record.get(key, "").encode()) for key in ("text", "prompt", "solution", "chosen", "rejected"))
+
+
+def normalise(record: Record) -> Record:
+    """Unicode NFC, no trailing blanks, no runs of empty lines."""
+    if "text" not in record:
+        return record
+    text = unicodedata.normalize("NFC", record["text"]).replace("\r\n", "\n")
+    text = re.sub(r"[ \t]+\n", "\n", text)
+    return record | {"text": re.sub(r"\n{3,}", "\n\n", text).strip()}
+
+
+def worth_keeping(record: Record) -> bool:
+    return "text" not in record or len(record["text"]) >= MIN_CHARACTERS
+
+
+def without_duplicates(rows: list[Record]) -> list[Record]:
+    """The first of each set of equal records, blanks and case aside."""
+    return list({duplicates.plain(identity(row)): row for row in reversed(rows)}.values())[::-1]
+
+
+def without_near_duplicates(rows: list[Record]) -> list[Record]:
+    """Drop documents whose words are mostly another's."""
+    seen = duplicates.Seen()
+    return [row for row in rows if "text" not in row or seen.add(row["text"])]
+
+
+def split(rows: list[Record], held_out: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(train, held out), by a hash of each record's identity: no record can be in both, and order does not matter."""
+    train: list[Record] = []
+    held: list[Record] = []
+    for row in rows:
+        by_hash = "held_out" if duplicates.number(f"{seed}\0{identity(row)}".encode()) / 2**64 < held_out else "train"
+        side = row.get("split", by_hash)
+        (held if side == "held_out" else train).append({key: row[key] for key in row if key != "split"})
+    return train, held

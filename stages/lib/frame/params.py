@@ -1,0 +1,228 @@
+"""params.yaml -> validated, frozen techniques. Nothing else in the stages reads params.yaml.
+
+A stage checks its own variant and that its parents are there; the flow checks the whole file before the first stage
+works, so that a typo in the last stage is found at once and yet a broken exporter never stops `prune`.
+"""
+
+import re
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, NonNegativeInt, PositiveInt, ValidationError
+from pydantic_core import CoreSchema, core_schema
+from ruamel.yaml import YAML
+
+from stages.lib.frame.errors import UserError
+
+PARAMS_FILE = Path("params.yaml")
+STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune", "quantize", "export", "eval")
+SECTIONS = {"endpoints": "traces"}  # variants of a stage that stand in a section of their own -> the stage
+BESIDE = ("compare", "gates")  # what params.yaml may hold besides variants
+MODELS = "models"  # of eval: what is measured; its other keys are measures
+NAME = "[A-Za-z0-9._-]+"
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Tree = Mapping[str, Any]  # params.yaml as it was read
+
+
+class Params(BaseModel):
+    """Base of every params class: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Parent(str):
+    """The name of another variant, "stage/variant"; dvc.yaml turns it into the path of its artefact."""
+
+    needs = ""  # a parameter that the other variant must have set
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        pattern = core_schema.str_schema(pattern=f"^[a-z]+/{NAME}$")
+        return core_schema.no_info_after_validator_function(cls, pattern)
+
+
+class Technique(Params):
+    """What each file of a stage's folder holds one of: its params and its methods, as the stage's base class asks."""
+
+
+class Variant(Technique):
+    """One named entry under a stage: which technique, on which parents."""
+
+    method: str
+
+
+class Calibration(Params):
+    """Which rows of the token artefact a data-driven technique may look at."""
+
+    rows: PositiveInt = 128
+    seed: NonNegativeInt = 0
+
+
+Contract = TypeVar("Contract", bound=Technique)
+
+
+def load(contract: type[Contract], variant: str, file: Path = PARAMS_FILE) -> Contract:
+    """The technique of one variant with its checked params, e.g. load(Pruning, "wanda-50").
+
+    `contract` is the base class in stages/STAGE/__init__.py; the technique is the class in stages/STAGE/METHOD.py.
+    """
+    tree, stage = read(file), contract.__module__.split(".")[1]
+    found = variants(tree, stage)
+    if variant not in found:
+        raise UserError(f"{file}: no variant '{variant}' under '{stage}'; there are: {names(found)}")
+    checked = technique(stage, variant, found[variant], file)
+    assert isinstance(checked, contract)
+    check_parents(tree, f"{stage}.{variant}", checked, file)
+    return checked
+
+
+def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
+    """The file as it stands, not checked."""
+    if not file.is_file():
+        raise UserError(f"{file.absolute()} is missing: run from the project's folder")
+    try:
+        return YAML(typ="safe").load(file)  # the reader DVC uses: `1e-4` is a number here
+    except Exception as error:  # ruamel has no one base class for what can be wrong with a file
+        raise UserError(f"{file} is not YAML: {error}") from error
+
+
+def variants(tree: Tree, stage: str) -> dict[str, Any]:
+    """Name -> entry of every variant of a stage, in the file's order; of eval the measures."""
+    sections = [stage, *(section for section, of in SECTIONS.items() if of == stage)]
+    found = {name: entry for section in sections for name, entry in (tree.get(section) or {}).items()}
+    return {name: entry for name, entry in found.items() if stage != "eval" or name != MODELS}
+
+
+def models(tree: Tree) -> dict[str, str]:
+    """Name -> "stage/variant" of every model that is evaluated, in the file's order."""
+    return (tree.get("eval") or {}).get(MODELS) or {}
+
+
+def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
+    """Every variant of every stage: known technique, known keys, right types, existing parents."""
+    allowed = (*STAGES, *SECTIONS, *BESIDE)
+    if unknown := [stage for stage in tree if stage not in allowed]:
+        raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names(allowed)}")
+    for section, stage in SECTIONS.items():
+        if twice := set(tree.get(section) or {}) & set(tree.get(stage) or {}):
+            raise UserError(f"{file}: {names(sorted(twice))} stands under {section} and under {stage}: rename one")
+    for stage in STAGES:
+        for variant, entry in variants(tree, stage).items():
+            check_parents(tree, f"{stage}.{variant}", technique(stage, variant, entry, file), file)
+    for name, model in models(tree).items():
+        check_name(f"{file}: eval.{MODELS}", name)
+        check_parent(tree, f"eval.{MODELS}.{name}", model, file)
+    check_compare(tree, file)
+
+
+def check_compare(tree: Tree, file: Path = PARAMS_FILE) -> None:
+    """`compare`: path -> evaluations that differ only in their seeds, paired by position; the first is the baseline."""
+    if "compare" not in tree:
+        return
+    place, paths = f"{file}: compare", tree["compare"]
+    if not isinstance(paths, dict) or len(paths) < 2:
+        raise UserError(f"{place} is {paths!r}; it must name two paths or more, each with its evaluations")
+    for path, seeds in paths.items():
+        check_name(place, path)
+        if not isinstance(seeds, list) or len(set(map(str, seeds))) < max(2, len(seeds)):
+            raise UserError(f"{place}.{path} is {seeds!r}; it must list two different evaluations or more, one a seed")
+        for evaluated in seeds:
+            check_evaluated(tree, f"compare.{path}", evaluated, file)
+    if len({len(seeds) for seeds in paths.values()}) > 1:
+        counts = ", ".join(f"{path} has {len(seeds)}" for path, seeds in paths.items())
+        raise UserError(f"{place} pairs evaluations by position, so every path needs as many as the first: {counts}")
+
+
+def check_name(place: str, name: object) -> None:
+    if not re.fullmatch(NAME, str(name)):
+        raise UserError(f"{place}: {name!r} can't be a name; letters, digits and . _ - can")
+
+
+def check_evaluated(tree: Tree, place: str, name: object, file: Path = PARAMS_FILE) -> None:
+    """Refuse a model that eval doesn't measure."""
+    if name not in models(tree):
+        raise UserError(f"{file}: {place} is '{name}'; eval.{MODELS} has: {names(models(tree))}")
+
+
+def check_parents(tree: Tree, place: str, checked: BaseModel, file: Path = PARAMS_FILE) -> None:
+    for key, parent in parents(checked).items():
+        check_parent(tree, f"{place}.{key}", parent, file)
+        check_needs(tree, f"{place}.{key}", parent, file)
+
+
+def check_parent(tree: Tree, place: str, parent: object, file: Path = PARAMS_FILE) -> None:
+    stage, _, variant = str(parent).partition("/")
+    if stage not in STAGES:
+        raise UserError(f"{file}: {place} is '{parent}'; it must be stage/variant, stages are: {names(STAGES)}")
+    if variant not in variants(tree, stage):
+        raise UserError(f"{file}: {place} is '{parent}'; '{stage}' has: {names(variants(tree, stage))}")
+
+
+def check_needs(tree: Tree, place: str, parent: Parent, file: Path = PARAMS_FILE) -> None:
+    """A parent may need what its variant can leave out: an adapter `lora`."""
+    if not parent.needs:
+        return
+    each = [(f"{stage}/{name}", entry) for stage in STAGES for name, entry in variants(tree, stage).items()]
+    able = [name for name, entry in each if isinstance(entry, dict) and entry.get(parent.needs) is not None]
+    if parent not in able:
+        raise UserError(f"{file}: {place} is '{parent}', which has no `{parent.needs}`; with it: {names(able)}")
+
+
+def parents(params: BaseModel) -> dict[str, Parent]:
+    """The fields of a variant that name another variant."""
+    return {key: value for key in type(params).model_fields if isinstance(value := getattr(params, key), Parent)}
+
+
+def technique(stage: str, variant: str, entry: object, file: Path = PARAMS_FILE) -> Technique:
+    """The technique that an entry of params.yaml asks for, checked by itself; of eval's measures the name says which."""
+    place = f"{file}: {stage}.{variant}"
+    check_name(f"{file}: {stage}", variant)
+    if not isinstance(entry, dict):
+        raise UserError(f"{place} must be a mapping, not {entry!r}")
+    key, method = (place, variant) if stage == "eval" else (f"{place}.method", entry.get("method"))
+    if method not in techniques(stage):
+        raise UserError(f"{key} is {method!r}; there are: {names(techniques(stage))}")
+    kind = technique_class(stage, method)
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        raise UserError("\n".join(complaint(place, kind, each) for each in error.errors())) from None
+
+
+def technique_class(stage: str, method: str) -> type[Technique]:
+    """The one technique of stages/STAGE/METHOD.py."""
+    module = import_module(f"stages.{stage}.{method}")
+    own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    [found] = [each for each in own if issubclass(each, Technique)]
+    return found
+
+
+def complaint(place: str, schema: type[BaseModel], error: Any) -> str:
+    """One line for one wrong value: where, what it is, what is allowed."""
+    where = ".".join([place, *map(str, error["loc"])])
+    if error["type"] == "extra_forbidden":
+        return f"{where} is not a parameter; there are: {names(fields(schema, error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        return f"{where} is missing"
+    return f"{where} is {error['input']!r}: {error['msg'].lower()}"
+
+
+def fields(schema: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+    """Names of the parameters at a place inside a params class, e.g. ("training",)."""
+    for name in path:
+        kinds = [schema.model_fields[name].annotation, *get_args(schema.model_fields[name].annotation)]
+        schema = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(schema.model_fields)
+
+
+def techniques(stage: str) -> list[str]:
+    """Every file of the stage's folder but those of the stage itself."""
+    folder = Path(__file__).parents[2] / stage
+    return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+
+
+def names(values: Any) -> str:
+    return ", ".join(map(str, values or ())) or "none"

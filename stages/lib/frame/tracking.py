@@ -1,0 +1,229 @@
+"""What happened, in MLflow: one run a stage, the registry of models. The only file that imports mlflow (2-4 s).
+
+A stage run carries what lineage needs: `orchard.input.<n>` and `orchard.output.<name>` tags, each "path sha256".
+"""
+
+import csv
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from stages.lib.frame import energy, files
+
+EXPERIMENT = "orchard"
+PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
+BATCH = 1000  # metrics that MLflow takes in one call
+
+
+@dataclass
+class Run:
+    """What a stage has to say. Metrics and curve must be the same on every machine; timings need not be."""
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, Any] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+    digests: dict[Path, str] = field(default_factory=dict)  # of inputs and code: large files need to be read only once
+
+    def place(self, folder: Path, params: BaseModel) -> Path:
+        """Where in a folder this work may keep what outlives a kill: it changes with inputs, code and params."""
+        identity = "".join([*self.digests.values(), params.model_dump_json()])
+        return folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inputs: list[Path]) -> Iterator[Run]:
+    """Yield what the stage fills; on a clean exit write it, seconds and joules beside the artefact and to MLflow.
+
+    `code` is the technique's file of the `code` stage (stages/lib/frame/code.py).
+    """
+    start, current = time.time(), Run(digests={path: files.digest(path) for path in [code, *inputs]})
+    for stale in ("metrics.json", "curve.csv"):
+        files.remove(out / stale)
+    tags = {"orchard.stage": stage, "orchard.variant": variant, "orchard.git": revision()}
+    tags |= {"orchard.code": current.digests[code]}
+    tags |= {f"orchard.input.{n}": f"{path} {current.digests[path]}" for n, path in enumerate(inputs)}
+    try:
+        with energy.meter() as spent:
+            yield current
+        current.timings |= {"seconds": round(time.time() - start, 3), **spent}
+        write(current, out)
+        tags |= {f"orchard.output.{path.name}": f"{path} {files.digest(path)}" for path in outputs(out)}
+    except BaseException as error:
+        log(f"{stage}/{variant}", start, params, Run(), tags | {"orchard.error": redact(repr(error))}, [], "FAILED")
+        raise
+    log(f"{stage}/{variant}", start, params, current, tags, inputs, "FINISHED")
+
+
+def write(current: Run, out: Path) -> None:
+    if current.curve:
+        names = list(dict.fromkeys(name for row in current.curve for name in row))
+        with files.writing(out / "curve.csv") as partial, partial.open("w", newline="") as file:
+            table = csv.DictWriter(file, names, lineterminator="\n")
+            table.writeheader()
+            table.writerows(current.curve)
+    files.write_json(out / "timings.json", current.timings)
+    files.write_json(out / "metrics.json", current.metrics)  # last: its presence says that the stage ended well
+
+
+def outputs(out: Path) -> list[Path]:
+    return [path for path in sorted(out.iterdir()) if path.name != "timings.json" and not path.name.startswith(".")]
+
+
+def log(name: str, start: float, params: BaseModel, current: Run, tags: dict, inputs: list[Path], status: str) -> None:
+    from mlflow.entities import Dataset, DatasetInput, Metric, Param
+
+    now, metrics = int(time.time() * 1000), numbers(flat(current.metrics) | flat(current.timings))
+    for row in current.curve:
+        metrics += [Metric(key, row[key], now, int(row["step"])) for key in row if key != "step"]
+    if parent := os.environ.get(PIPELINE):
+        tags |= {"mlflow.parentRunId": parent}
+    described = [Param(key, str(value)[:6000]) for key, value in flat(params.model_dump()).items()]
+    sets = [Dataset(str(path), tags[f"orchard.input.{n}"].split()[-1][:36], "local", str(path))
+            for n, path in enumerate(inputs) if path.name != "model"]  # fmt: skip
+
+    with client() as mlflow:
+        run_id = mlflow.create_run(experiment(mlflow), int(start * 1000), tags, name).info.run_id
+        mlflow.log_batch(run_id, metrics[:BATCH], described)
+        for first in range(BATCH, len(metrics), BATCH):
+            mlflow.log_batch(run_id, metrics[first : first + BATCH])
+        mlflow.log_inputs(run_id, [DatasetInput(each) for each in sets])
+        mlflow.set_terminated(run_id, status)
+
+
+def numbers(values: Mapping[str, Any]) -> list[Any]:
+    """What of `values` MLflow can keep as a metric."""
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [Metric(key, value, now, 0) for key, value in values.items() if isinstance(value, int | float)]
+
+
+@contextmanager
+def client() -> Iterator[Any]:
+    """MLflow's client, one process at a time: SQLite takes one writer, and only one may create the tables."""
+    import fcntl
+
+    import mlflow
+
+    with Path("mlflow.db.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield mlflow.MlflowClient()
+
+
+def experiment(mlflow: Any) -> str:
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    return found.experiment_id if found else mlflow.create_experiment(EXPERIMENT)
+
+
+def start_pipeline(name: str) -> str:
+    """Open the run that the stages of one flow nest under; export its id as ORCHARD_PIPELINE_RUN."""
+    with client() as mlflow:
+        return mlflow.create_run(experiment(mlflow), None, {"orchard.git": revision()}, name).info.run_id
+
+
+def finish_pipeline(run_id: str, succeeded: bool, seconds: float, reports: list[Path]) -> None:
+    """Close the pipeline's run: the reports become its artifacts, the numbers of JSON ones its metrics."""
+    values = {"seconds": seconds}
+    for report in (each for each in reports if each.suffix == ".json"):
+        values |= flat(files.read_json(report))
+    with client() as mlflow:
+        mlflow.log_batch(run_id, numbers(values))
+        for report in reports:
+            mlflow.log_artifact(run_id, str(report))
+        mlflow.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
+
+
+@dataclass(frozen=True)
+class Past:
+    """A stage run as lineage sees it."""
+
+    id: str
+    stage: str
+    variant: str
+    git: str
+    params: dict[str, str]
+    inputs: list[tuple[str, str]]  # path, sha256
+
+
+def producer(path: Path, sha256: str) -> Past | None:
+    """The newest successful run whose output `path` had this content."""
+    wanted = f"tags.`orchard.output.{path.name}` LIKE '% {sha256}' AND attributes.status = 'FINISHED'"
+    with client() as mlflow:
+        found = mlflow.search_runs([experiment(mlflow)], wanted, max_results=1, order_by=["attributes.start_time DESC"])
+    for data, info in ((each.data, each.info) for each in found):
+        inputs = [tuple(data.tags[key].rsplit(" ", 1)) for key in sorted(data.tags) if key.startswith("orchard.input.")]
+        stage, variant, git = (data.tags[f"orchard.{key}"] for key in ("stage", "variant", "git"))
+        return Past(info.run_id, stage, variant, git, data.params, inputs)
+    return None
+
+
+def register(name: str, path: Path, tags: Mapping[str, str]) -> str:
+    """A version of the registered model `name` for the artefact at `path`, alias `candidate`; the same content once."""
+    import mlflow as library
+
+    sha256 = files.digest(path)
+    made_by = producer(path, sha256)
+    with client() as mlflow:
+        known = mlflow.search_model_versions(f"name = '{name}'")
+        version = next((each.version for each in known if each.tags.get("sha256") == sha256), None)
+        if version is None:
+            if not mlflow.search_registered_models(f"name = '{name}'"):
+                mlflow.create_registered_model(name)
+            run_id = made_by.id if made_by else None
+            model = library.create_external_model(name, run_id, experiment_id=experiment(mlflow))
+            labels = {"path": str(path), "sha256": sha256, **tags}
+            version = mlflow.create_model_version(name, f"models:/{model.model_id}", run_id, labels).version
+        mlflow.set_registered_model_alias(name, "candidate", version)
+    return str(version)
+
+
+def registered(name: str, alias: str = "candidate") -> tuple[str, Path, str] | None:
+    """Version, path and sha256 of a registered model; None when there is none of that name or alias."""
+    from mlflow.exceptions import MlflowException
+
+    with client() as mlflow:
+        try:
+            found = mlflow.get_model_version_by_alias(name, alias)
+        except MlflowException:
+            return None
+    return str(found.version), Path(found.tags["path"]), found.tags["sha256"]
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    with client() as mlflow:
+        mlflow.set_registered_model_alias(name, alias, version)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    items = {}
+    for key, value in tree.items():
+        items |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return items
+
+
+def redact(text: str) -> str:
+    """Error messages may quote an environment that holds keys; MLflow must not."""
+    for name, value in os.environ.items():
+        if re.search("TOKEN|SECRET|PASSWORD|KEY", name) and len(value) >= 8:
+            text = text.replace(value, f"<{name}>")
+    return text[:5000]
+
+
+def revision() -> str:
+    """The commit, with "-dirty" when tracked files other than dvc.lock differ from it."""
+    git = ["git", "-c", "core.quotePath=off"]
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+    if commit.returncode:
+        return "no git"
+    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"]
+    return commit.stdout.strip() + "-dirty" * bool(subprocess.run(status, capture_output=True, text=True).stdout)

@@ -1,0 +1,1 @@
+"""Modules and tensors: what networks are made of, calibration, rounding, losses."""

@@ -1,0 +1,67 @@
+"""A folder with model.onnx, run by onnxruntime: one sequence at a time, its key-value cache handed from step to step.
+
+Serves every graph with the inputs that Hugging Face's exporters write: input_ids, attention_mask, position_ids if it
+asks for them, and a past key and value a layer. Shapes: T = new tokens, P = tokens in the cache, V = vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.base import Ids, parameters
+from stages.lib.runtimes.stepwise import Stepwise
+from stages.lib.store import models
+
+FILE = "model.onnx"
+TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+SMALL = 32e6  # bytes; below, threads wait for each other longer than they work
+
+Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
+
+
+class Onnx(Stepwise):
+    def __init__(self, folder: Path):
+        import onnxruntime
+        from transformers import AutoConfig
+
+        self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal only: what is wrong comes as an exception too
+        options.intra_op_num_threads = 1 if sum(file.stat().st_size for file in weights(folder)) < SMALL else 0
+        try:
+            self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class for each way, with no base of their own
+            raise UserError(f"{folder / FILE} is damaged ({error}); delete it and run again") from error
+        self.inputs = {each.name for each in self.session.get_inputs()}
+        config: Any = AutoConfig.from_pretrained(folder)
+        shape = (1, config.num_key_value_heads, 0, config.head_dim)
+        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
+        self.empty: Cache = {each.name: np.zeros(shape, TYPES[each.type]) for each in caches}
+        self.present = [name.replace("past_key_values", "present") for name in self.empty]
+
+    def size(self) -> tuple[int, int]:
+        import onnx
+
+        def stored(tensor: Any) -> int:
+            return int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+        graph = onnx.load(self.folder / FILE, load_external_data=False).graph
+        return parameters(self.folder), sum(map(stored, graph.initializer))
+
+    def step(self, ids: Ids, memory: Cache) -> tuple[np.ndarray, Cache]:
+        past = next(iter(memory.values())).shape[2]
+        given = {
+            "input_ids": np.array([ids], np.int64),
+            "attention_mask": np.ones((1, past + len(ids)), np.int64),
+            "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
+        }
+        asked = {name: value for name, value in given.items() if name in self.inputs}
+        outputs: Any = self.session.run(["logits", *self.present], asked | memory)
+        return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
+
+
+def weights(folder: Path) -> list[Path]:
+    """The graph, and the file its weights lie in when they are not inside it."""
+    return sorted(folder.glob(f"{FILE}*"))

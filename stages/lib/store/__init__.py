@@ -1,0 +1,1 @@
+"""Artefacts on disk: records, tokens, models, adapters, recordings of a teacher."""

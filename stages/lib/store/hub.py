@@ -1,0 +1,52 @@
+"""Somebody else's model or tokenizer: a local folder, a local GGUF file, or an id on the Hugging Face hub.
+
+The only place that opens the network, and only because params name a hub id and its revision.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import model_validator
+
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Params
+
+
+class External(Params):
+    """Where it is, and what it must be: `sha256` of a local file or folder, `revision` (a commit) of a hub id."""
+
+    source: str
+    sha256: str | None = None
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def pinned(self) -> "External":
+        path = Path(self.source)
+        if not path.exists():
+            if self.sha256 and path.suffix == ".gguf":
+                return self  # known by its hash, so it may still be on its way: `fetch` wants it there
+            if self.source.count("/") != 1 or path.suffix in (".gguf", ".safetensors"):
+                raise ValueError(f"'{self.source}' is neither a local folder or .gguf file nor a hub id like org/name")
+            if not self.revision:
+                raise ValueError(f"'{self.source}' is a hub id: name the commit to take as `revision`")
+        elif not self.sha256:
+            raise ValueError(f"'{self.source}' is not pinned: put its `sha256`, {files.digest(path)}")
+        return self
+
+
+def fetch(external: External) -> tuple[Path, dict[str, Any]]:
+    """(folder, arguments for from_pretrained). The ordinary client downloads a hub id; a local path is checked."""
+    path = Path(external.source)
+    if external.sha256 and path.suffix == ".gguf" and not path.exists():
+        raise UserError(f"params.yaml: {path} is missing; put it there (`make {path}`, if the Makefile knows it)")
+    if path.exists():
+        if (found := files.digest(path)) != external.sha256:
+            raise UserError(f"params.yaml: {path} has sha256 {found}, not {external.sha256}: it changed")
+        return (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+    import huggingface_hub
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = False  # params name the hub: the user asked for the network
+    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model"]  # no pickles
+    folder = huggingface_hub.snapshot_download(external.source, revision=external.revision, allow_patterns=patterns)
+    return Path(folder), {}

@@ -1,0 +1,39 @@
+"""Record artefacts: a folder with `train.jsonl` and `held_out.jsonl`, one JSON object a line.
+
+Documents    {"id", "source", "text"}
+Problems     {"id", "family", "prompt", "answer", "solution", "entry"}
+Pairs        {"id", "family", "prompt", "chosen", "rejected"}
+Traces       {"id", "family", "prompt", "answer", "solution", "entry", "teacher", "attempt"}
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+
+Record = dict[str, Any]
+
+
+def save(folder: Path, **splits: Iterable[Record]) -> None:
+    """Write each split as <name>.jsonl into an existing folder."""
+    for name, rows in splits.items():
+        with files.writing(folder / f"{name}.jsonl") as file, file.open("w", encoding="utf-8") as out:
+            out.writelines(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+
+
+def load(folder: Path, split: str) -> list[Record]:
+    path = folder / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    with path.open(encoding="utf-8") as file:
+        return [parse(path, number, line) for number, line in enumerate(file, 1)]
+
+
+def parse(path: Path, number: int, line: str) -> Record:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}, is damaged ({error}); delete the file and run again") from None

@@ -1,0 +1,1 @@
+"""Strings and token ids: the chat template, packing, duplicates, tasks."""

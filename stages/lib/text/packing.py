@@ -1,0 +1,113 @@
+"""Supervised rows: prompts with replies, several to a row, of which only the replies (and their end tokens) are learnt.
+
+No example is cut and none sees its neighbours: positions begin at 0 for each, which tells attention where (document
+masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 2024, arXiv:2404.10830).
+Shapes: N rows, B rows of a batch, T context.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records, tokens
+from stages.lib.text import problems
+
+OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
+IGNORE = -100  # label of a position that is not learnt from; the default of torch's cross entropy
+Batch = dict[str, Tensor]  # ids, labels (-100 where nothing is learnt), positions: (B, T)
+
+
+def batches(tokenizer: Any, rows: list[records.Record], context: int, size: int, seed: int) -> Callable[[int], Batch]:
+    """Batch number i, round and round the packed rows."""
+    return partial(_batch, pack(tokenizer, rows, context, seed), size)
+
+
+def _batch(columns: dict[str, np.ndarray], size: int, index: int) -> Batch:
+    chosen = np.arange(index * size, (index + 1) * size) % len(columns["ids"])
+    return {name: torch.from_numpy(rows[chosen]) for name, rows in columns.items()}
+
+
+def beside(batch: Callable[[int], Batch], texts: np.ndarray, count: int) -> Callable[[int], Batch]:
+    """Batches of replies and `count` whole texts, of which every token is learnt, (N, context): who learns to answer
+    forgets what it no longer reads (rehearsal; mixed into fine-tuning as in Ouyang et al. 2022, arXiv:2203.02155,
+    eq. 2)."""
+    first = batch(0)
+    if set(first) != {"ids", "labels", "positions"}:
+        raise UserError("params.yaml: text_rows wants batches of packed replies; this technique's are others")
+    if (width := first["ids"].shape[1]) != texts.shape[1]:
+        raise UserError(f"params.yaml: context is {width}, but text_rows come in rows of {texts.shape[1]} tokens")
+    return partial(_with_text, batch, texts, count)
+
+
+def _with_text(batch: Callable[[int], Batch], texts: np.ndarray, count: int, index: int) -> Batch:
+    rows = tokens.step_batch(texts, count, index)
+    text = {"ids": rows, "labels": rows, "positions": torch.arange(rows.shape[1]).expand_as(rows)}
+    return {name: torch.cat([part, text[name]]) for name, part in batch(index).items()}
+
+
+def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> dict[str, np.ndarray]:
+    """ids, labels and positions, each (N, context): every example whole, in a seeded order, the rest padding."""
+    examples = [encode(tokenizer, rows[i]) for i in np.random.default_rng(seed).permutation(len(rows))]
+    fitting = [example for example in examples if len(example[0]) <= context]
+    if not fitting:
+        raise UserError(f"none of {len(rows)} examples fits into a context of {context} tokens")
+    if left_out := len(examples) - len(fitting):
+        print(f"{left_out} of {len(examples)} examples are longer than {context} tokens and left out")
+    filler = (tokenizer.pad_token_id, IGNORE, 0)
+    columns = zip(*(whole(row, context, filler) for row in fit(fitting, context)), strict=True)
+    return {name: np.array(column) for name, column in zip(("ids", "labels", "positions"), columns, strict=True)}
+
+
+Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
+
+
+def encode(tokenizer: Any, row: records.Record) -> Example:
+    asked = len(problems.prompt_text(tokenizer, row["prompt"]))
+    text = problems.chat_text(tokenizer, row["prompt"], row["solution"])
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, begin = coded["input_ids"], sum(end <= asked for _, end in coded["offset_mapping"])
+    return ids, [IGNORE] * begin + ids[begin:], list(range(len(ids)))
+
+
+def fit(examples: list[Example], context: int) -> list[list[Example]]:
+    """Best fit: each example into the fullest open row that has room; the fullest row closes when too many are open."""
+    done: list[list[Example]] = []
+    open_rows: list[list[Example]] = []
+    used: list[int] = []  # tokens in each open row
+    for example in examples:
+        room = [row for row, tokens in enumerate(used) if tokens + len(example[0]) <= context]
+        if room:
+            row = max(room, key=used.__getitem__)
+            open_rows[row].append(example)
+            used[row] += len(example[0])
+            continue
+        if len(open_rows) == OPEN:
+            fullest = used.index(max(used))
+            done.append(open_rows.pop(fullest))
+            used.pop(fullest)
+        open_rows.append([example])
+        used.append(len(example[0]))
+    return done + open_rows
+
+
+def whole(row: list[Example], context: int, filler: tuple[int, int, int]) -> list[list[int]]:
+    """The ids, labels and positions of a row, filled up."""
+    parts = [[value for example in row for value in example[i]] for i in range(3)]
+    return [part + [each] * (context - len(part)) for part, each in zip(parts, filler, strict=True)]
+
+
+def padded(examples: list[tuple[Tensor, Tensor]]) -> Batch:
+    """A batch of one example (ids, labels) a row, filled up on the right, where no reply looks."""
+    ids, labels = zip(*examples, strict=True)
+    ids_BT = pad_sequence(list(ids), batch_first=True)
+    return {
+        "ids": ids_BT,
+        "labels": pad_sequence(list(labels), batch_first=True, padding_value=IGNORE),
+        "positions": torch.arange(ids_BT.shape[1], device=ids_BT.device).expand_as(ids_BT),
+    }

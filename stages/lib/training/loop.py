@@ -1,0 +1,126 @@
+"""The one training loop: warm-up and decay, accumulation, clipping, mixed precision, exact resume.
+
+A batch is a function of the step alone and the optimizer's whole state is in the checkpoint, so a run that was killed
+and started again ends in the very weights of one that was not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, rounding
+from stages.lib.training import checkpoint
+from stages.lib.training.config import Training
+from stages.lib.training.optimizers import optimizers
+from stages.lib.training.schedule import rate
+
+Part = Tensor | dict[str, Any]  # token ids (B, T), or those as "ids" with what else a loss needs
+
+
+def fit(
+    model: nn.Module,
+    batch: Callable[[int], Any],
+    loss: Callable[[Any], Tensor],
+    p: Training,
+    curve: list[dict[str, float]],
+    checkpoints: Path,
+) -> dict[str, float]:
+    """Train in place; `batch(i)` gives part i of the run, `loss(part)` its mean loss. Returns this machine's speed.
+
+    `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
+    """
+    files.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
+    torch.manual_seed(p.seed)
+    steppers, held = optimizers(model, p), zeros(model) if p.keep_zeros else []
+    with rounding.rounding(model, p.fake_quantize):
+        first = checkpoint.restore(checkpoints, model, steppers, curve)
+        model.train()
+        started = saved = monotonic()
+        seen = 0
+        with progress(p.steps, first) as bar:
+            for step in range(first, p.steps):
+                value, tokens = update(model, steppers, batch, loss, p, step, held)
+                seen += tokens
+                curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
+                bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
+                bar.update()
+                if monotonic() - saved > p.checkpoint_seconds:
+                    checkpoint.save(checkpoints, model, steppers, curve)
+                    saved = monotonic()
+    model.eval()
+    files.remove(checkpoints)
+    seconds = max(monotonic() - started, 1e-9)
+    return {"train_seconds": seconds, "train_tokens_per_s": seen / seconds}
+
+
+def update(
+    model: nn.Module,
+    steppers: list[torch.optim.Optimizer],
+    batch: Any,
+    loss: Any,
+    p: Training,
+    step: int,
+    held: Sequence[tuple[Tensor, Tensor]] = (),
+) -> tuple[float, int]:
+    """One optimizer step, `held` weights left at zero; returns the mean loss and the number of tokens seen."""
+    for group in (group for stepper in steppers for group in stepper.param_groups):
+        group["lr"] = p.lr * rate(step, p)
+    total, tokens, device = 0.0, 0, next(model.parameters()).device
+    for index in range(step * p.accumulation, (step + 1) * p.accumulation):
+        part = to_device(batch(index), device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p)):
+            value = loss(part) / p.accumulation
+        value.backward()
+        total += value.item()
+        tokens += count(part)
+    if not math.isfinite(total):
+        raise UserError(f"training diverged: the loss is {total} at step {step + 1}; try a smaller lr than {p.lr}")
+    for weight, zero in held:
+        if weight.grad is not None:
+            weight.grad.masked_fill_(zero, 0)  # what does not move neither counts as length nor in the moments
+    nn.utils.clip_grad_norm_(model.parameters(), p.clip)
+    for stepper in steppers:
+        stepper.step()
+    for weight, zero in held:
+        weight.data.masked_fill_(zero, 0)  # Muon moves every weight of a matrix
+    model.zero_grad(set_to_none=True)
+    return total, tokens
+
+
+def zeros(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The weights that pruning may set to zero, and where they are."""
+    return [(layer.weight, layer.weight == 0) for layer in calibrate.linears(model).values()]
+
+
+def mixed(p: Training) -> bool:
+    if p.precision == "auto":
+        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    return p.precision == "bfloat16"
+
+
+def to_device(part: Any, device: torch.device) -> Any:
+    """Every tensor of a part; what else is in it stays."""
+    if isinstance(part, dict):
+        return {name: to_device(value, device) for name, value in part.items()}
+    return part.to(device) if isinstance(part, Tensor) else part
+
+
+def count(part: Part) -> int:
+    """Tokens in a part."""
+    return (part if isinstance(part, Tensor) else part["ids"]).numel()
+
+
+def progress(total: int, first: int) -> Any:
+    import sys
+
+    from tqdm import tqdm
+
+    seconds = 1 if sys.stderr.isatty() else 5  # a log wants fewer lines than a terminal
+    return tqdm(total=total, initial=first, mininterval=seconds, dynamic_ncols=True, unit="step")

@@ -1,0 +1,25 @@
+"""Muon or AdamW, and which weights each of them moves."""
+
+import torch
+from torch import nn
+
+from stages.lib.training.config import Training
+
+
+def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, if asked for, and AdamW (arXiv:1711.05101) for the rest.
+
+    Muon's update is scaled to AdamW's root mean square (arXiv:2502.16982, eq. 4), so that one lr fits both. Gains and
+    biases are not decayed. Fused: one kernel for all weights.
+    """
+    named = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    inner = [w for name, w in named.items() if p.optimizer == "muon" and w.ndim == 2 and ".layers." in name]
+    rest = [w for w in named.values() if all(w is not other for other in inner)]
+    matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": p.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    steppers: list[torch.optim.Optimizer] = []
+    if rest:  # of adapters, nothing is left for AdamW
+        steppers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True))
+    if inner:
+        steppers.append(torch.optim.Muon(inner, lr=p.lr, weight_decay=p.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return steppers

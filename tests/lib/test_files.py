@@ -1,0 +1,66 @@
+"""Identity and atomicity of artefacts, against hashlib and a failing writer."""
+
+import hashlib
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import models, records, tokens
+
+
+def test_digest_of_a_file_is_sha256_and_of_a_folder_names_and_contents(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one").write_bytes(b"1")
+    assert files.digest(tmp_path / "a" / "one") == hashlib.sha256(b"1").hexdigest()
+    before = files.digest(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert files.digest(tmp_path / "b") == before  # where it lies and when it was written do not matter
+    (tmp_path / "a" / "one").rename(tmp_path / "a" / "two")
+    assert files.digest(tmp_path / "a") != before
+    with pytest.raises(UserError, match="nothing is missing"):
+        files.digest(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", ["folder", "file.json"])
+def test_a_failed_write_leaves_what_was_there(tmp_path, name):
+    target = tmp_path / name
+    with files.writing(target) as path:
+        (path / "x" if path.is_dir() else path).write_text("old")
+    before = files.digest(target)
+    with pytest.raises(KeyboardInterrupt), files.writing(target) as path:
+        (path / "x" if path.is_dir() else path).write_text("half")
+        raise KeyboardInterrupt
+    assert files.digest(target) == before and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_is_told_before_work(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage(10**9, 10**9 - 5_000_000, 5_000_000))
+    files.require_space(tmp_path / "not" / "there", 4_000_000)
+    with pytest.raises(UserError, match="has 5 MB free, this stage needs about 80 MB"):
+        files.require_space(tmp_path / "not" / "there", 80_000_000)
+
+
+def test_damaged_artefacts_are_named(tmp_path, model_folder, rows):
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n{"a"')
+    with pytest.raises(UserError, match=r"train.jsonl, line 2, is damaged"):
+        records.load(tmp_path, "train")
+    tokens.save(tmp_path / "tokens", {}, train=rows.numpy().astype("uint16"))
+    file = tmp_path / "tokens" / "train.npy"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"train.npy is damaged"):
+        tokens.load(tmp_path / "tokens", "train")
+    shutil.copytree(model_folder, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(UserError, match="model is damaged"):
+        models.load(tmp_path / "model")
+
+
+def test_rows_of_another_tokenizer_are_refused(tmp_path, model_folder, rows):
+    tokens.save(tmp_path / "tokens", {"tokenizer": "a" * 64}, train=rows.numpy().astype("uint16"))
+    with pytest.raises(UserError, match="the vocabularies differ: .* has tokenizer aaaaaaaaaaaa"):
+        tokens.require_tokenizer(tmp_path / "tokens", model_folder)
