@@ -252,7 +252,7 @@ def shorten(model: "PreTrainedModel", kept: list[int]) -> None:
     for position, block in enumerate(stay):
         for module in block.modules():
             if "layer_idx" in vars(module):
-                module.layer_idx = position  # its place in the key-value cache
+                vars(module)["layer_idx"] = position  # its place in the key-value cache
     model.set_submodule(names[0].rsplit(".", 1)[0], nn.ModuleList(stay))
     for name, value in fields.items():
         setattr(config, name, value)
