@@ -7,6 +7,7 @@ random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679).
 Shapes: N = rows, T = context, D = hidden.
 """
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -62,16 +63,15 @@ def block_influence(model: "PreTrainedModel", rows_NT: Tensor) -> list[float]:
     blocks = anatomy.named_blocks(model)
     sums = dict.fromkeys(blocks, 0.0)
 
-    def compare(name: str, before_NTD: Tensor, output: Any) -> None:
-        after_NTD = output[0] if isinstance(output, tuple) else output
-        sums[name] += (1 - F.cosine_similarity(before_NTD, after_NTD, dim=-1)).mean(1).sum().item()
+    def compares(name: str) -> Callable[..., None]:
+        def add(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            after_NTD = output[0] if isinstance(output, tuple) else output
+            sums[name] += (1 - F.cosine_similarity(inputs[0], after_NTD, dim=-1)).mean(1).sum().item()
+
+        return add
 
     with ExitStack() as hooks:
         for name, block in blocks.items():
-
-            def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any, name: str = name) -> None:
-                compare(name, inputs[0], output)
-
-            hooks.enter_context(block.register_forward_hook(hook))
+            hooks.enter_context(block.register_forward_hook(compares(name)))
         calibrate.run(model, rows_NT)
     return [total / len(rows_NT) for total in sums.values()]
