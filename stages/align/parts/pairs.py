@@ -79,8 +79,8 @@ def lengths(batch: packing.Batch) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def compare(before: "PreTrainedModel", after: "PreTrainedModel", pairs: list[Pair], size: int = 16) -> dict[str, float]:
-    """Of both models the log-probabilities of the replies (nats, means) and the share of pairs whose chosen reply is the
-    likelier one; and the margin, by which the second model moved them apart (nats, mean of log-ratio differences).
+    """Of both models the log-probabilities of the replies (nats, means) and the share of pairs whose chosen reply is
+    the likelier one; and the margin, by which the second model moved them apart (nats, mean of log-ratio differences).
     """
     parts = [loop.to_device(together(pairs[i : i + size]), after.device) for i in range(0, len(pairs), size)]
     found: dict[str, float] = {}
