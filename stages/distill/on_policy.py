@@ -66,7 +66,7 @@ class OnPolicy(Distillation):
         tokenizer: "PreTrainedTokenizerFast",
         index: int,
     ) -> Batch:
-        """The data's rows, or prompts and the seed of their replies; of the index alone, so that runs can be resumed."""
+        """The data's rows, or prompts and the seed of their replies; a function of the index, so that runs resume."""
         random = np.random.default_rng((self.training.seed, index))
         if random.random() >= self.on_policy:
             return data(index)

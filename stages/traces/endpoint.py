@@ -15,11 +15,12 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from stages.lib.store import records
 from stages.lib.store.records import Record
-from stages.traces.parts import answers, evolution
+from stages.traces.parts import evolution
+from stages.traces.parts.answers import Answers, Writer, drawn
 from stages.traces.parts.endpoint_client import Client
 
 
-class Endpoint(answers.Answers):
+class Endpoint(Answers):
     method: Literal["endpoint"]
     url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
     name: str = "default"  # of the model, as the endpoint calls it
@@ -43,28 +44,17 @@ class Endpoint(answers.Answers):
     def open(self, model: Path | None, place: Path) -> "EndpointWriter":
         return EndpointWriter(self, place)
 
-    def record(self, teacher: answers.Writer, source: Path) -> Iterator[Record]:
+    def record(self, teacher: Writer, source: Path) -> Iterator[Record]:
         if not self.evolve:
             yield from super().record(teacher, source)
             return
         problems = records.load(source / "records", "train")
-        seeds = [row for rows in answers.drawn(problems, self.seed, self.count, self.batch_size) for row in rows]
+        seeds = [row for rows in drawn(problems, self.seed, self.count, self.batch_size) for row in rows]
         ask = partial(teacher.reply, 0)
         yield from self.kept(evolution.evolve(seeds, ask, self.evolve, self.prompt_words, self.seed), ask)
 
-    def measure(self, teacher: answers.Writer, records: Path) -> dict[str, float]:
-        assert isinstance(teacher, EndpointWriter)
-        return self.cost(teacher.client)
 
-    def cost(self, client: Client) -> dict[str, float]:
-        """Requests, tokens and their price, of all that this recording asked for, now or before a kill."""
-        spent = client.spent()
-        prices = spent["prompt_tokens"] * self.price_per_million_input
-        prices += spent["completion_tokens"] * self.price_per_million_output
-        return spent | {"cost": prices / 1e6}
-
-
-class EndpointWriter:
+class EndpointWriter(Writer):
     """One prompt a request; every attempt has a seed of its own."""
 
     def __init__(self, p: Endpoint, place: Path):
@@ -76,3 +66,10 @@ class EndpointWriter:
         sampling = {"temperature": self.p.temperature, "seed": self.p.seed + attempt}
         found = self.client.ask(prompts, max_tokens=self.p.max_new_tokens, **sampling)
         return [answer["text"] if answer["finish"] != "length" else "" for answer in found]
+
+    def spent(self) -> dict[str, float]:
+        """Requests, tokens and their price, of all that this recording asked for, now or before a kill."""
+        spent = self.client.spent()
+        prices = self.p.price_per_million_input, self.p.price_per_million_output
+        tokens = spent["prompt_tokens"], spent["completion_tokens"]
+        return spent | {"cost": sum(count * price / 1e6 for count, price in zip(tokens, prices, strict=True))}

@@ -11,7 +11,7 @@ from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Parent
 from stages.lib.runtimes.base import Runtime
 from stages.lib.text import problems
-from stages.traces.parts.answers import Answers
+from stages.traces.parts.answers import Answers, Writer
 
 
 class LlamaCpp(Answers):
@@ -31,7 +31,7 @@ class LlamaCpp(Answers):
         return RuntimeWriter(runtime(model), self)
 
 
-class RuntimeWriter:
+class RuntimeWriter(Writer):
     """Every attempt at every batch has a seed of its own."""
 
     def __init__(self, runtime: Runtime, p: LlamaCpp):

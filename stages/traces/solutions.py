@@ -4,7 +4,7 @@ Or by majority, or unverified: see stages/traces/parts/answers.py. Cost: `count`
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
@@ -12,7 +12,7 @@ from stages.lib.frame.params import Parent
 from stages.lib.sampling import rollouts
 from stages.lib.store import models
 from stages.lib.text import problems
-from stages.traces.parts.answers import Answers
+from stages.traces.parts.answers import Answers, Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,7 +27,7 @@ class Solutions(Answers):
         return TransformersWriter(models.load(model), models.load_tokenizer(model), self)
 
 
-class TransformersWriter:
+class TransformersWriter(Writer):
     """Draws one reply after the other from one generator, seeded when it is opened."""
 
     def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", p: Solutions):
@@ -35,7 +35,7 @@ class TransformersWriter:
         torch.manual_seed(p.seed)
 
     def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
-        p, pad = self.p, self.tokenizer.pad_token_id
+        p, pad = self.p, cast(int, self.tokenizer.pad_token_id)
         padded = rollouts.padded(self.tokenizer, [problems.prompt_ids(self.tokenizer, prompt) for prompt in prompts])
         replies_BR = rollouts.replies(self.model, padded, p.max_new_tokens, p.temperature, pad)
         return self.tokenizer.batch_decode(replies_BR, skip_special_tokens=True)

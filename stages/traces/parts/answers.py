@@ -9,12 +9,12 @@ first             the first sample that says anything, right or wrong: behaviour
 A record says how it was chosen: "chosen_by", and "votes" of self-consistency.
 """
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from pydantic import NonNegativeFloat, PositiveInt, model_validator
@@ -27,12 +27,16 @@ from stages.traces import Recording
 Ask = Callable[[list[str], int], list[str]]  # prompts, number of the attempt -> a reply to each
 
 
-class Writer(Protocol):
+class Writer(ABC):
     """A teacher that replies in text."""
 
+    @abstractmethod
     def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
         """A reply to each prompt; what is drawn depends on the numbers of the batch and of the attempt."""
-        ...
+
+    def spent(self) -> dict[str, float]:
+        """What all its replies took, where they are counted."""
+        return {}
 
 
 class Answers(Recording[Writer], ABC):
@@ -56,6 +60,9 @@ class Answers(Recording[Writer], ABC):
         asked = drawn(records.load(source / "records", "train"), self.seed, self.count, self.batch_size)
         for number, rows in enumerate(asked):
             yield from self.kept(rows, partial(teacher.reply, number))
+
+    def measure(self, teacher: Writer, records: Path) -> dict[str, float]:
+        return teacher.spent()
 
     def kept(self, rows: list[Record], ask: Ask) -> Iterator[Record]:
         """One batch of problems with the chosen solution to each."""

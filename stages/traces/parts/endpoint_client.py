@@ -67,8 +67,8 @@ class Client:
         self.openai = connect(url, self.key, timeout, retries, self.before_request)
 
     def ask(self, prompts: list[str], **sampling: float) -> list[dict[str, Any]]:
-        """Each with "text", "finish", "prompt_tokens", "completion_tokens"; from the journal what it knows, the rest from
-        the endpoint."""
+        """Each with "text", "finish", "prompt_tokens" and "completion_tokens": from the journal what it knows, the rest
+        from the endpoint."""
         requests = {prompt: self.request(prompt, sampling) for prompt in prompts}
         keys = {prompt: self.identity(request) for prompt, request in requests.items()}
         self.used |= set(keys.values())
