@@ -27,12 +27,12 @@ KEYS = (*STAGES, *SECTIONS, *BESIDE)
 def use(name: str, target: Path = PARAMS_FILE) -> None:
     """Make a profile the params.yaml, unless that would lose edits."""
     text = show(name)
-    if target.exists() and (now := target.read_text(encoding="utf-8")) != text:
-        if now not in (show(each) for each in known()):
-            raise UserError(
-                f"{target} has edits that are in no profile. Keep them: save what differs from {DEFAULT} as "
-                f"{PROFILES}/mine.yaml\nOr drop them: python -m flows.lifecycle --profile {name} --show > {target}"
-            )
+    now = target.read_text(encoding="utf-8") if target.exists() else text
+    if now != text and now not in (show(each) for each in known()):
+        raise UserError(
+            f"{target} has edits that are in no profile. Keep them: save what differs from {DEFAULT} as "
+            f"{PROFILES}/mine.yaml\nOr drop them: python -m flows.lifecycle --profile {name} --show > {target}"
+        )
     with files.writing(target) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -86,7 +86,7 @@ def load(name: str) -> tuple[str, CommentedMap]:
         tree = round_trip().load(text)
     except YAMLError as error:
         raise UserError(f"{path(name)} is not YAML: {error}") from error
-    if not isinstance(tree, Mapping):
+    if not isinstance(tree, CommentedMap):
         raise UserError(f"{path(name)} must be a mapping, not {tree!r}")
     if unknown := [key for key in tree if key not in ("base", *KEYS)]:
         raise UserError(f"{path(name)}: unknown key {names(unknown)}; there are: {names(('base', *KEYS))}")
