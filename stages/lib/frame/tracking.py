@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 STORE, LOCAL_STORE = "MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"  # environment variable, and MLflow's own default
 PATIENCE = 5  # seconds a server may take to answer
 EXPERIMENT = "orchard"
-KIND = {
-    "mlflow.experimentKind": "custom_model_development"
-}  # MLflow's page opens on the runs, not on GenAI's empty one
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on the runs, not on GenAI's empty one
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
 BATCH = 1000  # metrics that MLflow takes in one call
 
@@ -208,7 +206,8 @@ def producer(path: Path, sha256: str) -> Past | None:
     with client() as mlflow:
         found = mlflow.search_runs([experiment(mlflow)], wanted, max_results=1, order_by=["attributes.start_time DESC"])
     for data, info in ((each.data, each.info) for each in found):
-        inputs = [tuple(data.tags[key].rsplit(" ", 1)) for key in sorted(data.tags) if key.startswith("orchard.input.")]
+        named = [data.tags[key].rpartition(" ") for key in sorted(data.tags) if key.startswith("orchard.input.")]
+        inputs = [(path, sha256) for path, _, sha256 in named]
         stage, variant, git, code = (data.tags.get(f"orchard.{key}", "") for key in ("stage", "variant", "git", "code"))
         return Past(info.run_id, stage, variant, git, code, data.params, inputs)
     return None
