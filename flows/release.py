@@ -9,12 +9,11 @@ signed.
 """
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from stages.lib.frame import files, gates, params
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
 ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
@@ -56,14 +55,14 @@ def table(variant: str) -> str:
     return "\n".join(["", "## Measured", "", "| | |", "|---|---|", *rows, "", notes, ""])
 
 
-def main() -> None:
+def main(*models: str) -> None:
     tree = params.read()
     params.check(tree)
-    for model in sys.argv[1:] or gates.measured(tree):
+    for model in models or gates.measured(tree):
         target = release(model, tree)
         signed = "signed" if (target / manifest.SIGNATURE).exists() else f"not signed: {signature.KEY} is not set"
         print(f"{target}: {len(manifest.read(target))} files, {signed}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)
