@@ -18,14 +18,13 @@ P = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_measures_with_the_rounding_of_rtn(model_folder, bits, symmetric):
-    p = mixed.Mixed(method="mixed", **P, symmetric=symmetric)
     dense = models.load(model_folder)
     net = rtn.RTN(method="rtn", **P, bits=bits, symmetric=symmetric).quantize(
         models.load(model_folder), torch.empty(0, 0)
     )
     name = "model.layers.0.mlp.up_proj"
     net(torch.zeros(1, 1, dtype=torch.long))
-    own = mixed.rounded(dense.get_submodule(name).weight, bits, p)
+    own = mixed.rounded(dense.get_submodule(name).weight, bits, 128, symmetric)
     scale, zero = net.get_submodule(name).weight_scale, getattr(net.get_submodule(name), "weight_zero_point", None)
     low = -(2 ** (bits - 1))
     zero = 0 if zero is None or symmetric else zero[..., None].float()
