@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import calibrate, rounding
+from stages.lib.nets import anatomy, rounding
 from stages.lib.training import checkpoint
 from stages.lib.training.config import Training
 from stages.lib.training.optimizers import optimizers
@@ -96,7 +96,8 @@ def update(
 
 def zeros(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """The weights that pruning may set to zero, and where they are."""
-    return [(layer.weight, layer.weight == 0) for layer in calibrate.linears(model).values()]
+    weights = dict.fromkeys(matrix.parameter for matrix in anatomy.matrices(model).values())  # experts share one
+    return [(weight, weight == 0) for weight in weights]
 
 
 def mixed(p: Training) -> bool:
