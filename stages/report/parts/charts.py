@@ -42,7 +42,7 @@ LABELS = {
     "type": "label",
     "size": {"signal": "[width, height]"},
     "anchor": PLACES,
-    "offset": [8] * len(PLACES),
+    "offset": [13 if "-" in place else 10 for place in PLACES],  # pixels from the middle of the dot
     "sort": {"field": "datum.priority", "order": "descending"},
 }
 PRIORITY = {"shipped": 3, "teacher": 2}  # who has a name where there is little room; then the front
@@ -50,15 +50,26 @@ CURVE_POINTS = 300  # of one line, about as many as its chart has pixels
 WIDTH = 900  # of a static picture
 FONT = "system-ui, Helvetica, Arial, sans-serif"
 
+LEGEND = {  # above the title of the y axis
+    **{
+        "orient": "top",
+        "offset": 30,
+        "symbolOpacity": 1,
+        "symbolStrokeWidth": 2,
+        "columns": alt.expr("width < 400 ? 3 : 6"),
+    },
+    **{"labelColor": "var(--soft)", "labelFontSize": 12},
+}
+
 Row = dict[str, Any]  # a model of the summary with its timings and its role: teacher, shipped or other
-Chart = alt.Chart | alt.LayerChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
 
 
 def pareto(rows: list[Row]) -> Chart:
     """Accuracy against bytes (logarithmic), with intervals; the line joins the models that none beats in both."""
     rows = [row for row in rows if row["bytes"] and row["accuracy"] is not None]
     domain, note = axis_begin([row["accuracy_low"] for row in rows], [row["accuracy_high"] for row in rows], percent)
-    accuracy = alt.Axis(format=".0%", title=f"accuracy on problems it was not trained on{note}")
+    accuracy = alt.Axis(format=".0%", title=f"accuracy on unseen problems{note}")
     y = alt.Y("accuracy:Q", scale=alt.Scale(domain=domain, nice=False), axis=accuracy)
     made = alt.selection_point(fields=["made"], bind="legend")
     base = alt.Chart(alt.Data(values=points(rows))).encode(x=bytes_axis(rows), y=y)
@@ -83,7 +94,7 @@ def pareto(rows: list[Row]) -> Chart:
 def costs(rows: list[Row]) -> list[Chart]:
     """Small multiples over the same bytes: what else changes with size. What nobody measured has no chart."""
     wanted = (
-        ("bits per byte of text it was not trained on", lambda row: row["bits_per_byte"], numbers.brief, ""),
+        ("bits per byte of unseen text", lambda row: row["bits_per_byte"], numbers.brief, ""),
         ("tokens per second", lambda row: row["timings"].get("decode_tokens_per_second"), numbers.brief, ""),
         ("energy per token", lambda row: row["timings"].get("joules_per_token"), numbers.joules, "J"),
         ("peak memory", lambda row: row["timings"].get("peak_memory_bytes"), numbers.size, "B"),
@@ -124,10 +135,12 @@ def cost(
 
 def curve(losses: dict[str, list[tuple[float, float]]]) -> Chart | None:
     """Losses over the steps of a training, (step, value) by name; the legend says where each ended."""
-    losses = {name: thinned(line) for name, line in losses.items() if line}
+    losses = {name: thinned(line) for name, line in losses.items() if len(line) > 1}
     if not losses:
         return None
-    called = {name: f"{name.replace('_', ' ')}, {numbers.brief(line[-1][1])} at the end" for name, line in losses.items()}
+    called = {
+        name: f"{name.replace('_', ' ')}, {numbers.brief(line[-1][1])} at the end" for name, line in losses.items()
+    }
     data = [
         {"loss": called[name], "step": step, "value": float(f"{value:.4g}")}
         for name, line in losses.items()
@@ -137,18 +150,29 @@ def curve(losses: dict[str, list[tuple[float, float]]]) -> Chart | None:
     domain, note = axis_begin(values, values, numbers.brief)
     held_out = [name for name in called if "held_out" in name] or list(called)[:1]  # what stands out
     order = [called[name] for name in sorted(called, key=lambda name: name not in held_out)]
-    colours = ["var(--accent)", "var(--soft)", "var(--distilled)", "var(--quantized)", "var(--pruned)", "var(--trained)"]
+    colours = [
+        "var(--accent)",
+        "var(--soft)",
+        "var(--distilled)",
+        "var(--quantized)",
+        "var(--pruned)",
+        "var(--trained)",
+    ]
     lines = (
         alt.Chart(alt.Data(values=data))
         .mark_line(strokeWidth=1.5, point={"size": 14} if len(data) < 60 else False)
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False, tickCount=5)),
-            y=alt.Y("value:Q", title=f"loss{note}", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=4)),
-            color=alt.Color("loss:N", title=None, sort=order, scale=alt.Scale(domain=order, range=colours[: len(order)])),
+            y=alt.Y(
+                "value:Q", title=f"loss{note}", scale=alt.Scale(domain=domain, nice=False), axis=alt.Axis(tickCount=4)
+            ),
+            color=alt.Color(
+                "loss:N", title=None, sort=order, scale=alt.Scale(domain=order, range=colours[: len(order)])
+            ),
             tooltip=[alt.Tooltip("loss:N", title="loss"), alt.Tooltip("step:Q"), alt.Tooltip("value:Q")],
         )
     )
-    legend = {"orient": "top", "direction": "vertical", "labelLimit": 400, "symbolType": "stroke"}
+    legend = {"direction": "vertical", "labelLimit": 400, "symbolType": "stroke"}
     return themed(lines.properties(width="container", height=150), **legend)
 
 
@@ -201,14 +225,16 @@ def bytes_axis(rows: list[Row]) -> alt.X:
     low, high = min(sizes) / 1.2, max(sizes) * 1.2
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
     marks = [digit * 10**power for power in decades for digit in (1, 2, 5) if low <= digit * 10**power <= high]
-    axis = unit_axis("B", title="size of the weights file (each step to the right multiplies)", values=marks)
+    axis = unit_axis("B", title="size of the weights file, logarithmic", values=marks)
     return alt.X("bytes:Q", scale=alt.Scale(type="log", domain=[low, high], nice=False), axis=axis)
 
 
 def unit_axis(unit: str, **more: Any) -> alt.Axis:
-    """An axis of large or small amounts: 500 kB, 2 MB, 6 mJ."""
-    expression = rf"replace(datum.label, /(\d)([^\d]?)$/, '$1 $2{unit}')" if unit else "datum.label"
-    return alt.Axis(format="~s" if unit else "~g", labelExpr=expression, tickCount=5, labelOverlap="greedy", **more)
+    """An axis of large or small amounts: 500 kB, 2 MB, 6 mJ; without unit 6,000 and 3.8."""
+    with_prefix = rf"replace(format(datum.value, '~s'), /(\d)(\D?)$/, '$1 $2{unit}')"
+    return alt.Axis(
+        labelExpr=with_prefix if unit else "format(datum.value, ',.6~g')", tickCount=5, labelOverlap="greedy", **more
+    )
 
 
 def axis_begin(lows: list[float], highs: list[float], show: Callable[[float], str]) -> tuple[list[float], str]:
@@ -243,24 +269,28 @@ def themed(chart: Chart, **legend: Any) -> Chart:
         .configure_axis(**text, **lines, **titles)
         .configure_axisX(grid=False)
         .configure_axisY(domain=False, ticks=False, labelPadding=8, **above)
-        .configure_legend(**({"orient": "top", "symbolOpacity": 1, "symbolStrokeWidth": 2} | legend), **{
-            key: text[key] for key in ("labelColor", "labelFontSize")
-        })
-    )  # fmt: skip
+        .configure_legend(**(LEGEND | legend))
+    )
 
 
-def vega(chart: Chart) -> dict[str, Any]:
-    """The specification compiled from Vega-Lite to Vega, and its labels placed without overlaps."""
+def vega(chart: Chart, in_browser: bool = True) -> dict[str, Any]:
+    """The specification compiled from Vega-Lite to Vega, and its labels placed without overlaps.
+
+    A browser can draw the dots' shapes on a canvas, so that labels avoid all of them; elsewhere they avoid the centres.
+    """
     spec = vl_convert.vegalite_to_vega(chart.to_dict())
+    dots = [mark["name"] for mark in spec["marks"] if mark["type"] == "symbol"]
     for mark in spec["marks"]:
         if mark["type"] == "text":
-            mark["transform"] = [LABELS]
+            mark["transform"] = [LABELS | {"avoidMarks": dots if in_browser else []}]
     return spec
 
 
 def write_svg(path: Path, chart: Chart) -> None:
     """The chart as a picture that brings its colours along."""
-    picture = vl_convert.vega_to_svg(vega(chart.properties(width=WIDTH)) | {"background": "var(--paper)", "padding": 20})
+    picture = vl_convert.vega_to_svg(
+        vega(chart.properties(width=WIDTH)) | {"background": "var(--paper)", "padding": 20}
+    )
     colours = COLOURS.read_text(encoding="utf-8")
     with files.writing(path) as temporary:
         temporary.write_text(picture.replace(">", f">\n<style>\n{colours}</style>\n", 1), encoding="utf-8")

@@ -51,6 +51,7 @@ def write(path: Path, tree: Tree, artifacts: Path, summary: dict[str, Any], mode
         problems=samples(tree, artifacts, "answers", "prompt", "answer"),
         texts=samples(tree, artifacts, "continuations", "opening", "continuation"),
         stages=stages(tree, artifacts),
+        described={stage: first_paragraph(STAGES / stage / "__init__.py") for stage in params.STAGES},
         students=students(summary["distilled"], artifacts),
         recordings=recordings(tree, summary["distilled"], artifacts),
         paths={name: row | distillation.spent(artifacts, row["links"]) for name, row in paths.items()},
@@ -77,7 +78,7 @@ def render(**values: Any) -> str:
 @cache
 def script() -> str:
     """Vega with its embedder, and what draws the page's charts with it."""
-    return f"{vl_convert.javascript_bundle()}\n{(HERE / 'report.js').read_text(encoding='utf-8')}"
+    return vl_convert.javascript_bundle((HERE / "report.js").read_text(encoding="utf-8"))
 
 
 def stages(tree: Tree, artifacts: Path) -> list[dict[str, Any]]:
@@ -101,9 +102,9 @@ def stages(tree: Tree, artifacts: Path) -> list[dict[str, Any]]:
     return found
 
 
-def first_paragraph(technique: Path) -> str:
-    """Of a technique's docstring."""
-    docstring = ast.get_docstring(ast.parse(technique.read_text(encoding="utf-8"))) or ""
+def first_paragraph(module: Path) -> str:
+    """Of the docstring of a stage or of a technique."""
+    docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
     return " ".join(docstring.partition("\n\n")[0].split())
 
 
@@ -119,7 +120,9 @@ def read_curve(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 def students(distilled: dict[str, Row], artifacts: Path) -> list[Row]:
     """The best first; last what nobody evaluated, the links of a chain."""
-    rows = [{"variant": name, **row, **distillation.spent(artifacts, [row["links"]])} for name, row in distilled.items()]
+    rows = [
+        {"variant": name, **row, **distillation.spent(artifacts, [row["links"]])} for name, row in distilled.items()
+    ]
     return sorted(rows, key=lambda row: -1 if row["accuracy"] is None else row["accuracy"], reverse=True)
 
 

@@ -31,8 +31,8 @@ def summarise(tree: Tree, artifacts: Path) -> dict[str, Any]:
         }
         for name, metrics in measured.items()
     ]
-    for row in rows if gate else ():
-        row |= verdict(gate, measured[teacher], row)
+    if gate:
+        rows = [row | verdict(gate, measured[teacher], row) for row in rows]
     compared = distillation.compare(tree, rows, artifacts)
     return {
         "teacher": teacher,
