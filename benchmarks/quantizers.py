@@ -60,13 +60,13 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
     source, packed = folder / "artifacts/pretrain/teacher/model", folder / "artifacts/tokenize/smollm2/tokens"
     seen, unseen = tokens.sample(packed, CALIBRATION, 0), tokens.held_out(packed, HELD_OUT)
     ways: dict[str, Callable[[Path], Any]] = {
-        "ours_rtn": partial(ours, rtn.Rtn, source, torch.empty(0, 0)),
+        "ours_rtn": partial(ours, rtn.RTN, source, torch.empty(0, 0)),
         "llmcompressor_rtn": partial(llmcompressor, "rtn", source, None),
-        "ours_gptq": partial(ours, gptq.Gptq, source, seen),
+        "ours_gptq": partial(ours, gptq.GPTQ, source, seen),
         "llmcompressor_gptq": partial(llmcompressor, "gptq", source, seen),
-        "ours_awq": partial(ours, awq.Awq, source, seen, clip=False),
+        "ours_awq": partial(ours, awq.AWQ, source, seen, clip=False),
         "autoawq_awq": partial(peer_awq, autoawq, source, seen, "no clip"),
-        "ours_awq_clipped": partial(ours, awq.Awq, source, seen),
+        "ours_awq_clipped": partial(ours, awq.AWQ, source, seen),
         "autoawq_awq_clipped": partial(peer_awq, autoawq, source, seen, "clip"),
         "ours_q4_k_m": partial(ours_gguf, source, seen),
         "llama_cpp_q4_k_m": partial(llama_cpp, source),
@@ -128,7 +128,7 @@ def peer_awq(python: Path, source: Path, rows_NT: Tensor, clip: str, out: Path) 
 
 def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
     given = {"method": "gguf", "type": "Q4_K_M", "fallback": True, "calibration": {}}
-    technique = gguf.Gguf.model_validate(given | PARENTS)
+    technique = gguf.GGUF.model_validate(given | PARENTS)
     technique.write(models.load(source), models.load_tokenizer(source), out, rows_NT)
 
 
