@@ -48,7 +48,7 @@ def data() -> tuple[Any, torch.Tensor]:
     source = documents.Documents.model_validate(given)
     texts = [row["text"] for row in source.records(Path("stages/data/corpus"))][:60]
     own = {"method": "bpe", "documents": "a/b", "problems": "a/b", "vocab_size": VOCABULARY}
-    tokenizer = bpe.Bpe.model_validate(own).train(texts)
+    tokenizer = bpe.BPE.model_validate(own).train(texts)
     packed = tokens.pack(map(tokenizer.encode, texts), CONTEXT, VOCABULARY)
     return tokenizer, torch.from_numpy(packed.astype("int64"))
 
