@@ -4,11 +4,9 @@ Names every file that was tampered with, truncated, added or lost, and ends with
 also checks who signed it; without, the manifest only tells accidents from the original, not an attacker who rewrote it.
 """
 
-import sys
 from pathlib import Path
 
-import cyclopts
-
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
 
@@ -17,10 +15,10 @@ def main(folder: Path, *, public_key: Path | None = None) -> None:
     if public_key:
         found += signature.problems(folder, public_key)
     if found:
-        sys.exit("\n".join(f"{folder}: {problem}" for problem in found))
+        raise UserError("\n".join(f"{folder}: {problem}" for problem in found))
     signed = "signed by the owner of that key" if public_key else "signature not checked (no --public-key)"
     print(f"{folder}: {len(manifest.read(folder))} files as exported; {signed}")
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

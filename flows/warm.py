@@ -33,8 +33,8 @@ def start(preload: list[str] | None = None) -> None:
     forkserver.ensure_running()
 
 
-def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str:
-    """Bring one stage up to date, handing its output to `tell` as it comes; the name of the state it ends in."""
+def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str | None:
+    """Bring one stage up to date, handing its output to `tell` as it comes; the state it ends in, None if it fails."""
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(stage, environment, writer), name=stage)
@@ -43,9 +43,7 @@ def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], N
     while chunk := os.read(reader.fileno(), 65536):
         tell(chunk)
     process.join()
-    if process.exitcode not in STATES:
-        raise RuntimeError(f"{stage} failed (exit code {process.exitcode})")
-    return STATES[process.exitcode]
+    return STATES.get(process.exitcode or 0)
 
 
 def child(stage: str, environment: dict[str, str], writer: Connection) -> None:

@@ -32,6 +32,11 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    def refuse_idle(self, name: str, where: str) -> None:
+        """For validators: refuse a value that changes nothing in this combination; the default may stand there."""
+        if (value := getattr(self, name)) != (default := type(self).model_fields[name].default):
+            raise ValueError(f"{name} is {value!r}, but it counts only {where}: leave it out (default {default!r})")
+
 
 class Parent(str):
     """The name of another variant, "stage/variant"; dvc.yaml turns it into the path of its artefact."""
