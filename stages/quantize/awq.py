@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHARES = [1 - step / 20 for step in range(11)]
-QUERIES_KEYS = ("q_proj", "k_proj")
+UNCLIPPED = ("queries", "keys")
 
 
 class AWQ(Grouped):
@@ -38,15 +38,17 @@ class AWQ(Grouped):
     clip: bool = True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        compressed.require_known(model, self.method)
+        compressed.require_plain(model, self)
         calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
 
+        axes = anatomy.axes(model)
+        puts_out = {name: axes[f"{name}.weight"][0].space for name in calibrate.linears(model)}
         scheme = compressed.scheme(model, self.integers(self.bits))
         model = compressed.oneshot(model, [AWQModifier(n_grid=self.grid), QuantizationModifier(**scheme)], rows)
         if self.clip:
-            layers = {name: each for name, each in calibrate.linears(model).items() if not name.endswith(QUERIES_KEYS)}
+            layers = {name: each for name, each in calibrate.linears(model).items() if puts_out[name] not in UNCLIPPED}
             for name, moments_GSS in group_moments(model, rows, layers, self.group_size).items():
                 clip(layers[name], moments_GSS)
         return model

@@ -5,15 +5,16 @@ from typing import Any
 import torch
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 
 AUTO = torch.export.Dim.AUTO
 
 
-def require_cache(model: Any, name: str) -> None:
+def require_cache(model: Any, name: str, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    if not getattr(model.config, "num_key_value_heads", None):
-        kind = model.config.model_type
-        raise UserError(f"{name} export knows models with a key-value cache (llama, qwen, ...); not {kind}")
+    if not anatomy.attends(model):
+        other = f"not {model.config.model_type} ({parent}): choose safetensors"
+        raise UserError(f"{name} export knows models with keys and values in every block (llama, qwen, ...), {other}")
 
 
 def example(model: Any, rows: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,7 +24,6 @@ Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
 class Onnx(Stepwise):
     def __init__(self, folder: Path):
         import onnxruntime
-        from transformers import AutoConfig
 
         self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
         options = onnxruntime.SessionOptions()
@@ -35,10 +34,11 @@ class Onnx(Stepwise):
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {each.name for each in self.session.get_inputs()}
-        config: Any = AutoConfig.from_pretrained(folder)
-        shape = (1, config.num_key_value_heads, 0, config.head_dim)
-        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
-        self.empty: Cache = {each.name: np.zeros(shape, TYPES[each.type]) for each in caches}
+        self.empty: Cache = {
+            cache.name: np.zeros((1, cache.shape[1], 0, cache.shape[3]), TYPES[cache.type])
+            for cache in self.session.get_inputs()
+            if cache.name.startswith("past_key_values")
+        }
         self.present = [name.replace("past_key_values", "present") for name in self.empty]
 
     def size(self) -> tuple[int, int]:

@@ -4,17 +4,20 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
+from stages.quantize import Quantization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")  # read when llmcompressor is imported
 
-KNOWN = ("llama", "mistral", "qwen2", "qwen3")
 BYTES = {"num_bits": 8, "type": "int", "strategy": "channel"}
 BYTES_A_TOKEN = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
 
@@ -48,11 +51,19 @@ def scheme(model: nn.Module, weights: dict[str, Any], activations: dict[str, Any
     return {"config_groups": {"group_0": group}, "ignore": ignore}
 
 
-def require_known(model: Any, method: str) -> None:
+def require_plain(model: "PreTrainedModel", technique: Quantization) -> None:
     """The scales of AWQ and SmoothQuant go into the layer before, which llmcompressor finds by its name only."""
-    if model.config.model_type not in KNOWN:
-        names = ", ".join(KNOWN)
-        raise UserError(f"{method} knows the layers of {names}, not of {model.config.model_type}: take gptq or rtn")
+    if not anatomy.is_plain(model):
+        known = f"{technique.method} knows the layers of {', '.join(anatomy.PLAIN)}"
+        raise UserError(f"{known}, not of {model.config.model_type} ({technique.model}): take gptq or rtn")
+
+
+def require_linears(model: "PreTrainedModel", variant: str, parent: str) -> None:
+    """Refuse what compressed-tensors and bitsandbytes would leave as it is: they pack Linears and nothing else."""
+    other = [name for name, matrix in anatomy.matrices(model).items() if not isinstance(matrix.module, nn.Linear)]
+    if other := [*other, *anatomy.unknown(model)]:
+        found = f"{parent} is a {model.config.model_type}, whose {other[0]} is no Linear"
+        raise UserError(f"quantize.{variant}: {found}, so no format here can pack it: prune it, or export it as it is")
 
 
 @torch.no_grad()
