@@ -1,27 +1,54 @@
 """Export: a model artefact in, the same model in the file format of a runtime out.
 
 In   model artefact (dense, pruned or quantized), token artefact (held-out rows)
-Out  model: what the format needs, the tokenizer, README.md (model card), MANIFEST.json (sha256 of every file);
-     metrics: kl (source || export), same_top (share of positions), loss_before (source's),
-     loss_after (nats/token), parameters, bytes (of the model file), bits_per_weight (scales counted)
+Out  model: what the format needs, the tokenizer, MANIFEST.json (sha256 of every file); metrics: kl (source || export),
+     same_top (share of positions), loss_before (source's), loss_after (nats/token), parameters, bytes (of the model
+     file), bits_per_weight (scales counted), and for the model card format, run, architecture, vocabulary, context
 
-A technique is one file here. It defines `Params`, `load(folder) -> model` (`dense.load`: 32-bit floats;
-`dense.stored`: as it is stored) and `write(model, tokenizer, folder, params)`, which writes that model into an
-existing folder; if its params ask for calibration, the rows (N, T) come last. `NAME` and `RUN` are its lines in the
-card. The stage reads the folder back with `open_runtime` and refuses what strays from its source by more than
+The stage reads the folder back in the runtime it ships for and refuses what strays from its source by more than
 `max_kl` or is larger than it.
 `python -m apps.verify FOLDER` checks an export that went through other hands.
 """
 
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
 from pydantic import PositiveFloat, PositiveInt
 
-from stages.lib.frame.params import Parent, Variant
+from stages.export.parts import dense_model
+from stages.lib.frame.params import Calibration, Parent, Variant
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+    from stages.lib.runtimes.base import Runtime
 
 
-class Export(Variant):
-    """What every technique's variants share."""
+class Export(Variant, ABC):
+    """The contract of a technique."""
+
+    FORMAT: ClassVar[str]  # what the model card calls it; {type} stands for the variant's parameter of that name
+    RUN: ClassVar[str]  # how to run it, indented as the card shows it
 
     model: Parent
     tokens: Parent
     rows: PositiveInt = 32  # held-out rows to compare on
     max_kl: PositiveFloat = 0.2  # nats/token; more is a wrong file, not a lossy one
+
+    def load(self, folder: Path) -> Any:
+        """The model of an artefact as `write` wants it: plain 32-bit floats, whatever it is stored as."""
+        return dense_model.load(folder)
+
+    def needs_rows(self) -> Calibration | None:
+        """The training rows that `write` looks at, if any."""
+        return None
+
+    @abstractmethod
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: "Tensor") -> None:
+        """Write what `load` gave into an existing folder. `rows` (N, T) are what `needs_rows` names, or (0, 0)."""
+
+    @abstractmethod
+    def open(self, folder: Path) -> "Runtime":
+        """What was written, in the runtime it ships for."""

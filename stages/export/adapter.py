@@ -6,32 +6,39 @@ A (rank, I), B (O, rank).
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from stages.export import Export
 from stages.lib.frame.params import Parent
+from stages.lib.runtimes.transformers import Transformers
 from stages.lib.store import adapters
 
-NAME = "LoRA adapter, without its base"
-RUN = """\
-    peft.PeftModel.from_pretrained(base, "this folder")    # base: what was aligned, see the lineage
-"""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class Adapted(Parent):
     needs = "lora"
 
 
-class Params(Export):
+class Adapter(Export):
+    FORMAT = "LoRA adapter, without its base"
+    RUN = """\
+    peft.PeftModel.from_pretrained(base, "this folder")    # base: what was aligned, see the lineage
+"""
+
     method: Literal["adapter"]
     model: Adapted
 
+    def load(self, folder: Path) -> Any:
+        return adapters.load(folder / adapters.FOLDER)
 
-def load(folder: Path) -> Any:
-    return adapters.load(folder / adapters.FOLDER)
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        adapters.save(model, folder)
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
-
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    adapters.save(model, folder)
-    model.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    def open(self, folder: Path) -> Transformers:
+        return Transformers(folder)

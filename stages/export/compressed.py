@@ -4,28 +4,37 @@ What a variant of quantize made, packed as it is: nothing is rounded a second ti
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from stages.export import Export
 from stages.export.parts import dense_model
 from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.transformers import Transformers
 
-NAME, load = "compressed-tensors", dense_model.stored
-RUN = """\
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Compressed(Export):
+    FORMAT = "compressed-tensors"
+    RUN = """\
     vllm serve "this folder"
     transformers.pipeline("text-generation", "this folder")
 """
 
-
-class Params(Export):
     method: Literal["compressed"]
 
+    def load(self, folder: Path) -> Any:
+        return dense_model.stored(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    about = getattr(model.config, "quantization_config", None)
-    if about is None:
-        raise UserError(
-            f"compressed export packs nothing itself: {p.model} is not quantized, name a variant of quantize"
-        )
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        if getattr(model.config, "quantization_config", None) is None:
+            reason = f"{self.model} is not quantized, name a variant of quantize"
+            raise UserError(f"compressed export packs nothing itself: {reason}")
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    def open(self, folder: Path) -> Transformers:
+        return Transformers(folder)

@@ -7,30 +7,37 @@ minute of lowering.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import dense_model, quiet, tracing
+from stages.export.parts import quiet, tracing
+from stages.lib.runtimes import executorch as runtime
 
-NAME, load = "ExecuTorch, 16-bit floats", dense_model.load
-RUN = """\
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class ExecuTorch(Export):
+    FORMAT = "ExecuTorch, 16-bit floats"
+    RUN = """\
     executorch.runtime.Runtime.get().load_program("model.pte")    # method forward: ids, mask, positions, caches
 """
 
-
-class Params(Export):
     method: Literal["executorch"]
 
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        tracing.require_cache(model, "ExecuTorch")
+        with quiet.quiet():
+            program = lower(model.half())
+        (folder / "model.pte").write_bytes(program.buffer)
+        tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    tracing.require_cache(model, "ExecuTorch")
-    with quiet.quiet():
-        program = lower(model.half())
-    (folder / "model.pte").write_bytes(program.buffer)
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    def open(self, folder: Path) -> runtime.ExecuTorch:
+        return runtime.ExecuTorch(folder)
 
 
 def lower(model: Any) -> Any:

@@ -8,35 +8,44 @@ present.LAYER.key.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import dense_model, quiet, tracing
+from stages.export.parts import quiet, tracing
 from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.onnx import Onnx
 
-NAME, load = "ONNX", dense_model.load
-RUN = """\
-    onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
-"""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 BLOCK = 32  # inputs that share one scale
 BITS = {"int8": 8, "int4": 4}
 LIMIT = 2**31  # bytes of one protobuf message
 
 
-class Params(Export):
+class ONNX(Export):
+    FORMAT = "ONNX {type}"
+    RUN = """\
+    onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
+"""
+
     method: Literal["onnx"]
     type: Literal["float32", "int8", "int4"]
 
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        check(model)
+        with quiet.quiet():
+            graph = bare(named(trace(model)))
+            if self.type in BITS:
+                graph = rounded(graph, BITS[self.type])
+        (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+        tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    check(model)
-    with quiet.quiet():
-        graph = bare(named(trace(model)))
-        if p.type in BITS:
-            graph = rounded(graph, BITS[p.type])
-    (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    def open(self, folder: Path) -> Onnx:
+        return Onnx(folder)
 
 
 def check(model: Any) -> None:

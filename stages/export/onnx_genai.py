@@ -8,36 +8,44 @@ head are rounded too. Cost: one pass over the weights.
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import blocks, dense_model, quiet
+from stages.export.parts import blocks, quiet
 from stages.lib.frame.errors import UserError
+from stages.lib.runtimes.onnx import Onnx
 
-NAME, load = "ONNX for onnxruntime-genai", dense_model.load
-RUN = """\
-    onnxruntime_genai.Model("this folder")             # then Tokenizer, Generator: see its examples
-"""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 BLOCK = 32  # inputs that share one scale
 
 
-class Params(Export):
+class ONNXGenAI(Export):
+    FORMAT = "ONNX for onnxruntime-genai {type}"
+    RUN = """\
+    onnxruntime_genai.Model("this folder")             # then Tokenizer, Generator: see its examples
+"""
+
     method: Literal["onnx_genai"]
     type: Literal["int8", "int4"]
 
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        check(model)
+        source = folder / "source"
+        model.cpu().save_pretrained(source)
+        tokenizer.save_pretrained(source)
+        with quiet.quiet():
+            build(source, folder, self.type)
+        shutil.rmtree(source)
+        tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    check(model)
-    source = folder / "source"
-    model.cpu().save_pretrained(source)
-    tokenizer.save_pretrained(source)
-    with quiet.quiet():
-        build(source, folder, p.type)
-    shutil.rmtree(source)
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    def open(self, folder: Path) -> Onnx:
+        return Onnx(folder)
 
 
 def check(model: Any) -> None:

@@ -8,37 +8,44 @@ keep 8 bits. Cost: one trace of the model, one pass over the weights.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import blocks, dense_model, quiet, tracing
+from stages.export.parts import blocks, quiet, tracing
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import openvino as runtime
 
-NAME, load = "OpenVINO", dense_model.load
-RUN = """\
-    openvino.Core().compile_model("openvino_model.xml")    # or openvino_genai, with its own file of the tokenizer
-"""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 BLOCK = 32  # inputs that share one scale
 
 
-class Params(Export):
+class OpenVINO(Export):
+    FORMAT = "OpenVINO {type}"
+    RUN = """\
+    openvino.Core().compile_model("openvino_model.xml")    # or openvino_genai, with its own file of the tokenizer
+"""
+
     method: Literal["openvino"]
     type: Literal["float16", "int8", "int4"]
 
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        check(model, self.type)
+        openvino = runtime.library()
+        with quiet.quiet():
+            graph = remembering(named(trace(model), model.config), model.config)
+            if self.type != "float16":
+                graph = rounded(graph, self.type)
+            openvino.save_model(numbered(graph), folder / runtime.FILE, compress_to_fp16=True)
+        tokenizer.save_pretrained(folder)
+        model.config.save_pretrained(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    check(model, p.type)
-    openvino = runtime.library()
-    with quiet.quiet():
-        graph = remembering(named(trace(model), model.config), model.config)
-        if p.type != "float16":
-            graph = rounded(graph, p.type)
-        openvino.save_model(numbered(graph), folder / runtime.FILE, compress_to_fp16=True)
-    tokenizer.save_pretrained(folder)
-    model.config.save_pretrained(folder)
+    def open(self, folder: Path) -> runtime.OpenVINO:
+        return runtime.OpenVINO(folder)
 
 
 def check(model: Any, type: str) -> None:

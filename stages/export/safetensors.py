@@ -4,21 +4,28 @@ Every weight in 16-bit floats, half the bytes of training's 32. Cost: one pass o
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import dense_model
+from stages.lib.runtimes.transformers import Transformers
 
-NAME, load = "safetensors, 16-bit floats", dense_model.load
-RUN = """\
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class Safetensors(Export):
+    FORMAT = "safetensors, 16-bit floats"
+    RUN = """\
     transformers.pipeline("text-generation", "this folder")
 """
 
-
-class Params(Export):
     method: Literal["safetensors"]
 
+    def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        model.half().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
-def write(model: Any, tokenizer: Any, folder: Path, p: Params) -> None:
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    def open(self, folder: Path) -> Transformers:
+        return Transformers(folder)

@@ -1,10 +1,11 @@
 """Prune: a dense model in, a sparse or a smaller one out.
 
 In   model artefact, token artefact (calibration and held-out rows)
-Out  model artefact, stored dense and read back; metrics: sparsity (share of zeros in all that a technique may
-     change), sparsity_model (in all parameters), parameters, nonzero_parameters, and on held-out rows kl (parent ||
-     pruned), same_top (share of positions), loss_before, loss_after (nats/token); where a technique tells ranks, rank
-     and redundancy (the share of the full rank that is missing), layer by layer
+Out  model artefact, stored dense and read back; metrics: sparsity (share of zeros in all that multiplies inside the
+     blocks: every expert, and the routers, which no technique changes), sparsity_model (in all parameters),
+     parameters, nonzero_parameters, and on held-out rows kl (parent || pruned), same_top (share of positions),
+     loss_before, loss_after (nats/token); where a technique tells ranks, rank and redundancy (the share of the full
+     rank that is missing), matrix by matrix
 
 Recovery is another variant: align or distill, with `keep_zeros` in its training.
 """
@@ -15,7 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration, Parent, Share, Variant
+from stages.lib.nets import anatomy, calibrate, masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,14 +37,26 @@ class Pruning(Variant, ABC):
 
     @abstractmethod
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
-        """The pruned model, perhaps the same object changed in place; embeddings and head stay dense.
+        """The pruned model, perhaps the same object changed in place; embeddings, head and routers stay dense.
 
-        `given` has the calibration rows, and what outlives a kill: scores of rows, trainings.
+        `given` has the calibration rows, and what outlives a kill: scores of rows, trainings. A network that the
+        technique can't prune is refused before any work: `raise self.refusal(...)`.
         """
 
     def ranks(self, model: "PreTrainedModel") -> dict[str, int]:
-        """The numerical rank of every layer, where that is what the technique is about."""
+        """The numerical rank of every matrix, where that is what the technique is about."""
         return {}
+
+    def matrices(self, model: "PreTrainedModel") -> dict[str, anatomy.Matrix]:
+        """Whose weights may go; refuses a network that has weights of a kind nobody knows, or none at all."""
+        if strange := anatomy.unknown(model):
+            raise self.refusal(model, f"prune Linears, Conv1Ds and fused experts, not its {params.names(strange)}")
+        if not (found := anatomy.matrices(model)):
+            raise self.refusal(model, "prune Linears, Conv1Ds and fused experts, and it has none")
+        return found
+
+    def refusal(self, model: "PreTrainedModel", can: str) -> UserError:
+        return UserError(f"{self.model} is a {model.config.model_type}; {self.method} can {can}")
 
 
 class Sparse(Pruning):
@@ -55,3 +71,9 @@ class Sparse(Pruning):
         if "sparsity" in info.data and (pattern is None) == (info.data["sparsity"] is None):
             raise PydanticCustomError("one_of", "give exactly one of sparsity and pattern")
         return pattern
+
+    def matrices(self, model: "PreTrainedModel") -> dict[str, anatomy.Matrix]:
+        found = super().matrices(model)
+        if self.pattern:
+            calibrate.check_widths(found, masks.sizes(self.pattern)[1], f"pattern {self.pattern}")
+        return found

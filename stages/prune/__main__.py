@@ -9,9 +9,9 @@ from torch import nn
 
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
-from stages.lib.nets import calibrate, losses
+from stages.lib.nets import anatomy, calibrate, losses
 from stages.lib.store import models
-from stages.lib.store.tokens import held_out, require_tokenizer
+from stages.lib.store.tokens import held_out, require_tokenizer, sample
 from stages.prune import Pruning
 from stages.prune.parts.given import Given
 
@@ -37,9 +37,12 @@ def main(
         calibrate.require_dense(net, f"prune.{variant}")
         unseen, before = held_out(tokens, technique.held_out_rows), copy.deepcopy(net)
 
-        seen = technique.calibration
-        scores = run.place(checkpoints, seen or technique)
-        given = Given(tokens, seen, scores, run.place(checkpoints, technique))
+        calibration = technique.calibration
+        rows = torch.empty(0, 0, dtype=torch.int64)
+        if calibration:
+            rows = sample(tokens, calibration.rows, calibration.seed)
+        scores = run.place(checkpoints, calibration or technique)  # variants with the same rows share them
+        given = Given(rows, tokens, scores, run.place(checkpoints, technique))
         net = technique.prune(net, given)
         given.forget()
 
@@ -53,12 +56,12 @@ def main(
 
 
 def zeros(net: nn.Module) -> dict[str, float]:
-    """Exact zeros, counted here on the result: in what a technique may change, and in the whole model."""
-    prunable = [layer.weight for layer in calibrate.linears(net).values()]
+    """Exact zeros, counted here on the result: in all that multiplies inside the blocks, and in the whole model."""
+    multiplying = anatomy.multiplying(net).values()
     every = list(net.parameters())  # a tied weight appears once
     kept = sum(int(weight.count_nonzero()) for weight in every)
     return {
-        "sparsity": 1 - sum(int(weight.count_nonzero()) for weight in prunable) / sum(w.numel() for w in prunable),
+        "sparsity": 1 - sum(int(w.count_nonzero()) for w in multiplying) / sum(w.numel() for w in multiplying),
         "sparsity_model": 1 - kept / sum(weight.numel() for weight in every),
         "parameters": sum(weight.numel() for weight in every),
         "nonzero_parameters": kept,
@@ -66,8 +69,8 @@ def zeros(net: nn.Module) -> dict[str, float]:
 
 
 def redundancy(net: nn.Module, ranks: dict[str, int]) -> dict[str, float]:
-    """The share of the rank a layer could have that it does not have."""
-    return {name: 1 - ranks[name] / min(each.weight.shape) for name, each in calibrate.linears(net).items()}
+    """The share of the rank a matrix could have that it does not have."""
+    return {name: 1 - ranks[name] / min(matrix.weight.shape) for name, matrix in anatomy.matrices(net).items()}
 
 
 def reload(net: nn.Module, folder: Path) -> "PreTrainedModel":

@@ -9,7 +9,7 @@ Shapes: N = rows, T = context, D = hidden.
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,62 +18,60 @@ from torch import Tensor, nn
 
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
 from stages.prune import Pruning
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Pruning):
+    from stages.prune.parts.given import Given
+
+
+class Depth(Pruning):
     method: Literal["depth"]
     layers: PositiveInt  # blocks that stay
     calibration: Calibration = Calibration()
 
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        self.check(model)
+        influence = given.once(lambda: self.score(model, given.rows), model.device)["influence"]
+        kept = influence.argsort(descending=True, stable=True)[: self.layers].sort().values.tolist()
+        self.require_config(model, kept)
+        anatomy.shorten(model, kept)
+        return model
 
-def prune(model: Any, scores: dict[str, Tensor], p: Params) -> nn.Module:
-    check(model, p)
-    decoder, blocks = model.get_decoder(), calibrate.blocks(model)
-    kept = scores["influence"].argsort(descending=True, stable=True)[: p.layers].sort().values.tolist()
-    stay: list[Any] = [blocks[i] for i in kept]
-    for position, block in enumerate(stay):
-        block.self_attn.layer_idx = position  # its place in the key-value cache
-    decoder.layers = nn.ModuleList(stay)
-    model.config.num_hidden_layers = p.layers
-    if kinds := getattr(model.config, "layer_types", None):
-        model.config.layer_types = [kinds[i] for i in kept]
-    return model
+    def score(self, model: "PreTrainedModel", rows_NT: Tensor) -> dict[str, Tensor]:
+        return {"influence": torch.tensor(block_influence(model, rows_NT), dtype=torch.float64)}
 
+    def check(self, model: "PreTrainedModel") -> None:
+        """Refuse, before any work, what can't be shortened. The last blocks stand for those that will be kept."""
+        blocks = anatomy.blocks(model)
+        if not anatomy.attends(model):
+            raise self.refusal(model, "shorten decoders of attention blocks only")
+        if self.layers >= len(blocks):
+            raise UserError(f"layers is {self.layers}, but {self.model} has no more than {len(blocks)} blocks")
+        self.require_config(model, list(range(len(blocks)))[-self.layers :])
 
-def score(model: Any, rows_NT: Tensor, p: Params) -> dict[str, Tensor]:
-    check(model, p)
-    return {"influence": torch.tensor(block_influence(model, rows_NT), dtype=torch.float64)}
-
-
-def check(model: Any, p: Params) -> None:
-    blocks = calibrate.blocks(model)
-    if not all(hasattr(block, "self_attn") for block in blocks):
-        raise UserError(
-            f"{p.model} is a {model.config.model_type}; depth can shorten decoders of attention blocks only"
-        )
-    if p.layers >= len(blocks):
-        raise UserError(f"layers is {p.layers}, but {p.model} has no more than {len(blocks)} blocks")
+    def require_config(self, model: "PreTrainedModel", kept: list[int]) -> None:
+        if obstacle := anatomy.obstacle(model, kept):
+            raise self.refusal(model, f"shorten only what a config can describe afterwards, but {obstacle}")
 
 
 @torch.no_grad()
-def block_influence(model: Any, rows_NT: Tensor) -> list[float]:
+def block_influence(model: "PreTrainedModel", rows_NT: Tensor) -> list[float]:
     """BI of every block, in [0, 2]."""
-    readers = [*calibrate.blocks(model), model.get_decoder().norm]  # what one reads is what the one before it wrote
-    sums, before = [0.0] * (len(readers) - 1), torch.empty(0)
+    blocks = anatomy.named_blocks(model)
+    sums = dict.fromkeys(blocks, 0.0)
 
-    def reads(number: int) -> Callable[..., None]:
-        def see(_: Any, inputs: Any) -> None:
-            nonlocal before
-            if number:
-                sums[number - 1] += (1 - F.cosine_similarity(before, inputs[0], dim=-1)).mean(1).sum().item()
-            before = inputs[0]
+    def compares(name: str) -> Callable[..., None]:
+        def add(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            after_NTD = output[0] if isinstance(output, tuple) else output
+            sums[name] += (1 - F.cosine_similarity(inputs[0], after_NTD, dim=-1)).mean(1).sum().item()
 
-        return see
+        return add
 
     with ExitStack() as hooks:
-        for number, reader in enumerate(readers):
-            hooks.enter_context(reader.register_forward_pre_hook(reads(number)))
+        for name, block in blocks.items():
+            hooks.enter_context(block.register_forward_hook(compares(name)))
         calibrate.run(model, rows_NT)
-    return [each / len(rows_NT) for each in sums]
+    return [total / len(rows_NT) for total in sums.values()]

@@ -1,50 +1,52 @@
 """Lottery ticket: train, drop the smallest weights, take the rest back to where they began, again. Frankle & Carbin
 2018, arXiv:1803.03635, section 1; back to an early checkpoint instead of random weights: arXiv:1912.05671, section 2.
 
-After round r of R the share (1 - sparsity)^(r / R) of every layer is left. The parent is the point that weights are
+After round r of R the share (1 - sparsity)^(r / R) of every matrix is left. The parent is the point that weights are
 taken back to: random weights, or a variant that was trained for a few steps (late rewinding). What comes out is the
 trained ticket. Cost: R + 1 trainings of next-token loss on the rows, in which zeros stay zeros.
 """
 
 import copy
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import PositiveInt
-from torch import nn
+from torch import Tensor
 
 from stages.lib.frame.params import Share
-from stages.lib.nets import calibrate, masks
+from stages.lib.nets import masks
+from stages.lib.nets.anatomy import Matrix
 from stages.lib.training.config import Training
 from stages.prune import Pruning
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Pruning):
+    from stages.prune.parts.given import Given
+
+
+class Lottery(Pruning):
     method: Literal["lottery"]
     sparsity: Share
     rounds: PositiveInt = 4
     training: Training  # of every round
     calibration: None = None
 
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        matrices, first = self.matrices(model), copy.deepcopy(model.state_dict())
+        for number in range(1, self.rounds + 1):
+            given.train(model, self.training)
+            stays = winners(matrices, 1 - (1 - self.sparsity) ** (number / self.rounds))
+            model.load_state_dict(first)
+            for name, matrix in matrices.items():
+                matrix.weight.mul_(stays[name])
+        given.train(model, self.training)
+        return model
 
-def prune(model: nn.Module, train: Callable[[nn.Module], None], p: Params) -> nn.Module:
-    first = copy.deepcopy(model.state_dict())
-    for number in range(1, p.rounds + 1):
-        train(model)
-        rewind(model, first, 1 - (1 - p.sparsity) ** (number / p.rounds))
-    train(model)
-    return model
 
-
-@torch.no_grad()
-def rewind(model: nn.Module, first: dict[str, torch.Tensor], sparsity: float) -> None:
-    """The first weights where the present ones are large, in each layer by itself; what was dropped is zero already."""
-    layers = calibrate.linears(model)
-    stays = {
-        name: masks.keep(layer.weight.abs().flatten()[None], sparsity, None).view_as(layer.weight)
-        for name, layer in layers.items()
+def winners(matrices: Mapping[str, Matrix], sparsity: float) -> dict[str, Tensor]:
+    """True where weights are large, in each matrix by itself, (O, I); what was dropped is zero already."""
+    return {
+        name: masks.keep(matrix.weight.abs().flatten()[None], sparsity, None).view(matrix.weight.shape)
+        for name, matrix in matrices.items()
     }
-    model.load_state_dict(first)
-    for name, layer in layers.items():
-        layer.weight *= stays[name]

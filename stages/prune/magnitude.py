@@ -1,13 +1,14 @@
-"""Magnitude: drop the smallest weights of every layer. Han et al. 2015, arXiv:1506.02626, section 3.
+"""Magnitude: drop the smallest weights of every matrix. Han et al. 2015, arXiv:1506.02626, section 3.
 
-No data, no retraining; cost: one sort of the weights. Shapes: O = out_features, I = in_features.
+The weights of a matrix compete with each other, those of an expert by themselves. No data, no retraining; cost: one
+sort of the weights. Shapes: O = out_features, I = in_features.
 """
 
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from stages.lib.nets import calibrate, masks
+from stages.lib.nets import masks
 from stages.prune import Sparse
 
 if TYPE_CHECKING:
@@ -22,10 +23,8 @@ class Magnitude(Sparse):
 
     @torch.no_grad()
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
-        layers = calibrate.linears(model)
-        if self.pattern:
-            calibrate.check_widths(layers, masks.sizes(self.pattern)[1], f"pattern {self.pattern}")
-        for layer in layers.values():
-            score_1W = layer.weight.abs().flatten()[None]  # the whole layer competes
-            layer.weight *= masks.keep(score_1W, self.sparsity, self.pattern).view_as(layer.weight)
+        for matrix in self.matrices(model).values():
+            weight_OI = matrix.weight
+            score_1W = weight_OI.abs().flatten()[None]  # the whole matrix competes
+            weight_OI *= masks.keep(score_1W, self.sparsity, self.pattern).view(weight_OI.shape)
         return model

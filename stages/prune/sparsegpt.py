@@ -6,64 +6,90 @@ arXiv:2301.00774, algorithm 1; the scores are Optimal Brain Surgeon's (Hassibi &
 
 U_ii^2 is what [H^-1]_ii becomes once the inputs before i are settled, so U holds all the inverses that the rows share.
 Scores compete within 128 inputs of all rows; with a pattern within a row's m neighbours, just before these are settled.
-Blocks are pruned in order, each on what the pruned ones before it produce. Cost: three forward passes over the
-calibration rows, and I^3 + O I^2 a layer. Shapes: O = out_features, I = in_features, N = rows, T = context, M = tokens
-of a batch.
+Blocks are pruned in order, each on what the pruned ones before it produce. An expert is judged by the tokens that are
+routed to it; where no calibration token comes, H is the identity: its smallest weights go, the others stay as they are.
+Cost: three forward passes over the calibration rows, and I^3 + O I^2 a matrix.
+Shapes: O = out_features, I = in_features, N = rows, T = context, M = tokens of a batch.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveFloat
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import calibrate, masks
+from stages.lib.nets import anatomy, calibrate, masks
+from stages.lib.nets.anatomy import Matrix
 from stages.prune import Sparse
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from stages.prune.parts.given import Given
 
 WIDTH = 128  # inputs that compete with each other, algorithm 1's B_s
 
 
-class Params(Sparse):
+class SparseGPT(Sparse):
     method: Literal["sparsegpt"]
     damping: PositiveFloat = 0.01  # share of the mean diagonal
     calibration: Calibration = Calibration()
 
+    @torch.no_grad()
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        self.matrices(model)
+        for block, observe in calibrate.in_turn(model, given.rows):
+            matrices = anatomy.matrices_of(block)
+            moments_II = input_moments(matrices, observe)
+            for name, matrix in matrices.items():
+                matrix.weight.copy_(self.sparsify(matrix.weight.float(), moments_II[name]))
+        return model
 
-@torch.no_grad()
-def prune(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    if p.pattern:
-        calibrate.check_widths(calibrate.linears(model), masks.sizes(p.pattern)[1], f"pattern {p.pattern}")
-    for block, observe in calibrate.in_turn(model, rows_NT):
-        layers = calibrate.linears(block)
-        moments_II = input_moments(layers, observe)
-        for name, layer in layers.items():
-            layer.weight.copy_(sparsify(layer.weight.float(), moments_II[name], p))
-    return model
+    def sparsify(self, weight_OI: Tensor, moments_II: Tensor) -> Tensor:
+        """The matrix with zeros in their places and what stays moved to make up for them."""
+        weight_OI = weight_OI * (moments_II.diagonal() != 0)  # an input that is always zero needs no weight
+        factor_II = inverse_factor(moments_II, self.damping)
+        for start in range(0, weight_OI.shape[1], WIDTH):
+            inner = slice(start, min(start + WIDTH, weight_OI.shape[1]))
+            errors_OB = self.settle(weight_OI[:, inner], factor_II[inner, inner])
+            weight_OI[:, inner.stop :] -= errors_OB @ factor_II[inner, inner.stop :]
+        return weight_OI
+
+    def settle(self, weight_OB: Tensor, factor_BB: Tensor) -> Tensor:
+        """Prune these columns in place, each after those before it; returns w / U_ii of what went, (O, B)."""
+        scale_B = factor_BB.diagonal()
+        errors_OB = torch.zeros_like(weight_OB)
+        kept, of = masks.sizes(self.pattern) if self.pattern else (0, 0)
+        stays_OB = torch.ones_like(weight_OB, dtype=torch.bool)
+        if not self.pattern:
+            score_1W = (weight_OB / scale_B).square().flatten()[None]
+            stays_OB = masks.keep(score_1W, self.sparsity, None).view(weight_OB.shape)
+        for i in range(weight_OB.shape[1]):
+            if self.pattern and i % of == 0:
+                group = slice(i, i + of)
+                stays_OB[:, group] = masks.best((weight_OB[:, group] / scale_B[group]).square(), kept)
+            errors_OB[:, i] = weight_OB[:, i] * ~stays_OB[:, i] / scale_B[i]
+            weight_OB[:, i:] -= errors_OB[:, i : i + 1] * factor_BB[i, i:]
+            weight_OB[:, i] *= stays_OB[:, i]
+        return errors_OB
 
 
-def input_moments(layers: dict[str, nn.Linear], observe: calibrate.Observe) -> dict[str, Tensor]:
-    """X^T X over all calibration tokens, (I, I) for each layer."""
-    sums_II = {
-        name: each.weight.new_zeros(2 * (each.in_features,), dtype=torch.float32) for name, each in layers.items()
-    }
+def input_moments(matrices: Mapping[str, Matrix], observe: calibrate.Observe) -> dict[str, Tensor]:
+    """X^T X over all calibration tokens, (I, I) for each matrix; the identity where no token came."""
+    sums_II: dict[str, Tensor] = {}
 
     def add(name: str, x_MI: Tensor) -> None:
+        if name not in sums_II:
+            sums_II[name] = x_MI.new_zeros(2 * (x_MI.shape[1],), dtype=torch.float32)
         sums_II[name].addmm_(x_MI.float().T, x_MI.float())
 
-    observe(layers, add)
+    observe(matrices, add)
+    for name, matrix in matrices.items():
+        if name not in sums_II:
+            sums_II[name] = torch.eye(matrix.in_features, device=matrix.weight.device)
     return sums_II
-
-
-def sparsify(weight_OI: Tensor, moments_II: Tensor, p: Params) -> Tensor:
-    """The layer with zeros in their places and what stays moved to make up for them."""
-    weight_OI = weight_OI * (moments_II.diagonal() != 0)  # an input that is always zero needs no weight
-    factor_II = inverse_factor(moments_II, p.damping)
-    for start in range(0, weight_OI.shape[1], WIDTH):
-        inner = slice(start, min(start + WIDTH, weight_OI.shape[1]))
-        errors_OB = settle(weight_OI[:, inner], factor_II[inner, inner], p)
-        weight_OI[:, inner.stop :] -= errors_OB @ factor_II[inner, inner.stop :]
-    return weight_OI
 
 
 def inverse_factor(moments_II: Tensor, damping: float) -> Tensor:
@@ -72,22 +98,3 @@ def inverse_factor(moments_II: Tensor, damping: float) -> Tensor:
     dead_I = (diagonal_I == 0).to(moments_II)
     hessian_II = moments_II + torch.diag(dead_I + damping * (diagonal_I + dead_I).mean())
     return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(hessian_II)), upper=True)
-
-
-def settle(weight_OB: Tensor, factor_BB: Tensor, p: Params) -> Tensor:
-    """Prune these columns in place, each after those before it; returns w / U_ii of what went, (O, B)."""
-    scale_B = factor_BB.diagonal()
-    errors_OB = torch.zeros_like(weight_OB)
-    kept, of = masks.sizes(p.pattern) if p.pattern else (0, 0)
-    stays_OB = torch.ones_like(weight_OB, dtype=torch.bool)
-    if not p.pattern:
-        score_1W = (weight_OB / scale_B).square().flatten()[None]
-        stays_OB = masks.keep(score_1W, p.sparsity, None).view_as(weight_OB)
-    for i in range(weight_OB.shape[1]):
-        if p.pattern and i % of == 0:
-            group = slice(i, i + of)
-            stays_OB[:, group] = masks.best((weight_OB[:, group] / scale_B[group]).square(), kept)
-        errors_OB[:, i] = weight_OB[:, i] * ~stays_OB[:, i] / scale_B[i]
-        weight_OB[:, i:] -= errors_OB[:, i : i + 1] * factor_BB[i, i:]
-        weight_OB[:, i] *= stays_OB[:, i]
-    return errors_OB

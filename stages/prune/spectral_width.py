@@ -14,102 +14,98 @@ Cost: one forward pass and an eigendecomposition. Shapes: N rows, T context, M t
 import copy
 import math
 from contextlib import ExitStack
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
+from stages.lib.nets.anatomy import Axis
 from stages.prune import Pruning
 from stages.prune.parts import marchenko_pastur
 
-KNOWN = ("llama", "mistral", "qwen2", "qwen3")  # two norms a block, each read by these and nothing else:
-READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
-WRITERS = ("o_proj", "down_proj")
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from stages.prune.parts.given import Given
+
+HIDDEN = Axis("hidden")
 
 
-class Params(Pruning):
+class SpectralWidth(Pruning):
     method: Literal["spectral_width"]
     multiple: PositiveInt = 64  # the new width is rounded up to one that heads divide too
     calibration: Calibration = Calibration()
 
+    @torch.no_grad()
+    def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        if not anatomy.is_plain(model):
+            raise self.refusal(model, f"narrow: {params.names(anatomy.PLAIN)}")
+        hidden, tokens = model.config.hidden_size, given.rows.numel()
+        if tokens < hidden:
+            raise UserError(f"{tokens} calibration tokens can't tell {hidden} directions apart; give more rows")
+        fold(model)
+        values_D, vectors_DD = torch.linalg.eigh(covariance(model, given.rows))  # ascending
+        signal = int((values_D > marchenko_pastur.edge(values_D, tokens)).sum())
+        step = math.lcm(self.multiple, anatomy.heads(model.config).queries)  # transformers refuses other widths
+        kept = math.ceil(max(1, signal) / step) * step
+        if kept >= hidden:
+            found = f"{signal} of {self.model}'s {hidden} directions are above the noise"
+            raise UserError(f"{found}; in steps of {step} all stay: take a smaller multiple or fewer calibration rows")
+        return project(model, vectors_DD[:, -kept:])
+
 
 @torch.no_grad()
-def prune(model: Any, rows_NT: Tensor, p: Params) -> nn.Module:
-    hidden = model.config.hidden_size
-    if model.config.model_type not in KNOWN:
-        raise UserError(f"{p.model} is a {model.config.model_type}; spectral_width can narrow: {', '.join(KNOWN)}")
-    if rows_NT.numel() < hidden:
-        raise UserError(f"{rows_NT.numel()} calibration tokens can't tell {hidden} directions apart; give more rows")
-    fold(model)
-    values_D, vectors_DD = torch.linalg.eigh(covariance(model, rows_NT))  # ascending
-    signal = int((values_D > marchenko_pastur.edge(values_D, rows_NT.numel())).sum())
-    step = math.lcm(p.multiple, model.config.num_attention_heads)  # transformers refuses other widths
-    kept = math.ceil(max(1, signal) / step) * step
-    if kept >= hidden:
-        said = f"{signal} of {p.model}'s {hidden} directions are above the noise"
-        raise UserError(f"{said}; in steps of {step} all stay: take a smaller multiple or fewer calibration rows")
-    return project(model, vectors_DD[:, -kept:])
-
-
-@torch.no_grad()
-def fold(model: Any) -> None:
+def fold(model: "PreTrainedModel") -> None:
     """Every norm's gain into the matrices that read behind it: the same function, all gains one."""
+    head: Any = model.get_output_embeddings()
     if model.config.tie_word_embeddings:
-        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
+        head.weight = nn.Parameter(head.weight.detach().clone())
         model.config.tie_word_embeddings = False
-    pairs = [(model.get_decoder().norm, [model.lm_head])]
-    for block in calibrate.blocks(model):
-        pairs += [(getattr(block, norm), named(block, readers)) for norm, readers in READERS.items()]
-    for norm, readers in pairs:
-        for reader in readers:
-            reader.weight *= norm.weight
-        norm.weight.fill_(1)
+    for norm in anatomy.norms(model):
+        for reader in norm.readers:
+            reader.weight *= norm.gain
+        norm.gain.fill_(1)
 
 
-def named(block: nn.Module, names: tuple[str, ...]) -> list[Any]:
-    return [layer for name, layer in calibrate.linears(block).items() if name.rsplit(".", 1)[-1] in names]
-
-
-def covariance(model: Any, rows_NT: Tensor) -> Tensor:
+def covariance(model: "PreTrainedModel", rows_NT: Tensor) -> Tensor:
     """Mean of x x^T over all tokens and norms, (D, D); uncentred, for what is projected away is lost whole."""
     total_DD = torch.zeros(2 * (model.config.hidden_size,), dtype=torch.float64, device=model.device)
 
-    def add(_module: Any, _inputs: Any, x_NTD: Tensor) -> None:
+    def add(_module: nn.Module, _inputs: tuple[Tensor], x_NTD: Tensor) -> None:
         x_MD = x_NTD.flatten(0, 1).double()
         total_DD.addmm_(x_MD.T, x_MD)
 
-    norms = [getattr(block, norm) for block in calibrate.blocks(model) for norm in READERS] + [model.get_decoder().norm]
+    norms = anatomy.norms(model)
     with ExitStack() as hooks:
         for norm in norms:
-            hooks.enter_context(norm.register_forward_hook(add))
+            hooks.enter_context(norm.module.register_forward_hook(add))
         calibrate.run(model, rows_NT)
     return total_DD / (rows_NT.numel() * len(norms))
 
 
-def project(model: Any, basis_DK: Tensor) -> Any:
+def project(model: "PreTrainedModel", basis_DK: Tensor) -> "PreTrainedModel":
     """The same model on the stream x Q; its gains must be folded."""
     hidden, kept = basis_DK.shape
-    config, first = copy.deepcopy(model.config), calibrate.blocks(model)[0]
-    config.hidden_size, config.head_dim = kept, first.self_attn.head_dim  # pyright: ignore[reportAttributeAccessIssue]
+    config = copy.deepcopy(model.config)
+    config.hidden_size, config.head_dim = kept, anatomy.heads(model.config).size
     config.rms_norm_eps *= hidden / kept  # under the root it meets the mean, which grows as the width falls
-    small = type(model)(config).to(model.device, model.dtype).eval()
-    basis = basis_DK.to(model.device, model.dtype)
-    small.load_state_dict({name: change(name, w, basis) for name, w in model.state_dict().items()})
+    small = type(model)(config).to(model.device, model.dtype).eval()  # pyright: ignore[reportArgumentType]
+    basis, axes, weights = basis_DK.to(model.device, model.dtype), anatomy.axes(model), model.state_dict()
+    gains = {f"{norm.name}.weight": weights[f"{norm.name}.weight"] for norm in anatomy.norms(model)}
+    changed = {name: change(weight, axes[name], basis) for name, weight in weights.items()}
+    changed |= {name: gain.new_full((kept,), math.sqrt(hidden / kept)) for name, gain in gains.items()}
+    small.load_state_dict(changed)
     small.generation_config = model.generation_config
     return small
 
 
-def change(name: str, weight: Tensor, basis_DK: Tensor) -> Tensor:
-    layer, kind = name.split(".")[-2:]
-    hidden, kept = basis_DK.shape
-    if layer in WRITERS:
-        return basis_DK.T @ weight  # bias too
-    if layer in ("embed_tokens", "lm_head", *sum(READERS.values(), ())) and kind == "weight":
-        return weight @ basis_DK
-    if layer in ("norm", *READERS):
-        return weight.new_full((kept,), math.sqrt(hidden / kept))
-    return weight
+def change(weight: Tensor, axes: tuple[Axis, ...], basis_DK: Tensor) -> Tensor:
+    """What a matrix or bias reads from the stream or writes to it, in the basis."""
+    if axes[0] == HIDDEN:
+        return basis_DK.T @ weight
+    return weight @ basis_DK if axes[-1] == HIDDEN else weight

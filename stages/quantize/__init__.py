@@ -5,28 +5,37 @@ Out  model artefact that transformers loads, and vLLM where it has a kernel; met
      loss_before, loss_after, kl (parent || quantized; all in nats/token on held-out rows), same_top (share of
      positions), bits_per_weight (of the quantized Linears, scales counted), bits_per_weight_model (of all parameters),
      bytes (of the weight files)
-
-A technique is one file here. It defines `Params` and `quantize(model, rows, params) -> model`, where rows (N, T) are
-the calibration rows, or None if its params ask for none. It may change the model in place: the Linears then compute
-with rounded weights and carry what packing needs (`quantization_scheme` of compressed-tensors), or are packed already,
-as the model's config then says. Embeddings and head stay as they are.
 """
 
-from typing import Any, Literal
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
 
 from stages.lib.frame.params import Calibration, Parent, Variant
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
-class Quantization(Variant):
-    """What every technique's variants share."""
+
+class Quantization(Variant, ABC):
+    """The contract of a technique."""
 
     model: Parent
     tokens: Parent
     calibration: Calibration | None = None
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of the scales and of all that is not quantized
     held_out_rows: PositiveInt = 64
+
+    @abstractmethod
+    def quantize(self, model: "PreTrainedModel", rows: "Tensor") -> "PreTrainedModel":
+        """The quantized model, perhaps the same object changed in place; embeddings and head stay as they are.
+
+        `rows` (N, T) are the calibration rows, (0, 0) where `calibration` is None. The Linears that come back compute
+        with rounded weights and carry what packing needs (`quantization_scheme` of compressed-tensors), or are packed
+        already, as the model's config then says.
+        """
 
 
 class Grouped(Quantization):

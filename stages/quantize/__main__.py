@@ -2,37 +2,41 @@
 
 from pathlib import Path
 
-import cyclopts
 import torch
 from torch import nn
 
 from stages.lib.frame import files, params, tracking
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import calibrate, losses
 from stages.lib.store import models
 from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.quantize import Quantization
 from stages.quantize.parts import compressed
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
 
 
-def main(variant: str, *, model: Path, tokens: Path, out: Path) -> None:
-    technique, p = params.load("quantize", variant)
-    with tracking.run("quantize", variant, p, out, inputs=[model, tokens]) as run, compressed.quiet():
+def main(
+    variant: str, *, model: Path, tokens: Path, code: Path, out: Path, params_file: Path = params.PARAMS_FILE
+) -> None:
+    technique = params.load(Quantization, variant, params_file)
+    dtype, calibration = getattr(torch, technique.dtype), technique.calibration
+    with tracking.run("quantize", variant, technique, out, code, [model, tokens]) as run, compressed.quiet():
         files.require_space(out, files.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
         if not calibrate.linears(parent):
             raise UserError(f"quantize.{variant}: a {parent.config.model_type} has no Linear layers but its head")
         require_tokenizer(tokens, model)
-        unseen = held_out(tokens, p.held_out_rows)
-        rows = sample(tokens, p.calibration.rows, p.calibration.seed) if p.calibration else None
+        unseen, rows = held_out(tokens, technique.held_out_rows), torch.empty(0, 0, dtype=torch.int64)
+        if calibration:
+            rows = sample(tokens, calibration.rows, calibration.seed)
 
-        net = technique.quantize(models.load(model), rows, p)
-        compressed.round_rest(net, getattr(torch, p.dtype))
+        net = technique.quantize(models.load(model), rows)
+        compressed.round_rest(net, dtype)
         expected = losses.evaluate(net, unseen)
         with files.writing(out / "model") as folder:
-            models.save(compressed.pack(net, getattr(torch, p.dtype)), tokenizer, folder)
+            models.save(compressed.pack(net, dtype), tokenizer, folder)
             reloaded = models.load(folder)
             run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
@@ -65,4 +69,4 @@ def size(parent: nn.Module, folder: Path) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

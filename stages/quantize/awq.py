@@ -12,7 +12,7 @@ range, since their errors meet in a product. Cost: for every scale, `grid` passe
 of one block; clipping, one pass more and 11 O I S a layer. O = out_features, I = inputs, in G groups of S; M = tokens.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -23,31 +23,33 @@ from stages.lib.nets import calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 SHARES = [1 - step / 20 for step in range(11)]
 QUERIES_KEYS = ("q_proj", "k_proj")
 
 
-class Params(Grouped):
+class AWQ(Grouped):
     method: Literal["awq"]
     bits: Literal[2, 3, 4] = 4
     calibration: Calibration = Calibration(rows=16)
     grid: int = Field(20, ge=4)  # values of a that are tried
     clip: bool = True
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        compressed.require_known(model, self.method)
+        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+        from llmcompressor.modifiers.transform.awq import AWQModifier
 
-def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    compressed.require_known(model, p.method)
-    calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.awq import AWQModifier
-
-    scheme = compressed.scheme(model, p.integers(p.bits))
-    model = compressed.oneshot(model, [AWQModifier(n_grid=p.grid), QuantizationModifier(**scheme)], rows_NT)
-    if p.clip:
-        layers = {n: each for n, each in calibrate.linears(model).items() if not n.endswith(QUERIES_KEYS)}
-        for name, moments_GSS in group_moments(model, rows_NT, layers, p.group_size).items():
-            clip(layers[name], moments_GSS)
-    return model
+        scheme = compressed.scheme(model, self.integers(self.bits))
+        model = compressed.oneshot(model, [AWQModifier(n_grid=self.grid), QuantizationModifier(**scheme)], rows)
+        if self.clip:
+            layers = {name: each for name, each in calibrate.linears(model).items() if not name.endswith(QUERIES_KEYS)}
+            for name, moments_GSS in group_moments(model, rows, layers, self.group_size).items():
+                clip(layers[name], moments_GSS)
+        return model
 
 
 def group_moments(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear], size: int) -> dict[str, Tensor]:

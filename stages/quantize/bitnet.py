@@ -6,28 +6,30 @@ of outputs. llama.cpp's TQ1_0 (stages/export/gguf.py) is smaller, five weights i
 the weights.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.nets import calibrate, rounding
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Quantization):
+
+class BitNet(Quantization):
     method: Literal["bitnet"]
     calibration: None = None
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        rounding.require_ternary(model, "bitnet")
+        from llmcompressor.modifiers.quantization import QuantizationModifier
 
-def quantize(model: Any, rows_NT: Tensor | None, p: Params) -> nn.Module:
-    rounding.require_ternary(model, "bitnet")
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-
-    levels = {"num_bits": 2, "type": "int", "strategy": "channel", "symmetric": True}  # -2, -1, 0, 1
-    scales = {name: rounding.scale_of(layer.weight) for name, layer in calibrate.linears(model).items()}
-    model = compressed.oneshot(model, [QuantizationModifier(**compressed.scheme(model, levels))], None)
-    for name, layer in calibrate.linears(model).items():
-        scale: Any = layer.weight_scale
-        scale.data.fill_(scales[name])  # that of two symmetric bits would put s at 1.5 levels
-    return model
+        levels = {"num_bits": 2, "type": "int", "strategy": "channel", "symmetric": True}  # -2, -1, 0, 1
+        scales = {name: rounding.scale_of(layer.weight) for name, layer in calibrate.linears(model).items()}
+        model = compressed.oneshot(model, [QuantizationModifier(**compressed.scheme(model, levels))])
+        for name, layer in calibrate.linears(model).items():
+            scale: Any = layer.weight_scale
+            scale.data.fill_(scales[name])  # that of two symmetric bits would put s at 1.5 levels
+        return model

@@ -10,28 +10,31 @@ with the largest inputs come first, in the groups they had ("static"). Widths an
 Cost: one forward pass over the calibration rows for every block, and a Cholesky factor of (inputs, inputs) a Linear.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.frame.params import Calibration, Share
 from stages.lib.nets import calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Grouped):
+
+class GPTQ(Grouped):
     method: Literal["gptq"]
     bits: Literal[2, 3, 4] = 4
     calibration: Calibration = Calibration()
     damping: Share = 0.01  # of the mean of H's diagonal
     act_order: bool = True
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        from llmcompressor.modifiers.gptq import GPTQModifier
 
-def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
-    from llmcompressor.modifiers.gptq import GPTQModifier
-
-    scheme = compressed.scheme(model, p.integers(p.bits))
-    order: Any = "static" if p.act_order else None
-    return compressed.oneshot(model, [GPTQModifier(dampening_frac=p.damping, actorder=order, **scheme)], rows_NT)
+        scheme = compressed.scheme(model, self.integers(self.bits))
+        order: Any = "static" if self.act_order else None
+        solver = GPTQModifier(dampening_frac=self.damping, actorder=order, **scheme)
+        return compressed.oneshot(model, [solver], rows)

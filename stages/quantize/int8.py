@@ -5,23 +5,25 @@ w_oi ~ s_o * q_oi with s_o = max_i |w_oi| / 127.5, q in [-128, 127]: an error of
 the weights. Shapes: O = out_features, I = in_features.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Quantization):
+
+class Int8(Quantization):
     method: Literal["int8"]
     activations: bool = False
     calibration: None = None
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        from llmcompressor.modifiers.quantization import QuantizationModifier
 
-def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-
-    inputs = compressed.BYTES_A_TOKEN if p.activations else None
-    scheme = compressed.scheme(model, compressed.BYTES, inputs)
-    return compressed.oneshot(model, [QuantizationModifier(**scheme)], None)
+        inputs = compressed.BYTES_A_TOKEN if self.activations else None
+        scheme = compressed.scheme(model, compressed.BYTES, inputs)
+        return compressed.oneshot(model, [QuantizationModifier(**scheme)])

@@ -3,13 +3,15 @@
 in stages/lib/nets/budget.py.
 
 A width's loss is measured with rounding to nearest; then GPTQ rounds, each layer at its width. Cost: layers x widths
-passes of `rows` calibration rows, then GPTQ's. O = out_features, G = groups of I inputs, L = layers, W = widths.
+passes of `measured_rows` calibration rows, then GPTQ's. O = out_features, G = groups of I inputs, L = layers,
+W = widths.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration
@@ -17,52 +19,56 @@ from stages.lib.nets import budget, calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Grouped):
+
+class Mixed(Grouped):
     method: Literal["mixed"]
     bits: float = Field(4.0, gt=1, le=8)  # a weight, scales counted
     widths: tuple[Literal[2, 3, 4, 5, 6, 8], ...] = Field((2, 3, 4, 6, 8), min_length=2)
     calibration: Calibration = Calibration()
-    rows: PositiveInt = 8  # of the calibration rows, for measuring
+    measured_rows: PositiveInt = 8  # of the calibration rows, for the losses
+
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        layers = calibrate.linears(model)
+        calibrate.check_widths(layers, self.group_size, f"group_size {self.group_size}")
+        costs_LW = [[self.size(layer.weight, bits) for bits in self.widths] for layer in layers.values()]
+        weights = sum(layer.weight.numel() for layer in layers.values())
+        if (least := sum(map(min, costs_LW)) / weights) > self.bits:
+            few = f"{self.bits} bits/weight are too few"
+            raise UserError(f"{few}: widths {self.widths} take at least {least:.2f} with scales")
+        dense = {name: layer.weight for name, layer in layers.items()}
+
+        def forms(_: str, weight_OI: Tensor) -> Iterator[Tensor]:
+            return (rounded(weight_OI, bits, self.group_size, self.symmetric) for bits in self.widths)
+
+        losses_LW = budget.sensitivities(model, rows[: self.measured_rows], dense, forms)
+        chosen = budget.choose(costs_LW, losses_LW, int(self.bits * weights))
+        width = {name: self.widths[w] for name, w in zip(layers, chosen, strict=True)}
+        return compressed.oneshot(model, [self.modifier(model, width)], rows)
+
+    def size(self, weight_OI: Tensor, bits: int) -> int:
+        """Bits in the file: integers; a 16-bit scale, perhaps a zero point a group; the shape in 16 bytes."""
+        groups = weight_OI.numel() // self.group_size
+        return weight_OI.numel() * bits + groups * (16 + (0 if self.symmetric else bits)) + 128
+
+    def modifier(self, model: "PreTrainedModel", width: dict[str, int]) -> object:
+        """GPTQ, each layer at its width."""
+        from llmcompressor.modifiers.gptq import GPTQModifier
+
+        groups = {
+            f"bits_{bits}": {"targets": [name for name in width if width[name] == bits], "weights": self.integers(bits)}
+            for bits in sorted(set(width.values()))
+        }
+        scheme: dict[str, Any] = compressed.scheme(model, {}) | {"config_groups": groups}
+        return GPTQModifier(**scheme)
 
 
-def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    layers = calibrate.linears(model)
-    calibrate.check_widths(layers, p.group_size, f"group_size {p.group_size}")
-    costs_LW = [[size(layer.weight, bits, p) for bits in p.widths] for layer in layers.values()]
-    weights = sum(layer.weight.numel() for layer in layers.values())
-    if (least := sum(map(min, costs_LW)) / weights) > p.bits:
-        raise UserError(f"{p.bits} bits/weight are too few: widths {p.widths} take at least {least:.2f} with scales")
-    dense = {name: layer.weight for name, layer in layers.items()}
-    losses_LW = budget.sensitivities(
-        model, rows_NT[: p.rows], dense, lambda _, weight_OI: (rounded(weight_OI, bits, p) for bits in p.widths)
-    )
-    chosen = budget.choose(costs_LW, losses_LW, int(p.bits * weights))
-    width = {name: p.widths[w] for name, w in zip(layers, chosen, strict=True)}
-    return compressed.oneshot(model, [modifier(model, width, p)], rows_NT)
-
-
-def modifier(model: nn.Module, width: dict[str, int], p: Params) -> object:
-    from llmcompressor.modifiers.gptq import GPTQModifier
-
-    groups = {
-        f"bits_{bits}": {"targets": [name for name in width if width[name] == bits], "weights": p.integers(bits)}
-        for bits in sorted(set(width.values()))
-    }
-    scheme: dict[str, Any] = compressed.scheme(model, {}) | {"config_groups": groups}
-    return GPTQModifier(**scheme)
-
-
-def size(weight_OI: Tensor, bits: int, p: Params) -> int:
-    """Bits in the file: integers; a 16-bit scale, perhaps a zero point a group; the shape in 16 bytes."""
-    groups = weight_OI.numel() // p.group_size
-    return weight_OI.numel() * bits + groups * (16 + (0 if p.symmetric else bits)) + 128
-
-
-def rounded(weight_OI: Tensor, bits: int, p: Params) -> Tensor:
+def rounded(weight_OI: Tensor, bits: int, group_size: int, symmetric: bool) -> Tensor:
     """To the nearest level of its group, as rtn: q in [low, -low - 1] around a zero point."""
-    w_OGI, low = weight_OI.unflatten(1, (-1, p.group_size)), -(2 ** (bits - 1))
-    if p.symmetric:
+    w_OGI, low = weight_OI.unflatten(1, (-1, group_size)), -(2 ** (bits - 1))
+    if symmetric:
         step_OG1, zero_OG1 = w_OGI.abs().amax(-1, keepdim=True) / (-low - 0.5), 0
     else:
         bottom_OG1, top_OG1 = w_OGI.amin(-1, keepdim=True).clamp_max(0), w_OGI.amax(-1, keepdim=True).clamp_min(0)

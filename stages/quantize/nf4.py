@@ -7,7 +7,7 @@ values in [-1, 1] that split a normal distribution evenly, 0 and both ends among
 and PEFT (QLoRA) read; for every Linear its file also holds both tables of codes, 1.3 kB.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,32 +15,38 @@ from torch import Tensor, nn
 from stages.lib.nets import calibrate
 from stages.quantize import Quantization
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Quantization):
+
+class NF4(Quantization):
     method: Literal["nf4"]
     calibration: None = None
     double: bool = True
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        layers = calibrate.linears(model)
+        calibrate.check_widths(layers, 64, "nf4, block 64,")
+        from bitsandbytes.nn import Linear4bit, Params4bit, modules
+        from transformers import BitsAndBytesConfig
+        from transformers.quantizers.auto import AutoHfQuantizer
 
-def quantize(model: Any, rows_NT: Tensor | None, p: Params) -> nn.Module:
-    layers = calibrate.linears(model)
-    calibrate.check_widths(layers, 64, "nf4, block 64,")
-    from bitsandbytes.nn import Linear4bit, Params4bit, modules
-    from transformers import BitsAndBytesConfig
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    # The kernel of CPUs with bf16 rounds inputs to 16 bits, and scales too: once it ran, they are saved as other ones.
-    modules.has_avx512bf16 = lambda: False
-    exact = {"compute_dtype": torch.float32, "quant_type": "nf4"}
-    for name, layer in layers.items():
-        bias = layer.bias is not None
-        packed = Linear4bit(layer.in_features, layer.out_features, bias, compress_statistics=p.double, **exact)
-        packed.weight = Params4bit(layer.weight.data, compress_statistics=p.double, quant_type="nf4", module=packed)  # pyright: ignore[reportCallIssue]
-        packed.bias = layer.bias
-        model.set_submodule(name, packed.to(model.device).eval())  # rounds
-    kept = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and name not in layers]
-    config: Any = {"load_in_4bit": True, "llm_int8_skip_modules": kept, "bnb_4bit_use_double_quant": p.double}
-    config |= {f"bnb_4bit_{name}": value for name, value in exact.items()}
-    model.config.quantization_config = BitsAndBytesConfig(**config)
-    model.hf_quantizer = AutoHfQuantizer.from_config(model.config.quantization_config)
-    return model
+        # The kernel of CPUs with bf16 rounds inputs to 16 bits, and scales too: once it ran, other ones are saved.
+        modules.has_avx512bf16 = lambda: False
+        kind: Any = {"compress_statistics": self.double, "quant_type": "nf4"}
+        for name, layer in layers.items():
+            bias = layer.bias is not None
+            packed = Linear4bit(layer.in_features, layer.out_features, bias, compute_dtype=torch.float32, **kind)
+            packed.weight = Params4bit(layer.weight.data, **kind | {"module": packed})
+            packed.bias = layer.bias
+            model.set_submodule(name, packed.to(model.device).eval())  # rounds
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=torch.float32,
+            llm_int8_skip_modules=[n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in layers],
+        )
+        model.config.quantization_config = config
+        model.hf_quantizer = AutoHfQuantizer.from_config(config)
+        return model

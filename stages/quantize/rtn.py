@@ -6,23 +6,26 @@ w_oi ~ s (q_oi - z) with q in [-2^(bits-1), 2^(bits-1) - 1]; a group's levels sp
 gaps (3 bits take 3 bits); transformers reads every width, vLLM's kernels only 4 (and 8). O = out_features, I = inputs.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.nets import calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Grouped):
+
+class RTN(Grouped):
     method: Literal["rtn"]
     bits: Literal[2, 3, 4] = 4
     calibration: None = None
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        from llmcompressor.modifiers.quantization import QuantizationModifier
 
-def quantize(model: nn.Module, rows_NT: Tensor | None, p: Params) -> nn.Module:
-    calibrate.check_widths(calibrate.linears(model), p.group_size, f"group_size {p.group_size}")
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-
-    return compressed.oneshot(model, [QuantizationModifier(**compressed.scheme(model, p.integers(p.bits)))], None)
+        scheme = compressed.scheme(model, self.integers(self.bits))
+        return compressed.oneshot(model, [QuantizationModifier(**scheme)])

@@ -9,26 +9,28 @@ as int8 with `activations`: one scale an output channel, one a token as it passe
 Cost: one forward pass over the calibration rows.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.frame.params import Calibration, Share
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(Quantization):
+
+class SmoothQuant(Quantization):
     method: Literal["smoothquant"]
     calibration: Calibration = Calibration(rows=16)
     strength: Share = 0.5
 
+    def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
+        compressed.require_known(model, self.method)
+        from llmcompressor.modifiers.quantization import QuantizationModifier
+        from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
-def quantize(model: nn.Module, rows_NT: Tensor, p: Params) -> nn.Module:
-    compressed.require_known(model, p.method)
-    from llmcompressor.modifiers.quantization import QuantizationModifier
-    from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
-
-    scheme = compressed.scheme(model, compressed.BYTES, compressed.BYTES_A_TOKEN)
-    smooth = SmoothQuantModifier(smoothing_strength=p.strength)
-    return compressed.oneshot(model, [smooth, QuantizationModifier(**scheme)], rows_NT)
+        scheme = compressed.scheme(model, compressed.BYTES, compressed.BYTES_A_TOKEN)
+        smooth = SmoothQuantModifier(smoothing_strength=self.strength)
+        return compressed.oneshot(model, [smooth, QuantizationModifier(**scheme)], rows)

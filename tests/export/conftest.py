@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.export import gguf
 from stages.export.parts import dense_model
@@ -18,8 +19,8 @@ def export_gguf(model_folder, tmp_path_factory):
     def export(type: str) -> Path:
         if type not in written:
             written[type] = tmp_path_factory.mktemp(type)
-            p = gguf.Params(method="gguf", type=type, **PARENTS)
-            gguf.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), written[type], p)
+            technique, tokenizer = gguf.GGUF(method="gguf", type=type, **PARENTS), models.load_tokenizer(model_folder)
+            technique.write(dense_model.load(model_folder), tokenizer, written[type], torch.empty(0, 0))
         return written[type]
 
     return export
@@ -28,7 +29,6 @@ def export_gguf(model_folder, tmp_path_factory):
 @pytest.fixture(scope="session")
 def source_folder(tokenizer, tmp_path_factory):
     """A model whose norms are not all one and whose feed-forward width is not that of the vocabulary."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
@@ -49,8 +49,6 @@ def source_folder(tokenizer, tmp_path_factory):
 @pytest.fixture(scope="session")
 def adapted(tokenizer):
     """adapted(folder, target): the model of a folder as the align stage writes it, after LoRA."""
-    import torch
-
     from stages.lib.frame import files
     from stages.lib.store import adapters
 
@@ -70,14 +68,12 @@ def adapted(tokenizer):
 @pytest.fixture(scope="session")
 def packed(tokenizer):
     """packed(folder, target): the model of a folder as the quantize stage writes it, in int8."""
-    import torch
-
     from stages.quantize import int8
     from stages.quantize.parts import compressed
 
     def pack(folder: Path, target: Path) -> Path:
         with compressed.quiet():
-            model = int8.quantize(models.load(folder), None, int8.Params(method="int8", **PARENTS))
+            model = int8.Int8(method="int8", **PARENTS).quantize(models.load(folder), torch.empty(0, 0))
             compressed.round_rest(model, torch.float16)
             models.save(compressed.pack(model, torch.float16), tokenizer, target)
         return target

@@ -41,6 +41,7 @@ def project(tmp_path, monkeypatch, rows, tiny, tokenizer):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
+    Path("code.json").write_text("{}")
     models.save(tiny, tokenizer, BASE)
     said = [{"id": str(n), "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": "#### none"} for n in range(20)]
     Path("records").mkdir()
@@ -52,12 +53,13 @@ def project(tmp_path, monkeypatch, rows, tiny, tokenizer):
 
 def aligned(variant, base=BASE):
     out, given = Path("artifacts/align", variant), Path("records")
-    align.main(variant, model=base, problems=given, examples=given, out=out, checkpoints=Path("checkpoints"))
+    code, kept = Path("code.json"), Path("checkpoints")
+    align.main(variant, model=base, problems=given, examples=given, code=code, checkpoints=kept, out=out)
     return out / "model"
 
 
 def exported(model):
-    export.main("adapter", model=model, tokens=Path("tokens"), out=Path("out"))
+    export.main("adapter", model=model, tokens=Path("tokens"), code=Path("code.json"), out=Path("out"))
     return Path("out/model")
 
 
@@ -83,7 +85,7 @@ def test_base_and_adapter_are_the_merged_model(project, rows):
     seen = json.loads(Path("out/metrics.json").read_text())
     assert abs(seen["kl"]) < 1e-6 and seen["parameters"] == models.load(BASE).num_parameters()
     assert seen["bytes"] == (folder / "adapter_model.safetensors").stat().st_size
-    assert "- align/low: sft of model pretrain/base" in (folder / "README.md").read_text()
+    assert seen["format"] == "LoRA adapter, without its base" and "peft.PeftModel" in seen["run"]
 
 
 @pytest.mark.slow

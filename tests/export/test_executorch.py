@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 import pytest
+import torch
 
 from stages.export import executorch
 from stages.export.parts import dense_model
@@ -21,8 +22,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def folder(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("executorch")
-    p = executorch.Params(method="executorch", **PARENTS)
-    executorch.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, p)
+    technique, tokenizer = executorch.ExecuTorch(method="executorch", **PARENTS), models.load_tokenizer(source_folder)
+    technique.write(dense_model.load(source_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 

@@ -9,11 +9,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from apps import chat
 from stages.export import gguf
-from stages.export.__main__ import each
 from stages.export.parts import dense_model, gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes import llama_cpp, mainstream
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 
@@ -34,8 +34,8 @@ MESSAGES = [
 ]
 
 
-def params(type="F16", **other):
-    return gguf.Params(method="gguf", type=type, model="align/dpo", tokens="tokenize/bpe", **other)
+def technique(type="F16", **other):
+    return gguf.GGUF(method="gguf", type=type, model="align/dpo", tokens="tokenize/bpe", **other)
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
     bpe.train_from_iterator([text], trainer)
     own = special_tokens.finish(bpe)
     assert gguf_vocabulary.read(own, len(own))["pre"] == name
-    gguf.write(tiny, own, tmp_path, params())
+    technique().write(tiny, own, tmp_path, torch.empty(0, 0))
     runtime = open_runtime(tmp_path)
     assert runtime.model.tokenize(text, add_bos=False, special=True) == own.encode(text)
 
@@ -87,7 +87,7 @@ def test_both_splittings_are_told_apart(single_digits, name, tiny, tmp_path):
 @pytest.mark.parametrize(("type", "kl"), [("F16", 1e-6), ("Q8_0", 1e-3), ("Q4_K_M", 0.05)])
 def test_divergence_from_the_source(export_gguf, model_folder, rows, type, kl):
     source, export = open_runtime(model_folder), open_runtime(export_gguf(type))
-    seen = losses.compare(each(source), each(export), rows[:4], batch=1)
+    seen = losses.compare(logits(source), logits(export), rows[:4], batch=1)
     assert seen["kl"] < kl
     assert (seen["kl"] > 1e-6) == (type != "F16")  # a quantized file that loses nothing was not quantized
 
@@ -176,7 +176,8 @@ SEARCHED = ("IQ2", "IQ3")  # in tables of lattice points, for seconds
 def test_every_tier_has_the_bits_it_says_in_types_that_every_llama_cpp_reads(type, tokenizer, rows, tmp_path):
     from gguf import GGUFReader
 
-    gguf.write(deep(len(tokenizer)), tokenizer, tmp_path, params(type, calibration={"rows": 16}), rows)
+    calibration = None if type == "Q8_0" else {"rows": 16}
+    technique(type, calibration=calibration).write(deep(len(tokenizer)), tokenizer, tmp_path, rows)
     tensors = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}  # knows ggml's types, none of the fork's
     ffn = [t for name, t in tensors.items() if "ffn_up" in name or "ffn_gate" in name]
     assert {8 * t.n_bytes / t.n_elements for t in ffn} == {TIERS[type]}
@@ -188,7 +189,7 @@ def test_tiers_without_long_rows_are_for_models_whose_rows_are_short(tiny, token
     """Blocks of 32 everywhere, also in the head, for which llama.cpp would take 256."""
     from gguf import GGUFReader
 
-    gguf.write(tiny, tokenizer, tmp_path, params("Q4_0"))
+    technique("Q4_0").write(tiny, tokenizer, tmp_path, torch.empty(0, 0))
     kinds = {t.tensor_type.name for t in GGUFReader(tmp_path / "model.gguf").tensors if len(t.shape) == 2}
     assert kinds == {"Q4_0", "Q8_0"}
 
@@ -198,7 +199,16 @@ def test_rows_that_hold_no_whole_block_are_refused(tiny, tokenizer, tmp_path):
         UserError,
         match="rows of 64 weights; Q4_K_M needs multiples of 256: choose fallback, or F16 or Q8_0 or Q5_0 or Q4_0",
     ):
-        gguf.write(tiny, tokenizer, tmp_path, params("Q4_K_M"))
+        technique("Q4_K_M").write(tiny, tokenizer, tmp_path, torch.empty(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
+def test_fallback_is_for_types_that_have_one_and_rows_that_hold_its_blocks(tokenizer, llama, tmp_path):
+    with pytest.raises(ValueError, match="Q8_0 has no fallback, a type of smaller blocks"):
+        technique("Q8_0", fallback=True)
+    model = llama(len(tokenizer), hidden=48)
+    with pytest.raises(UserError, match="rows of 48 weights; Q4_K_M needs multiples of 32: choose F16$"):
+        technique("Q4_K_M", fallback=True).write(model, tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 
@@ -206,7 +216,7 @@ def test_other_architectures_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model("qwen2", vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
     config.num_attention_heads = config.num_key_value_heads = 2
     with pytest.raises(UserError, match="llama models.*not qwen2"):
-        gguf.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, params())
+        technique().write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
 
 
 def test_other_tokenizers_are_refused(tiny, tmp_path):
@@ -217,7 +227,7 @@ def test_other_tokenizers_are_refused(tiny, tmp_path):
     unigram = Tokenizer(Unigram([("a", -1.0), ("b", math.log(0.5))], None, False))
     unigram.pre_tokenizer = pre_tokenizers.Metaspace()
     with pytest.raises(UserError, match=r"not the tokenizer Unigram \+ Metaspace"):
-        gguf.write(tiny, PreTrainedTokenizerFast(tokenizer_object=unigram), tmp_path, params())
+        technique().write(tiny, PreTrainedTokenizerFast(tokenizer_object=unigram), tmp_path, torch.empty(0, 0))
 
 
 def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
@@ -231,7 +241,7 @@ def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
         initializer_range=0.1,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    gguf.write(model, tokenizer, tmp_path, params())
+    technique().write(model, tokenizer, tmp_path, torch.empty(0, 0))
     with torch.no_grad():
         expected = model(rows[:1]).logits[0].numpy()
     assert abs(open_runtime(tmp_path).logits(rows[0].tolist()) - expected).max() < 0.01 * expected.std()
@@ -273,7 +283,7 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     expected = (original / scale).round().clamp(-128, 127) * scale
     assert torch.allclose(dense_model.get_submodule(name).weight, expected, atol=1e-6)
     (tmp_path / "gguf").mkdir()
-    gguf.write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", params("Q8_0"))
+    technique("Q8_0").write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", torch.empty(0, 0))
 
 
 @pytest.mark.parametrize("type", ["Q4_K_M", "Q2_K", "IQ4_XS"])
@@ -281,7 +291,7 @@ def test_with_fallback_llama_cpp_takes_smaller_blocks_and_the_file_runs(type, ti
     """64 weights a row: no type with blocks of 256 can be in the file."""
     from gguf import GGUFReader
 
-    gguf.write(tiny, tokenizer, tmp_path, params(type, fallback=True, calibration={"rows": 16}), rows)
+    technique(type, fallback=True, calibration={"rows": 16}).write(tiny, tokenizer, tmp_path, rows)
     kinds = {t.tensor_type.name for t in GGUFReader(tmp_path / "model.gguf").tensors if len(t.shape) == 2}
     assert kinds == {"Q8_0", "Q5_0" if type == "Q4_K_M" else "IQ4_NL"}
     assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
@@ -293,6 +303,6 @@ def test_smaller_blocks_are_of_types_that_every_llama_cpp_computes_alike(type, t
     for layer in tiny.model.layers:
         layer.input_layernorm.weight.data[:2] *= 300
         layer.post_attention_layernorm.weight.data[:2] *= 300
-    gguf.write(tiny, tokenizer, tmp_path, params(type, fallback=True))
+    technique(type, fallback=True).write(tiny, tokenizer, tmp_path, torch.empty(0, 0))
     one, other = llama_cpp.LlamaCpp(tmp_path), mainstream.Mainstream(tmp_path)
-    assert losses.compare(each(one), each(other), rows[:4], batch=1)["kl"] < 1e-3
+    assert losses.compare(logits(one), logits(other), rows[:4], batch=1)["kl"] < 1e-3

@@ -7,18 +7,18 @@ from gguf import GGUFReader
 
 from apps import chat
 from stages.export import gguf, gguf_mixed
-from stages.export.__main__ import each
-from stages.export.parts import gguf_file
+from stages.export.parts import gguf_file, gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import budget, losses
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
 
-def params(**other):
-    return gguf_mixed.Params(method="gguf_mixed", **PARENTS, **other)
+def technique(**other):
+    return gguf_mixed.GGUFMixed(method="gguf_mixed", **PARENTS, **other)
 
 
 def kinds(folder):
@@ -35,7 +35,7 @@ def model(source_folder):
 
 def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows, tmp_path):
     types = ("Q2_K", "Q4_K", "Q6_K", "Q8_0")
-    gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.5, types=types, measured_rows=2), rows)
+    technique(bits=4.5, types=types, measured_rows=2).write(model, tokenizer, tmp_path, rows)
     assert {file.name for file in tmp_path.iterdir()} >= {"model.gguf", "Modelfile", "tokenizer.json"}
     assert not [file for file in tmp_path.iterdir() if file.is_dir()]
     export = open_runtime(tmp_path)
@@ -48,12 +48,12 @@ def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows
 
     even = tmp_path / "even"
     even.mkdir()
-    plain = gguf.Params(method="gguf", type="Q4_K_S", calibration={"rows": 16}, **PARENTS)
-    gguf.write(model, tokenizer, even, plain, rows)
+    plain = gguf.GGUF(method="gguf", type="Q4_K_S", calibration={"rows": 16}, **PARENTS)
+    plain.write(model, tokenizer, even, rows)
     other = open_runtime(even)
     assert other.size()[1] >= tensor_bytes  # one type for all, in no fewer bytes, says it less well
     source = dense(model)
-    kl, worse = (losses.compare(source, each(one), rows[2:], batch=1)["kl"] for one in (export, other))
+    kl, worse = (losses.compare(source, logits(one), rows[2:], batch=1)["kl"] for one in (export, other))
     assert kl < worse
 
 
@@ -64,13 +64,13 @@ def dense(model):
 def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tmp_path):
     """Queries, whose rows llama.cpp has in another order: back in place, what the file says is what was measured."""
     name, tensor = "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"
-    gguf_file.write_file(model, gguf._vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
+    gguf_file.write_file(model, gguf_vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
     gguf_file.quantize(tmp_path / "full.gguf", tmp_path / "Q2_K", "Q8_0", [f"^{tensor}$=q2_K", ".*=f32"])
     (tmp_path / "model.gguf").symlink_to(tmp_path / "Q2_K")
     gguf_file.write_beside(tokenizer, model.config, tmp_path)
     stored = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}
     assert {t.tensor_type.name for t in stored.values()} == {"Q2_K", "F32"}
-    seen = losses.compare(dense(model), each(open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
+    seen = losses.compare(dense(model), logits(open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
 
     from gguf import dequantize
 
@@ -82,7 +82,7 @@ def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tm
 
 def test_rows_that_no_type_holds_and_budgets_too_small_are_refused(tiny, model, tokenizer, rows, tmp_path):
     with pytest.raises(UserError, match="rows of 64 weights, which none of .* add IQ4_NL or Q5_0 or Q8_0"):
-        gguf_mixed.write(tiny, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
+        technique(bits=4.0, types=("Q4_K", "Q6_K")).write(tiny, tokenizer, tmp_path, rows)
     with pytest.raises(UserError, match=r"4.0 bits/weight are too few: .* take at least 4.5"):
-        gguf_mixed.write(model, tokenizer, tmp_path, params(bits=4.0, types=("Q4_K", "Q6_K")), rows)
+        technique(bits=4.0, types=("Q4_K", "Q6_K")).write(model, tokenizer, tmp_path, rows)
     assert not list(tmp_path.iterdir())

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from stages.export import gguf
-from stages.export.__main__ import each
-from stages.export.parts import gguf_file, importance_matrix
+from stages.export.parts import gguf_file, gguf_vocabulary, importance_matrix
 from stages.lib.nets import losses
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 
@@ -49,8 +49,8 @@ def test_file_is_llama_cpps(tiny, tmp_path):
 
 def export(net, tokenizer, folder, type, rows=None):
     folder.mkdir()
-    p = gguf.Params(method="gguf", type=type, calibration=None if rows is None else ROWS, **PARENTS)
-    gguf.write(net, tokenizer, folder, p, *([] if rows is None else [rows]))
+    technique = gguf.GGUF(method="gguf", type=type, calibration=None if rows is None else ROWS, **PARENTS)
+    technique.write(net, tokenizer, folder, torch.empty(0, 0) if rows is None else rows)
     return open_runtime(folder)
 
 
@@ -61,7 +61,7 @@ def test_quantizing_with_it_loses_less(model_folder, tokenizer, rows, tmp_path, 
     within = export(net, tokenizer, tmp_path / "with", type, rows)
     assert without.size() == within.size()
     plain, minded = (
-        losses.compare(models.logits(net), each(file), rows[:8], batch=1)["kl"] for file in (without, within)
+        losses.compare(models.logits(net), logits(file), rows[:8], batch=1)["kl"] for file in (without, within)
     )
     assert minded < 0.9 * plain
 
@@ -74,5 +74,43 @@ def test_its_file_does_not_stay_and_its_path_is_not_in_the_model(model_folder, t
 
 def test_types_that_are_noise_without_it_ask_for_it():
     with pytest.raises(ValueError, match="IQ2 types need calibration rows"):
-        gguf.Params(method="gguf", type="IQ2_XS", **PARENTS)
-    assert gguf.Params(method="gguf", type="IQ3_S", **PARENTS).calibration is None
+        gguf.GGUF(method="gguf", type="IQ2_XS", **PARENTS)
+    assert gguf.GGUF(method="gguf", type="IQ3_S", **PARENTS).calibration is None
+
+
+@pytest.mark.parametrize(
+    "type",
+    [
+        pytest.param(type, marks=pytest.mark.slow if type.startswith("IQ3") else ())
+        for type, format in gguf.FORMATS.items()
+        if format.calibration == "useful"
+    ],
+)
+def test_every_type_that_takes_it_stores_other_weights_with_it(model_folder, tokenizer, rows, tmp_path, type):
+    net = uneven(model_folder)
+    for name, calibration in (("without", None), ("within", rows)):
+        export(net, tokenizer, tmp_path / name, type, calibration)
+    without, within = tensors(tmp_path / "without"), tensors(tmp_path / "within")
+    assert without.keys() == within.keys()
+    assert any((without[name] != within[name]).any() for name in without)
+
+
+def test_q8_0_does_not_look_at_it_so_it_is_refused(model_folder, tokenizer, rows, tmp_path):
+    with pytest.raises(ValueError, match="Q8_0 rounds the same with calibration and without"):
+        gguf.GGUF(method="gguf", type="Q8_0", calibration=ROWS, **PARENTS)
+    net = uneven(model_folder)
+    means = importance_matrix.measure(net, rows)
+    importance_matrix.save(means, gguf_file.renamer(net), tmp_path / "importance.dat")
+    vocabulary = gguf_vocabulary.read(tokenizer, len(tokenizer))
+    gguf_file.write_file(net, vocabulary, tmp_path / "full.gguf", "F32")
+    found = []
+    for importance in (None, tmp_path / "importance.dat"):
+        gguf_file.quantize(tmp_path / "full.gguf", tmp_path / "model.gguf", "Q8_0", [], importance)
+        found.append(tensors(tmp_path))
+    assert all((found[0][name] == found[1][name]).all() for name in found[0])
+
+
+def tensors(folder):
+    from gguf import GGUFReader
+
+    return {t.name: t.data.copy() for t in GGUFReader(folder / "model.gguf").tensors}

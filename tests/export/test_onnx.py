@@ -5,8 +5,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stages.export import compressed, executorch, onnx, onnx_genai, openvino
+from stages.export import compressed, onnx, onnx_genai
 from stages.export.parts import dense_model
+from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
@@ -15,14 +16,11 @@ PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
 
 
-def params(type="float32"):
-    return onnx.Params(method="onnx", type=type, **PARENTS)
-
-
 @pytest.fixture(scope="module")
 def float32(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
-    onnx.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, params())
+    technique, tokenizer = onnx.ONNX(method="onnx", type="float32", **PARENTS), models.load_tokenizer(source_folder)
+    technique.write(dense_model.load(source_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 
@@ -75,8 +73,8 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
     """The loop of onnxruntime-genai, which reads genai_config.json, against ours over the same graph."""
     import onnxruntime_genai
 
-    p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
-    onnx_genai.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), tmp_path, p)
+    technique = onnx_genai.ONNXGenAI(method="onnx_genai", type="int4", **PARENTS)
+    technique.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), tmp_path, torch.empty(0, 0))
     ours, theirs = open_runtime(tmp_path), onnxruntime_genai.Model(str(tmp_path))
     parameters, stored = ours.size()
     assert 4 < 8 * stored / parameters < 6
@@ -93,22 +91,22 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
 
 def test_a_width_that_the_builder_takes_for_the_head_is_refused(model_folder, tokenizer, tmp_path):
     """intermediate_size == vocab_size: its logits would come from the middle of the model."""
-    p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
+    technique = onnx_genai.ONNXGenAI(method="onnx_genai", type="int4", **PARENTS)
     with pytest.raises(UserError, match=r"take model.layers.0.mlp.gate_proj for the head: both have 512 outputs"):
-        onnx_genai.write(models.load(model_folder), tokenizer, tmp_path, p)
+        technique.write(models.load(model_folder), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("technique", [executorch, onnx, onnx_genai, openvino])
-def test_a_state_space_is_refused(technique, tokenizer, tmp_path):
+@pytest.mark.parametrize("method", ["executorch", "onnx", "onnx_genai", "openvino"])
+def test_a_state_space_is_refused(method, tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "mamba2", vocab_size=8, hidden_size=16, num_hidden_layers=1, num_heads=4, head_dim=8, state_size=8, n_groups=1
     )
     model = AutoModelForCausalLM.from_config(config)
-    method = technique.__name__.rsplit(".", 1)[1]
-    given = {"method": method} | PARENTS | ({} if technique is executorch else {"type": "int4"})
+    given = {"method": method} | PARENTS | ({} if method == "executorch" else {"type": "int4"})
+    technique = params.technique_class("export", method).model_validate(given)
     with pytest.raises(UserError, match="not mamba2"):
-        technique.write(model, tokenizer, tmp_path, technique.Params(**given))
+        technique.write(model, tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 
@@ -116,9 +114,9 @@ def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "llama", vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
     )
-    p = onnx_genai.Params(method="onnx_genai", type="int4", **PARENTS)
+    technique = onnx_genai.ONNXGenAI(method="onnx_genai", type="int4", **PARENTS)
     with pytest.raises(UserError, match="rows of 16 weights; onnx_genai needs multiples of 32"):
-        onnx_genai.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, p)
+        technique.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
 
 
 def test_more_than_one_file_can_hold_is_refused():
@@ -130,9 +128,9 @@ def test_more_than_one_file_can_hold_is_refused():
 
 
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):
-    p = compressed.Params(method="compressed", **PARENTS)
+    technique = compressed.Compressed(method="compressed", **PARENTS)
     with pytest.raises(UserError, match="align/dpo is not quantized"):
-        compressed.write(dense_model.stored(source_folder), tokenizer, tmp_path, p)
+        technique.write(dense_model.stored(source_folder), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +138,8 @@ def test_a_packed_file_is_handed_on_as_it_is(source_folder, packed, tokenizer, t
     parent = packed(source_folder, tmp_path / "packed")
     folder = tmp_path / "export"
     folder.mkdir()
-    compressed.write(dense_model.stored(parent), tokenizer, folder, compressed.Params(method="compressed", **PARENTS))
+    technique = compressed.Compressed(method="compressed", **PARENTS)
+    technique.write(technique.load(parent), tokenizer, folder, torch.empty(0, 0))
     from safetensors.torch import load_file
 
     before, after = (load_file(each / "model.safetensors") for each in (parent, folder))

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(not find_spec("openvino"), reason="the extra `op
 @pytest.fixture(scope="module", params=["float16", "int4"])
 def folder(request, source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
-    p = openvino.Params(method="openvino", type=request.param, **PARENTS)
-    openvino.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, p)
+    technique = openvino.OpenVINO(method="openvino", type=request.param, **PARENTS)
+    technique.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, torch.empty(0, 0))
     return folder
 
 
@@ -108,7 +108,7 @@ def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "llama", vocab_size=8, hidden_size=24, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
     )
-    p = openvino.Params(method="openvino", type="int4", **PARENTS)
+    technique = openvino.OpenVINO(method="openvino", type="int4", **PARENTS)
     with pytest.raises(UserError, match="rows of 24 weights; int4 needs multiples of 32"):
-        openvino.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, p)
+        technique.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())

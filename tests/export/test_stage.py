@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stages.export import __main__ as stage
-from stages.export.gguf import Params
+from stages.export.gguf import GGUF
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.store import models, tokens
@@ -28,10 +28,10 @@ class Fixed:
     [(0.3, 8, "kl 0.3 nats/token > max_kl 0.2"), (float("nan"), 8, "kl nan"), (0.01, 33, "only 32.00")],
 )
 def test_a_strange_or_larger_file_is_refused(kl, bits, message):
-    p = Params(method="gguf", type="F16", **PARENTS)
+    technique = GGUF(method="gguf", type="F16", **PARENTS)
     with pytest.raises(UserError, match=message):
-        stage.refuse("f16", p, {"kl": kl, "bits_per_weight": bits}, Fixed())
-    stage.refuse("f16", p, {"kl": 0.1, "bits_per_weight": 32.1}, Fixed())
+        stage.check("f16", technique, {"kl": kl, "bits_per_weight": bits}, Fixed())
+    stage.check("f16", technique, {"kl": 0.1, "bits_per_weight": 32.1}, Fixed())
 
 
 PARAMS = """
@@ -52,13 +52,14 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
+    Path("code.json").write_text("{}")
     numbers = rows.numpy().astype(np.uint16)
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
 def export(variant, model):
-    stage.main(variant, model=model, tokens=Path("tokens"), out=Path("out"))
+    stage.main(variant, model=model, tokens=Path("tokens"), code=Path("code.json"), out=Path("out"))
     return json.loads(Path("out/metrics.json").read_text())
 
 
@@ -68,8 +69,11 @@ def test_exports_measures_and_refuses(project, model_folder):
     assert 0 < seen["kl"] < 0.05
     assert 4.5 < seen["bits_per_weight"] < 6.6
     assert seen["bytes"] == (folder / "model.gguf").stat().st_size
-    assert {"model.gguf", "Modelfile", "README.md", "tokenizer.json"} <= {file.name for file in folder.iterdir()}
-    assert f"{seen['kl']:.4f} nats/token" in (folder / "README.md").read_text()
+    beside = {"MANIFEST.json", "Modelfile", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
+    assert {file.name for file in folder.iterdir()} == {"model.gguf"} | beside
+    assert (seen["format"], seen["vocabulary"], seen["context"]) == ("GGUF Q4_K_M", 512, 256)
+    assert seen["architecture"] == "llama: 2 layers, width 256, 4 heads, 2 key-value heads"
+    assert "llama-cli -m model.gguf" in seen["run"]
 
     before = files.digest(folder)
     assert export("q4", model_folder) == seen

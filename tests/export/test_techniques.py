@@ -1,16 +1,17 @@
 """What every export technique must hold, whatever its format. A new file in stages/export/ is picked up here."""
 
-from importlib import import_module
+import sys
 from importlib.util import find_spec
 
 import pytest
 import torch
 
-from stages.export.__main__ import each, footprint
+from stages.export.__main__ import size
 from stages.export.parts import dense_model
-from stages.lib.frame import files, params
+from stages.lib.frame import code, files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 
@@ -37,13 +38,15 @@ HIDDEN = {
 def technique(request):
     if request.param in EXTRAS and not find_spec(request.param):
         pytest.skip(f"the extra `{request.param}` is not installed")
-    return import_module(f"stages.export.{request.param}")
+    settings = SETTINGS.get(request.param, {})
+    kind = params.technique_class("export", request.param)
+    return kind.model_validate({"method": request.param, **PARENTS, **settings})
 
 
 @pytest.fixture(scope="module")
 def make(technique, packed, adapted):
     """make(folder, target): what the technique is given, dense, packed or with an adapter, from a dense model."""
-    return {dense_model.load: lambda folder, _: folder, dense_model.stored: packed}.get(technique.load, adapted)
+    return {"adapter": adapted, "compressed": packed}.get(technique.method, lambda folder, _: folder)
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +60,41 @@ def folder(technique, parent, tmp_path_factory):
 
 
 def write(technique, parent, folder):
-    method = technique.__name__.rsplit(".", 1)[1]
-    p = technique.Params(method=method, **PARENTS, **SETTINGS.get(method, {}))
     folder.mkdir()
-    rows = [torch.arange(128).view(2, 64)] if getattr(p, "calibration", None) else []
-    technique.write(technique.load(parent), models.load_tokenizer(parent), folder, p, *rows)
+    rows = torch.arange(128).view(2, 64) if technique.needs_rows() else torch.empty(0, 0)
+    technique.write(technique.load(parent), models.load_tokenizer(parent), folder, rows)
     return folder
 
 
 def test_names_its_source(technique):
-    assert "github.com/" in technique.__doc__ or "arXiv:" in technique.__doc__
+    about = sys.modules[type(technique).__module__].__doc__
+    assert "github.com/" in about or "arXiv:" in about
 
 
-def test_reads_back_as_the_same_model(folder, parent, source_folder, rows):
-    source, export = open_runtime(parent), open_runtime(folder)
-    seen = losses.compare(each(source), each(export), rows[:4], batch=1)
+RUNTIMES = {"llama_cpp", "mainstream", "onnx", "openvino", "executorch", "transformers", "open"}
+OWN = {  # besides transformers, in which the source runs
+    "gguf": {"llama_cpp", "mainstream"},
+    "gguf_mixed": {"llama_cpp", "mainstream"},
+    "onnx": {"onnx"},
+    "onnx_genai": {"onnx"},
+    "openvino": {"openvino"},
+    "executorch": {"executorch"},
+}
+
+
+@pytest.mark.parametrize("method", params.techniques("export"))
+def test_depends_on_no_runtime_but_its_own(method):
+    """Else a change of onnxruntime's file would write every GGUF anew."""
+    stage, runtimes = code.ROOT / "stages/export", code.ROOT / "stages/lib/runtimes"
+    closure = code.closure(stage / "__main__.py", stage / f"{method}.py")
+    found = {file.stem for file in closure if file.parent == runtimes} & RUNTIMES
+    assert found == {"transformers"} | OWN.get(method, set())
+
+
+def test_reads_back_as_the_same_model(technique, folder, parent, source_folder, rows):
+    source, export = open_runtime(parent), technique.open(folder)
+    assert type(export) is type(open_runtime(folder))  # whoever finds the folder opens it alike
+    seen = losses.compare(logits(source), logits(export), rows[:4], batch=1)
     assert 0 <= seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
     assert seen["loss_after"] == pytest.approx(seen["loss_before"], abs=0.01)
@@ -93,7 +116,7 @@ def test_reads_back_with_the_same_tokenizer(folder, parent, texts):
 
 
 def test_is_smaller_than_training_floats(folder, source_folder):
-    seen = footprint(open_runtime(folder), folder)
+    seen = size(open_runtime(folder), folder)
     assert seen["bits_per_weight"] < (18 if (folder / "model.pte").exists() else 16.1)  # its head is there twice
     assert seen["bytes"] < (source_folder / "model.safetensors").stat().st_size
 
@@ -113,7 +136,7 @@ def test_a_truncated_file_is_named(folder, tmp_path):
 
 def test_pruned_zeros_stay_zeros(technique, source_folder, make, tmp_path):
     """A pruned model is stored dense; an export must not blur its zeros."""
-    if reason := HIDDEN.get(technique.__name__.rsplit(".", 1)[1]):
+    if reason := HIDDEN.get(technique.method):
         pytest.skip(reason)
     pruned = models.load(source_folder)
     with torch.no_grad():

@@ -5,11 +5,12 @@ import torch
 
 from apps import chat
 from stages.export import gguf
-from stages.export.__main__ import each, footprint
+from stages.export.__main__ import size
 from stages.export.parts import dense_model, gguf_file
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes import mainstream
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 
@@ -25,8 +26,8 @@ def type(request):
 @pytest.fixture(scope="module")
 def folder(type, ternary_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp(type)
-    p = gguf.Params(method="gguf", type=type, **PARENTS)
-    gguf.write(dense_model.load(ternary_folder), models.load_tokenizer(ternary_folder), folder, p)
+    technique, tokenizer = gguf.GGUF(method="gguf", type=type, **PARENTS), models.load_tokenizer(ternary_folder)
+    technique.write(dense_model.load(ternary_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 
@@ -56,7 +57,7 @@ def test_runs_in_mainstream_llama_cpp_as_the_same_model(runtime, ternary_folder,
     """llama.cpp rounds inputs to 8 bits, 256 at a time, and the embedding to Q8_0."""
     assert isinstance(runtime, mainstream.Mainstream)
     source = open_runtime(ternary_folder)
-    seen = losses.compare(each(source), each(runtime), rows[:4], batch=1)
+    seen = losses.compare(logits(source), logits(runtime), rows[:4], batch=1)
     assert 0 < seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
 
@@ -100,7 +101,7 @@ def test_greedy_tokens_are_those_of_transformers_where_they_are_clear(runtime, t
 def test_the_measured_bits_count_scales_and_embedding(folder, runtime, type):
     layers, embedding, norms = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512), 512 * 256, 5 * 256
     expected = (layers * BITS[type] + embedding * 8.5 + norms * 32) / (layers + embedding + norms)
-    assert footprint(runtime, folder)["bits_per_weight"] == pytest.approx(expected)
+    assert size(runtime, folder)["bits_per_weight"] == pytest.approx(expected)
 
 
 def test_nothing_is_printed(folder, capfd):
@@ -124,13 +125,13 @@ def test_a_truncated_file_is_named(folder, tmp_path):
 def test_dense_weights_short_rows_and_calibration_are_refused(type, model_folder, tiny, tokenizer, tmp_path):
     from stages.lib.nets import rounding
 
-    p = gguf.Params(method="gguf", type=type, **PARENTS)
+    technique = gguf.GGUF(method="gguf", type=type, **PARENTS)
     with pytest.raises(UserError, match=f"GGUF {type}: .*q_proj has .* different weights, not -s, 0 and s; train its"):
-        gguf.write(models.load(model_folder), tokenizer, tmp_path, p)
+        technique.write(models.load(model_folder), tokenizer, tmp_path, torch.empty(0, 0))
     with rounding.rounding(tiny, rounding.FakeQuantize(weights="ternary")):
         pass
     with pytest.raises(UserError, match=f"rows of 64 weights; {type} needs multiples of 256"):
-        gguf.write(tiny, tokenizer, tmp_path, p)
+        technique.write(tiny, tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=f"{type} rounds nothing that calibration could mind"):
-        gguf.Params(method="gguf", type=type, calibration={"rows": 4, "seed": 0}, **PARENTS)
+    with pytest.raises(ValueError, match=f"{type} rounds the same with calibration and without"):
+        gguf.GGUF(method="gguf", type=type, calibration={"rows": 4, "seed": 0}, **PARENTS)

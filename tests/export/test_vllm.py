@@ -8,13 +8,12 @@ FOLDER/bin/pip uninstall torchvision torchaudio torchcodec    # the index has th
 import json
 import os
 import subprocess
-from importlib import import_module
 
 import pytest
 import torch
 
 from stages.export import compressed
-from stages.export.parts import dense_model
+from stages.lib.frame import params
 from stages.lib.store import models
 from stages.quantize.parts import compressed as packing
 
@@ -50,17 +49,16 @@ pytestmark = [
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_vllm_says_what_transformers_says(variant, source_folder, tokenizer, rows, tmp_path):
-    technique = import_module(f"stages.quantize.{VARIANTS[variant]['method']}")
+    settings = VARIANTS[variant] | PARENTS
+    technique = params.technique_class("quantize", settings["method"]).model_validate(settings)
     with packing.quiet():
-        p = technique.Params(**VARIANTS[variant], **PARENTS)
-        model = technique.quantize(models.load(source_folder), rows if p.calibration else None, p)
+        model = technique.quantize(models.load(source_folder), rows if technique.calibration else torch.empty(0, 0))
         packing.round_rest(model, torch.float16)
         models.save(packing.pack(model, torch.float16), tokenizer, tmp_path / "packed")
     folder = tmp_path / "export"
     folder.mkdir()
-    compressed.write(
-        dense_model.stored(tmp_path / "packed"), tokenizer, folder, compressed.Params(method="compressed", **PARENTS)
-    )
+    export = compressed.Compressed(method="compressed", **PARENTS)
+    export.write(export.load(tmp_path / "packed"), tokenizer, folder, torch.empty(0, 0))
     with torch.no_grad():
         log_p = models.load(folder)(rows[:4]).logits[:, :-1].log_softmax(-1)
     expected = log_p.gather(-1, rows[:4, 1:, None])[..., 0]

@@ -14,12 +14,6 @@ def test_linears_leave_out_the_tied_head(tiny):
     assert all(layer.weight is not tiny.get_input_embeddings().weight for layer in calibrate.linears(tiny).values())
 
 
-def test_blocks_are_the_decoder_layers(tiny):
-    assert calibrate.blocks(tiny) == list(tiny.model.layers)
-    plain = nn.Sequential(nn.Linear(2, 2))
-    assert calibrate.blocks(plain) == [plain]
-
-
 def test_observed_inputs_explain_the_outputs(tiny, rows):
     """down_proj applied to what was observed is what the MLP gives; the batch size does not matter."""
     layer = tiny.model.layers[1].mlp

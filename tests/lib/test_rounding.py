@@ -174,5 +174,10 @@ def test_what_can_not_be_rounded_is_refused_before_any_work(llama, tmp_path):
         run(llama(VOCABULARY), tmp_path / "c", weights={"weights": "int4"})
     with pytest.raises(UserError, match=r"export.q: model.layers.0.self_attn.q_proj has 4,\d+ different weights"):
         rounding.require_ternary(llama(VOCABULARY), "export.q")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2))
+    with pytest.raises(UserError, match="fake_quantize can round Linears; this gpt2 has others, like transformer.h.0"):
+        run(gpt2, tmp_path / "c")
     with pytest.raises(ValueError, match="'ternary', 'int4', 'int3' or 'int2'"):
         Training(steps=1, fake_quantize={"weights": "int5"})

@@ -20,8 +20,8 @@ NEVER = 2**31 - 1
 @pytest.fixture(scope="module")
 def gguf_folder(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, p)
+    technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
+    technique.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
     return folder
 
 

@@ -23,40 +23,38 @@ def test_influence_is_one_minus_the_mean_cosine(tiny, rows):
 
 
 @pytest.mark.parametrize("idle", [0, 1])
-def test_a_block_that_does_nothing_goes(tiny, rows, idle):
+def test_a_block_that_does_nothing_goes(tiny, rows, given, idle):
     block = tiny.model.layers[idle]
     for layer in (block.self_attn.o_proj, block.mlp.down_proj):
         layer.weight.data.zero_()
     before = copy.deepcopy(tiny)
-    p = depth.Params(**P, layers=1)
-    pruned = depth.prune(tiny, depth.score(tiny, rows, p), p)
+    pruned = depth.Depth(**P, layers=1).prune(tiny, given(rows))
     assert depth.block_influence(before, rows)[idle] == pytest.approx(0, abs=1e-6)
     assert pruned.config.num_hidden_layers == len(pruned.model.layers) == 1
     torch.testing.assert_close(pruned(rows).logits, before(rows).logits)
 
 
-def test_layer_types_follow(rows, tokenizer, tmp_path):
+def test_layer_types_follow(given, rows, tokenizer, tmp_path):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=2, head_dim=32,
     )  # fmt: skip
-    model, p = Qwen3ForCausalLM(config).eval(), depth.Params(**P, layers=2)
-    pruned = depth.prune(model, depth.score(model, rows, p), p)
+    pruned = depth.Depth(**P, layers=2).prune(Qwen3ForCausalLM(config).eval(), given(rows))
     models.save(pruned, tokenizer, tmp_path / "model")
     assert torch.equal(models.load(tmp_path / "model")(rows).logits, pruned(rows).logits)
 
 
-def test_as_many_blocks_as_there_are_is_refused(tiny, rows):
+def test_as_many_blocks_as_there_are_is_refused(tiny, rows, given):
     with pytest.raises(UserError, match="layers is 2, but pretrain/base has no more than 2 blocks"):
-        depth.score(tiny, rows, depth.Params(**P, layers=2))
+        depth.Depth(**P, layers=2).prune(tiny, given(rows))
 
 
-def test_blocks_without_attention_are_refused(tokenizer, rows):
+def test_blocks_without_attention_are_refused(tokenizer, rows, given):
     from stages.pretrain import state_space
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
     with pytest.raises(UserError, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
-        depth.score(model, rows, depth.Params(**P, layers=1))
+        depth.Depth(**P, layers=1).prune(model, given(rows))

@@ -23,8 +23,7 @@ def correlated(tokens, inputs, outputs):
 def test_every_step_is_the_optimal_brain_surgeons(target):
     """Without factors: at each input the inverse of what is left of the Hessian, weight by weight."""
     x_MI, weight_OI = correlated(200, 16, 3)
-    p = sparsegpt.Params(**P, **target)
-    result_OI = sparsegpt.sparsify(weight_OI, x_MI.T @ x_MI, p).double()
+    result_OI = sparsegpt.SparseGPT(**P, **target).sparsify(weight_OI, x_MI.T @ x_MI).double()
     hessian_II = (x_MI.T @ x_MI).double()
     hessian_II += 0.01 * hessian_II.diagonal().mean() * torch.eye(16)
     expected_OI, inverses = weight_OI.double(), [torch.linalg.inv(hessian_II[i:, i:]) for i in range(16)]
@@ -46,7 +45,7 @@ def test_scores_choose_the_cheapest():
         for i in range(16)
     ]
     gone = {(o, i) for _, o, i in sorted(scores)[:12]}
-    result_OI = sparsegpt.sparsify(weight_OI, x_MI.T @ x_MI, sparsegpt.Params(**P, sparsity=0.25))
+    result_OI = sparsegpt.SparseGPT(**P, sparsity=0.25).sparsify(weight_OI, x_MI.T @ x_MI)
     assert gone == {tuple(place) for place in (result_OI == 0).nonzero().tolist()}
 
 
@@ -54,8 +53,7 @@ def test_what_stays_after_one_weight_went_is_the_least_squares_solution():
     """The first input's weight is the smallest by far, so it goes alone."""
     x_MI, weight_OI = correlated(400, 8, 1)
     weight_OI[0, 0] = 1e-3
-    p = sparsegpt.Params(**P, sparsity=0.125, damping=1e-9)
-    result_OI = sparsegpt.sparsify(weight_OI, x_MI.T @ x_MI, p)
+    result_OI = sparsegpt.SparseGPT(**P, sparsity=0.125, damping=1e-9).sparsify(weight_OI, x_MI.T @ x_MI)
     solution_I1 = torch.linalg.lstsq(x_MI[:, 1:].double(), (x_MI @ weight_OI.T).double()).solution
     assert result_OI[0, 0] == 0
     torch.testing.assert_close(result_OI[0, 1:].double(), solution_I1[:, 0], atol=1e-4, rtol=1e-4)
@@ -64,36 +62,35 @@ def test_what_stays_after_one_weight_went_is_the_least_squares_solution():
 def test_an_input_that_is_always_zero_needs_no_weight():
     x_MI, weight_OI = correlated(200, 16, 3)
     x_MI[:, 5] = 0
-    result_OI = sparsegpt.sparsify(weight_OI, x_MI.T @ x_MI, sparsegpt.Params(**P, sparsity=0.25))
+    result_OI = sparsegpt.SparseGPT(**P, sparsity=0.25).sparsify(weight_OI, x_MI.T @ x_MI)
     assert (result_OI[:, 5] == 0).all() and result_OI.isfinite().all()
 
 
 @pytest.mark.parametrize("target", [{"sparsity": 0.5}, {"pattern": "2of4"}], ids=str)
-def test_outputs_stray_less_than_by_the_other_methods(target):
+def test_outputs_stray_less_than_by_the_other_methods(given, target):
     x_MI, weight_OI = correlated(1000, 256, 32)  # two groups of 128 inputs
 
     def strays(technique, name):
         layer = torch.nn.Linear(256, 32, bias=False)
         layer.weight.data = weight_OI.clone()
-        p = technique.Params(**P | {"method": name}, **target)
-        technique.prune(torch.nn.Sequential(layer), x_MI[None], p)
+        technique(**P | {"method": name}, **target).prune(torch.nn.Sequential(layer), given(x_MI[None]))
         return (x_MI @ (layer.weight - weight_OI).T).square().mean().item()
 
-    ours, others = strays(sparsegpt, "sparsegpt"), (strays(wanda, "wanda"), strays(magnitude, "magnitude"))
-    assert ours < 0.8 * min(others)
+    others = strays(wanda.Wanda, "wanda"), strays(magnitude.Magnitude, "magnitude")
+    assert strays(sparsegpt.SparseGPT, "sparsegpt") < 0.8 * min(others)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "structure", "strays"), [({"sparsity": 0.5}, "0:0", 0.05), ({"pattern": "2of4"}, "2:4", 1e-5)]
 )
-def test_agrees_with_llmcompressor(tiny, rows, target, structure, strays):
+def test_agrees_with_llmcompressor(tiny, rows, given, target, structure, strays):
     """Without a pattern it drops one weight more in every 128 inputs; what moves to make up for it moves others."""
     from llmcompressor.modifiers.pruning.sparsegpt import SparseGPTModifier
 
     modifier = SparseGPTModifier(sparsity=0.5, mask_structure=structure, targets=["re:.*_proj$"])
     reference = compressed.oneshot(copy.deepcopy(tiny), [modifier], rows)
-    sparsegpt.prune(tiny, rows, sparsegpt.Params(**P, **target))
+    sparsegpt.SparseGPT(**P, **target).prune(tiny, given(rows))
     for name, layer in calibrate.linears(tiny).items():
         ours, theirs = layer.weight, reference.get_submodule(name).weight
         assert ((ours == 0) != (theirs == 0)).float().mean() <= strays / 10, name

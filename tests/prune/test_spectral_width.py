@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import losses
+from stages.lib.nets import anatomy, losses
 from stages.lib.store import models
 from stages.prune import spectral_width
 from stages.prune.parts import marchenko_pastur
@@ -36,7 +36,7 @@ def kin(kind):
     return model
 
 
-@pytest.mark.parametrize("kind", spectral_width.KNOWN)
+@pytest.mark.parametrize("kind", anatomy.PLAIN)
 def test_all_directions_in_another_basis_are_the_same_model(kind, rows):
     model = kin(kind)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_width_that_was_never_used_goes_without_a_trace(tiny, rows):
     torch.testing.assert_close(back(rows[:2]).logits, before, atol=1e-4, rtol=1e-4)
 
 
-def test_the_empty_directions_are_found(tiny, rows):
+def test_the_empty_directions_are_found(tiny, rows, given):
     """A stream of 16 turned into 96 dimensions, noise in all of them: the pruner must find the 16 by itself."""
     torch.manual_seed(0)
     spectral_width.fold(tiny)
@@ -74,7 +74,7 @@ def test_the_empty_directions_are_found(tiny, rows):
     spectral_width.fold(narrow)
     wide = spectral_width.project(narrow, orthogonal(96)[:16])
     wide.model.embed_tokens.register_forward_hook(lambda _, __, x_BTD: x_BTD + 1e-3 * torch.randn_like(x_BTD))
-    pruned = spectral_width.prune(wide, rows, spectral_width.Params(**P, multiple=4))
+    pruned = spectral_width.SpectralWidth(**P, multiple=4).prune(wide, given(rows))
     assert 16 <= pruned.config.hidden_size <= 20
     assert losses.compare(models.logits(expected), models.logits(pruned), rows)["kl"] < 1e-3
 
@@ -123,11 +123,11 @@ def test_covariance_is_the_mean_of_the_outer_products(tiny, rows):
     torch.testing.assert_close(spectral_width.covariance(tiny, rows[:2]), total / count, atol=1e-4, rtol=1e-4)
 
 
-def test_what_it_cannot_do_is_refused(tiny, rows):
+def test_what_it_cannot_do_is_refused(tiny, rows, given):
     with pytest.raises(UserError, match="of pretrain/base's 64 directions .* in steps of 64 all stay"):
-        spectral_width.prune(tiny, rows, spectral_width.Params(**P))
+        spectral_width.SpectralWidth(**P).prune(tiny, given(rows))
     with pytest.raises(UserError, match="40 calibration tokens can't tell 64 directions apart"):
-        spectral_width.prune(tiny, rows[:1, :40], spectral_width.Params(**P))
+        spectral_width.SpectralWidth(**P).prune(tiny, given(rows[:1, :40]))
     tiny.config.model_type = "gemma2"
     with pytest.raises(UserError, match="pretrain/base is a gemma2; spectral_width can narrow: llama, mistral"):
-        spectral_width.prune(tiny, rows, spectral_width.Params(**P))
+        spectral_width.SpectralWidth(**P).prune(tiny, given(rows))

@@ -13,7 +13,7 @@ from stages.export.__main__ import each
 from stages.export.parts import dense_model
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import calibrate, losses
+from stages.lib.nets import anatomy, losses
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models, tokens
 from stages.prune import __main__ as stage
@@ -34,11 +34,11 @@ VARIANTS = {
 
 def test_zeros_are_counted_over_what_may_change_and_over_all(tiny):
     tiny.model.embed_tokens.weight.data += 1  # torch zeroes the row of the padding token
-    for layer in calibrate.linears(tiny).values():
-        layer.weight.data[0] = 0
+    for layer in anatomy.matrices(tiny).values():
+        layer.weight[0] = 0
     seen = stage.zeros(tiny)
-    rows = sum(layer.in_features for layer in calibrate.linears(tiny).values())
-    total = sum(layer.weight.numel() for layer in calibrate.linears(tiny).values())
+    rows = sum(layer.in_features for layer in anatomy.matrices(tiny).values())
+    total = sum(layer.weight.numel() for layer in anatomy.matrices(tiny).values())
     assert seen["sparsity"] == pytest.approx(rows / total)
     assert seen["sparsity_model"] == pytest.approx(rows / tiny.num_parameters())  # the tied head once
     assert seen["nonzero_parameters"] == tiny.num_parameters() - rows
@@ -63,10 +63,12 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     numbers = rows.numpy().astype(np.uint16)
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
+    Path("code.json").write_text("{}")
 
 
 def run(variant, model, out="out"):
-    stage.main(variant, model=model, tokens=Path("tokens"), out=Path(out), checkpoints=Path("checkpoints"))
+    folders = {"tokens": Path("tokens"), "code": Path("code.json"), "checkpoints": Path("checkpoints")}
+    stage.main(variant, model=model, **folders, out=Path(out))
     return json.loads(Path(out, "metrics.json").read_text())
 
 
@@ -93,7 +95,7 @@ def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant
 @pytest.mark.slow
 def test_another_shape_needs_no_new_forward_pass(project, model_folder, monkeypatch):
     before = run("width-192", model_folder, "first")
-    monkeypatch.setattr(width, "score", lambda *_: pytest.fail("a second forward pass"))
+    monkeypatch.setattr(width.Width, "score", lambda *_: pytest.fail("a second forward pass"))
     again, other = (run(name, model_folder, name) for name in ("width-192", "width-128"))
     assert again == before and other["parameters"] < before["parameters"]
     assert files.digest(Path("first/model")) == files.digest(Path("width-192/model"))
@@ -112,7 +114,7 @@ def test_other_rows_need_other_scores(project, model_folder):
 @pytest.mark.slow
 def test_the_rank_of_every_layer_is_told(project, model_folder):
     found = run("spectral-50", model_folder)["rank"]
-    layers = calibrate.linears(models.load(Path("out/model")))
+    layers = anatomy.matrices(models.load(Path("out/model")))
     assert found.keys() == layers.keys()
     for name, layer in layers.items():
         values_K = torch.linalg.svdvals(layer.weight.double())

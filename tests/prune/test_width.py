@@ -1,21 +1,20 @@
 """Width: scores by the formula in loops, idle parts go without a trace, groups stay whole, and what is refused."""
 
-import copy
-
 import pytest
 import torch
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
+from stages.lib.nets.anatomy import Axis, Heads
 from stages.lib.store import models
 from stages.prune import width
 
 P = {"method": "width", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
 
-def prune(model, rows, **shape):
-    p = width.Params(**P, **shape)
-    with torch.no_grad():
-        return width.prune(model, width.score(model, rows, p), p)
+@pytest.fixture
+def prune(given):
+    return lambda model, rows, **shape: width.Width(**P, **shape).prune(model, given(rows))
 
 
 def kin(kind, grouped=True):
@@ -35,8 +34,8 @@ def kin(kind, grouped=True):
     return model
 
 
-@pytest.mark.parametrize("kind", width.KNOWN)
-def test_idle_heads_and_channels_go_without_a_trace(kind, rows, tokenizer, tmp_path):
+@pytest.mark.parametrize("kind", anatomy.PLAIN)
+def test_idle_heads_and_channels_go_without_a_trace(prune, kind, rows, tokenizer, tmp_path):
     """Half of everything is made idle, at places that are not its first half."""
     model = kin(kind)
     odd = torch.arange(64) % 2 == 1  # of hidden channels
@@ -65,7 +64,7 @@ def test_idle_heads_and_channels_go_without_a_trace(kind, rows, tokenizer, tmp_p
 
 def test_importance_is_the_root_of_the_squared_means(tiny, rows):
     """In loops over rows, of what transformers itself says the states and the norms' outputs are."""
-    scores = width.score(tiny, rows[:3], width.Params(**P, hidden=32))
+    scores = width.Width(**P, hidden=32).score(tiny, rows[:3])
     seen = {"heads": [], "norm": []}
     tiny.model.layers[1].self_attn.o_proj.register_forward_pre_hook(lambda _, x: seen["heads"].append(x[0]))
     tiny.model.norm.register_forward_hook(lambda _, __, x: seen["norm"].append(x))
@@ -83,19 +82,21 @@ def test_importance_is_the_root_of_the_squared_means(tiny, rows):
 
 def test_groups_stay_whole_and_keep_equally_many_heads():
     """Heads 0 to 7 in groups of 4; the second group is the stronger one, its best two are its second and last."""
-    old, new = copy.deepcopy(kin("llama").config), copy.deepcopy(kin("llama").config)
-    old.num_attention_heads, old.num_key_value_heads = 8, 2
-    new.num_attention_heads, new.num_key_value_heads, new.head_dim, new.intermediate_size = 2, 1, 2, 1
     scores = {
         "model.layers.0.self_attn.o_proj": torch.tensor([9.0, 0, 0, 0, 3, 4, 1, 5]),
         "model.layers.0.mlp.down_proj": torch.tensor([1.0, 3, 2]),
+        "model.layers.1.self_attn.o_proj": torch.tensor([9.0, 9, 0, 0, 3, 4, 1, 5]),
+        "model.layers.1.mlp.down_proj": torch.tensor([1.0, 2, 3]),
     }
-    stays = width.chosen(old, new, scores, 0)
-    assert stays["queries"].tolist() == [10, 11, 14, 15] and stays["keys"].tolist() == [2, 3]
-    assert stays["ffn"].tolist() == [1]
+    stays = width.chosen(kin("llama"), 1, Heads(8, 2, 2), Heads(2, 1, 2), scores)
+    for space in ("queries", "mixed"):
+        assert stays[Axis(space, 0)].tolist() == [10, 11, 14, 15] and stays[Axis(space, 1)].tolist() == [0, 1, 2, 3]
+    for space in ("keys", "values"):
+        assert stays[Axis(space, 0)].tolist() == [2, 3] and stays[Axis(space, 1)].tolist() == [0, 1]
+    assert stays[Axis("ffn", 0)].tolist() == [1] and stays[Axis("ffn", 1)].tolist() == [2]
 
 
-def test_all_of_everything_is_the_same_model(tiny, rows):
+def test_all_of_everything_is_the_same_model(prune, tiny, rows):
     torch.testing.assert_close(prune(tiny, rows, hidden=64, ffn=128)(rows).logits, tiny(rows).logits)
 
 
@@ -109,13 +110,13 @@ def test_all_of_everything_is_the_same_model(tiny, rows):
         ({"kv_heads": 1}, "4 heads for 1 kv_heads; pretrain/base has groups of 2: keep as many or fewer"),
     ],
 )
-def test_a_shape_that_no_model_can_have_is_refused_before_any_work(tiny, rows, shape, complaint):
+def test_a_shape_that_no_model_can_have_is_refused_before_any_work(prune, tiny, rows, shape, complaint):
     tiny.model.embed_tokens.register_forward_hook(lambda *_: pytest.fail("too late"))
     with pytest.raises(UserError, match=complaint):
         prune(tiny, rows, **shape)
 
 
-def test_what_it_cannot_narrow_is_refused(tokenizer, rows):
+def test_what_it_cannot_narrow_is_refused(prune, tokenizer, rows):
     from stages.pretrain import state_space
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
@@ -123,4 +124,4 @@ def test_what_it_cannot_narrow_is_refused(tokenizer, rows):
     with pytest.raises(UserError, match="pretrain/base is a mamba2; width can narrow: llama, mistral, qwen2, qwen3"):
         prune(model, rows, hidden=16)
     with pytest.raises(ValueError, match="give at least one of hidden, ffn, heads and kv_heads"):
-        width.Params(**P)
+        width.Width(**P)

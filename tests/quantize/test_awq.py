@@ -24,15 +24,15 @@ def with_outliers(folder):
 def plain_rounding(net, group_size):
     from llmcompressor.modifiers.quantization import QuantizationModifier
 
-    weights = awq.Params(**P, group_size=group_size).integers(4)
-    return compressed.oneshot(net, [QuantizationModifier(**compressed.scheme(net, weights))], None)
+    weights = awq.AWQ(**P, group_size=group_size).integers(4)
+    return compressed.oneshot(net, [QuantizationModifier(**compressed.scheme(net, weights))])
 
 
 @torch.no_grad()
 def test_loses_less_than_plain_rounding_on_its_calibration_rows(model_folder, rows):
     dense = with_outliers(model_folder)(rows).logits
     rounded = plain_rounding(with_outliers(model_folder), 128)(rows).logits
-    scaled = awq.quantize(with_outliers(model_folder), rows, awq.Params(**P, grid=10))(rows).logits
+    scaled = awq.AWQ(**P, grid=10).quantize(with_outliers(model_folder), rows)(rows).logits
     assert (scaled - dense).square().mean() < 0.8 * (rounded - dense).square().mean()
 
 
@@ -64,9 +64,7 @@ def test_clipping_takes_the_share_of_least_error_by_hand(model_folder):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_clipping_loses_less_but_leaves_queries_and_keys(model_folder, rows, symmetric):
     dense, p = with_outliers(model_folder)(rows).logits, {**P, "bits": 3, "grid": 4, "symmetric": symmetric}
-    whole, clipped = (
-        awq.quantize(with_outliers(model_folder), rows, awq.Params(**p, clip=clip)) for clip in (False, True)
-    )
+    whole, clipped = (awq.AWQ(**p, clip=clip).quantize(with_outliers(model_folder), rows) for clip in (False, True))
     errors = [(net(rows).logits - dense).square().mean() for net in (whole, clipped)]
     assert errors[1] < 0.97 * errors[0]
     same = {
@@ -79,8 +77,8 @@ def test_clipping_loses_less_but_leaves_queries_and_keys(model_folder, rows, sym
 @torch.no_grad()
 @pytest.mark.parametrize(("bits", "group_size", "symmetric"), [(4, 32, False), (4, 128, True), (3, 128, False)])
 def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, bits, group_size, symmetric):
-    p = awq.Params(**P, bits=bits, group_size=group_size, symmetric=symmetric, grid=4)
-    net = awq.quantize(models.load(model_folder), rows[:4], p)
+    p = awq.AWQ(**P, bits=bits, group_size=group_size, symmetric=symmetric, grid=4)
+    net = p.quantize(models.load(model_folder), rows[:4])
     models.save(compressed.pack(net, torch.float32), models.load_tokenizer(model_folder), tmp_path / "packed")
     net = models.load(tmp_path / "packed")
     net(rows[:1])  # unpacks
@@ -93,7 +91,7 @@ def test_a_group_has_so_many_levels_evenly_spaced(model_folder, rows, tmp_path, 
 
 def test_a_width_without_whole_groups_is_refused_before_any_work(tiny, rows):
     with pytest.raises(UserError, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
-        awq.quantize(tiny, rows, awq.Params(**P))
+        awq.AWQ(**P).quantize(tiny, rows)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="pinning works where there is an accelerator")

@@ -11,13 +11,13 @@ from stages.quantize import __main__ as stage
 from stages.quantize import bitnet
 from stages.quantize.parts import compressed
 
-P = bitnet.Params(method="bitnet", model="pretrain/base", tokens="tokenize/bpe")
+TECHNIQUE = bitnet.BitNet(method="bitnet", model="pretrain/base", tokens="tokenize/bpe")
 
 
 @pytest.fixture(scope="module")
 def packed(ternary_folder, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bitnet") / "model"
-    net = bitnet.quantize(models.load(ternary_folder), None, P)
+    net = TECHNIQUE.quantize(models.load(ternary_folder), torch.empty(0, 0))
     compressed.round_rest(net, torch.float16)
     models.save(compressed.pack(net, torch.float16), tokenizer, folder)
     return folder
@@ -45,5 +45,5 @@ def test_bits_are_those_of_the_file(ternary_folder, packed):
 
 def test_dense_weights_are_refused(model_folder):
     with pytest.raises(UserError, match="bitnet: model.layers.0.self_attn.q_proj has .* different weights, not -s, 0"):
-        bitnet.quantize(models.load(model_folder), None, P)
+        TECHNIQUE.quantize(models.load(model_folder), torch.empty(0, 0))
     assert rounding.scale_of(torch.zeros(2, 2)) == 0  # nothing but zeros is ternary too

@@ -13,7 +13,7 @@ P = {"method": "int8", "model": "pretrain/base", "tokens": "tokenize/bpe"}
 
 def test_error_is_at_most_half_a_step_on_a_grid_of_integers(model_folder, tmp_path):
     dense = models.load(model_folder)
-    net = compressed.pack(int8.quantize(models.load(model_folder), None, int8.Params(**P)), torch.float32)
+    net = compressed.pack(int8.Int8(**P).quantize(models.load(model_folder), torch.empty(0, 0)), torch.float32)
     net.save_pretrained(tmp_path)
     reloaded = calibrate.linears(decompressed(models.load(tmp_path)))
     for name, layer in calibrate.linears(dense).items():
@@ -33,7 +33,7 @@ def decompressed(net):
 @torch.no_grad()
 def test_activations_are_rounded_token_by_token(model_folder):
     dense = models.load(model_folder).model.layers[0].mlp.up_proj.weight
-    net = int8.quantize(models.load(model_folder), None, int8.Params(**P, activations=True))
+    net = int8.Int8(**P, activations=True).quantize(models.load(model_folder), torch.empty(0, 0))
     x_BTI = torch.randn(2, 3, dense.shape[1], generator=torch.Generator().manual_seed(0))
     step_O1, step_BT1 = dense.abs().amax(1, keepdim=True) / 127.5, x_BTI.abs().amax(-1, keepdim=True) / 127.5
     w_OI = (dense / step_O1).round().clamp(-128, 127) * step_O1
@@ -43,4 +43,4 @@ def test_activations_are_rounded_token_by_token(model_folder):
 
 def test_calibration_rows_are_refused():
     with pytest.raises(ValueError, match="calibration"):
-        int8.Params(**P, calibration={"rows": 8})
+        int8.Int8(**P, calibration={"rows": 8})

@@ -18,12 +18,13 @@ P = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_measures_with_the_rounding_of_rtn(model_folder, bits, symmetric):
-    p = mixed.Params(method="mixed", **P, symmetric=symmetric)
     dense = models.load(model_folder)
-    net = rtn.quantize(models.load(model_folder), None, rtn.Params(method="rtn", **P, bits=bits, symmetric=symmetric))
+    net = rtn.RTN(method="rtn", **P, bits=bits, symmetric=symmetric).quantize(
+        models.load(model_folder), torch.empty(0, 0)
+    )
     name = "model.layers.0.mlp.up_proj"
     net(torch.zeros(1, 1, dtype=torch.long))
-    own = mixed.rounded(dense.get_submodule(name).weight, bits, p)
+    own = mixed.rounded(dense.get_submodule(name).weight, bits, 128, symmetric)
     scale, zero = net.get_submodule(name).weight_scale, getattr(net.get_submodule(name), "weight_zero_point", None)
     low = -(2 ** (bits - 1))
     zero = 0 if zero is None or symmetric else zero[..., None].float()
@@ -37,8 +38,8 @@ def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, 
     net = models.load(model_folder)
     net.model.layers[1].mlp.down_proj.weight *= 1e-3  # nothing depends on it
     models.save(net, tokenizer, tmp_path / "dense")
-    p = mixed.Params(method="mixed", **P, bits=3.2)
-    packed = mixed.quantize(models.load(tmp_path / "dense"), rows, p)
+    p = mixed.Mixed(method="mixed", **P, bits=3.2)
+    packed = p.quantize(models.load(tmp_path / "dense"), rows)
     compressed.round_rest(packed, torch.float16)
     models.save(compressed.pack(packed, torch.float16), tokenizer, tmp_path / "model")
     seen = stage.size(net, tmp_path / "model")
@@ -47,7 +48,7 @@ def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, 
     width = {name: group["weights"]["num_bits"] for group in groups.values() for name in group["targets"]}
     assert width["model.layers.1.mlp.down_proj"] == 2 < max(width.values())
 
-    even = gptq.quantize(models.load(tmp_path / "dense"), rows, gptq.Params(method="gptq", **P, bits=3))
+    even = gptq.GPTQ(method="gptq", **P, bits=3).quantize(models.load(tmp_path / "dense"), rows)
     expected = net(rows).logits.log_softmax(-1)
     kl = [
         (expected.exp() * (expected - each(rows).logits.log_softmax(-1))).sum(-1).mean()
@@ -58,6 +59,6 @@ def test_a_layer_that_matters_gets_more_bits_and_the_budget_holds(model_folder, 
 
 def test_a_budget_below_the_smallest_width_is_refused_before_measuring(model_folder):
     with pytest.raises(UserError, match=r"2.0 bits/weight are too few: widths \(2, 3, 4, 6, 8\) take at least 2.14"):
-        mixed.quantize(models.load(model_folder), torch.zeros(0, 8), mixed.Params(method="mixed", **P, bits=2.0))
+        mixed.Mixed(method="mixed", **P, bits=2.0).quantize(models.load(model_folder), torch.zeros(0, 8))
     with pytest.raises(ValueError, match="widths"):
-        mixed.Params(method="mixed", **P, widths=[7, 8])
+        mixed.Mixed(method="mixed", **P, widths=[7, 8])

@@ -26,7 +26,7 @@ def dequantized(net):
 @pytest.mark.parametrize("double", [False, True])
 def test_every_weight_is_the_nearest_code_of_its_block(model_folder, double):
     weight_BN = models.load(model_folder).get_submodule(NAME).weight.reshape(-1, 64)
-    net = nf4.quantize(models.load(model_folder), None, nf4.Params(**P, double=double))
+    net = nf4.NF4(**P, double=double).quantize(models.load(model_folder), torch.empty(0, 0))
     scale_B1, codes_C = weight_BN.abs().amax(1, keepdim=True), torch.tensor(CODES)
     distance_BNC = (dequantized(net).reshape(-1, 64) / scale_B1)[..., None] - codes_C
     assert distance_BNC.abs().amin(-1).max() < (2e-2 if double else 1e-4)  # the scales are rounded too
@@ -37,7 +37,7 @@ def test_every_weight_is_the_nearest_code_of_its_block(model_folder, double):
 @pytest.mark.parametrize(("double", "bits"), [(False, 4 + 32 / 64), (True, 4 + 8 / 64 + 32 / 64 / 256)])
 def test_bits_are_those_of_codes_scales_and_tables(model_folder, tokenizer, tmp_path, double, bits):
     dense = models.load(model_folder)
-    net = nf4.quantize(models.load(model_folder), None, nf4.Params(**P, double=double))
+    net = nf4.NF4(**P, double=double).quantize(models.load(model_folder), torch.empty(0, 0))
     models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
     tables = 14 * (16 * 4 + (256 * 4 if double else 0) + 170)  # codes of weights and scales, bitsandbytes' own notes
@@ -47,4 +47,4 @@ def test_bits_are_those_of_codes_scales_and_tables(model_folder, tokenizer, tmp_
 
 def test_rows_without_whole_blocks_are_refused(tokenizer, llama):
     with pytest.raises(UserError, match=r"has 48 inputs; nf4, block 64, needs a multiple of 64"):
-        nf4.quantize(llama(len(tokenizer), hidden=48), None, nf4.Params(**P))
+        nf4.NF4(**P).quantize(llama(len(tokenizer), hidden=48), torch.empty(0, 0))

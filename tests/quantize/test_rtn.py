@@ -37,7 +37,9 @@ def test_every_weight_is_the_nearest_level_of_its_group_in_the_file_too(
     model_folder, tokenizer, tmp_path, bits, symmetric
 ):
     dense = models.load(model_folder)
-    net = rtn.quantize(models.load(model_folder), None, rtn.Params(**P, bits=bits, symmetric=symmetric, group_size=64))
+    net = rtn.RTN(**P, bits=bits, symmetric=symmetric, group_size=64).quantize(
+        models.load(model_folder), torch.empty(0, 0)
+    )
     models.save(compressed.pack(net, torch.float32), tokenizer, tmp_path / "model")
     net = models.load(tmp_path / "model")
     net(torch.zeros(1, 1, dtype=torch.long))  # unpacks
@@ -51,11 +53,11 @@ def test_every_weight_is_the_nearest_level_of_its_group_in_the_file_too(
 
 def test_widths_and_groups_that_the_format_cannot_hold_are_refused(tiny):
     with pytest.raises(ValueError, match="bits"):
-        rtn.Params(**P, bits=1)
+        rtn.RTN(**P, bits=1)
     with pytest.raises(ValueError, match="group_size"):
-        rtn.Params(**P, group_size=100)
+        rtn.RTN(**P, group_size=100)
     with pytest.raises(UserError, match="q_proj has 64 inputs; group_size 128 needs a multiple of 128"):
-        rtn.quantize(tiny, None, rtn.Params(**P))
+        rtn.RTN(**P).quantize(tiny, torch.empty(0, 0))
     assert not any(hasattr(layer, "quantization_scheme") for layer in calibrate.linears(tiny).values())
 
 
@@ -65,7 +67,7 @@ def test_what_was_trained_in_these_levels_is_packed_without_loss(model_folder, t
     dense = models.load(model_folder)
     with rounding.rounding(dense, FakeQuantize(weights=f"int{bits}", group_size=64)):
         pass
-    net = rtn.quantize(copy.deepcopy(dense), None, rtn.Params(**P, bits=bits, group_size=64))
+    net = rtn.RTN(**P, bits=bits, group_size=64).quantize(copy.deepcopy(dense), torch.empty(0, 0))
     compressed.round_rest(net, torch.float16)
     models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     net = models.load(tmp_path / "model")

@@ -32,7 +32,7 @@ quantize:
 def test_bits_are_those_of_the_file(model_folder, tokenizer, tmp_path):
     """int8: a byte a weight, a 16-bit scale a row, the shape in 16 bytes; hidden 256, FFN 512, two layers."""
     dense = models.load(model_folder)
-    net = int8.quantize(models.load(model_folder), None, int8.Params(method="int8", **PARENTS))
+    net = int8.Int8(method="int8", **PARENTS).quantize(models.load(model_folder), torch.empty(0, 0))
     models.save(compressed.pack(net, torch.float16), tokenizer, tmp_path / "model")
     rows = 2 * (256 + 128 + 128 + 256 + 512 + 512 + 256)
     weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512)
@@ -60,13 +60,14 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     Path("params.yaml").write_text(PARAMS)
+    Path("code.json").write_text("{}")
     numbers = rows.numpy().astype(np.uint16)
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
 
 
 def quantize(variant, model, out):
-    stage.main(variant, model=model, tokens=Path("tokens"), out=Path(out))
+    stage.main(variant, model=model, tokens=Path("tokens"), code=Path("code.json"), out=Path(out))
     return json.loads(Path(out, "metrics.json").read_text())
 
 
@@ -85,6 +86,7 @@ def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bi
     assert not printed.out and "it/s" not in printed.err, printed
     assert {path.name for path in Path().iterdir()} <= {
         "params.yaml",
+        "code.json",
         "tokens",
         "once",
         "twice",

@@ -1,6 +1,6 @@
 """What every quantization technique must hold, whatever its method; a new file in stages/quantize/ is picked up."""
 
-from importlib import import_module
+import sys
 
 import pytest
 import torch
@@ -12,12 +12,13 @@ from stages.quantize.parts import compressed
 
 @pytest.fixture(scope="module", params=params.techniques("quantize"))
 def technique(request):
-    return import_module(f"stages.quantize.{request.param}")
+    kind = params.technique_class("quantize", request.param)
+    return kind.model_validate({"method": request.param, "model": "pretrain/base", "tokens": "tokenize/bpe"})
 
 
 @pytest.fixture(scope="module")
 def parent(technique, model_folder, ternary_folder):
-    return ternary_folder if technique.__name__.endswith("bitnet") else model_folder
+    return ternary_folder if technique.method == "bitnet" else model_folder
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,7 @@ def ids(texts, tokenizer):
 
 
 def quantize(technique, folder, ids):
-    name = technique.__name__.rsplit(".", 1)[1]
-    p = technique.Params(method=name, model="pretrain/base", tokens="tokenize/bpe")
-    net = technique.quantize(models.load(folder), ids, p)
+    net = technique.quantize(models.load(folder), ids)
     compressed.round_rest(net, torch.float16)
     return net
 
@@ -48,7 +47,8 @@ def logits(net, ids):
 
 
 def test_names_its_source(technique):
-    assert "arXiv:" in technique.__doc__ or "doi:" in technique.__doc__
+    about = sys.modules[type(technique).__module__].__doc__
+    assert "arXiv:" in about or "doi:" in about
 
 
 def test_what_is_reloaded_is_what_was_in_memory(once, ids):

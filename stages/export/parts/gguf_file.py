@@ -13,7 +13,7 @@ from stages.lib.frame.errors import UserError
 RUN = """\
     llama-cli -m model.gguf                            # llama.cpp
     ollama create orchard -f Modelfile && ollama run orchard
-    python -m apps.chat --model model.gguf       # from an Orchard checkout
+    python -m apps.chat --model model.gguf             # from an Orchard checkout
 """
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stages.lib.nets import anatomy
+
 NAME = "packed"
 
 
@@ -50,18 +52,11 @@ def examples(model: Any, positions_BT: Tensor | None) -> Iterator[dict[str, Any]
     """
     if positions_BT is None:
         yield {}
-    elif model._supports_attention_backend and model.config._attn_implementation == "sdpa" and boundless(model.config):
+    elif model._supports_attention_backend and model.config._attn_implementation == "sdpa" and anatomy.boundless(model):
         with attending(model, NAME):
             yield {"position_ids": positions_BT, "layout": layout(positions_BT)}
     else:
         yield {"position_ids": positions_BT}
-
-
-def boundless(config: Any) -> bool:
-    """Whether no layer has a window."""
-    if kinds := getattr(config, "layer_types", None):
-        return set(kinds) == {"full_attention"}
-    return getattr(config, "sliding_window", None) is None and getattr(config, "attention_chunk_size", None) is None
 
 
 @contextmanager

@@ -24,14 +24,14 @@ def sensitivities(
     forms: Callable[[str, Tensor], Iterable[Tensor]],
 ) -> list[list[float]]:
     """KL_l(f), nats/token, of every parameter in each of `forms(name, weight)`. The model is as before at the end."""
-    said = [log_probs(model, ids_BT) for ids_BT in rows_NT.split(8)]
+    reference = [log_probs(model, ids_BT) for ids_BT in rows_NT.split(8)]
     losses_LF = []
     for name, weight in weights.items():
         dense = weight.clone()
         losses_LF.append([])
         for form in forms(name, dense):
             weight.copy_(form)
-            pairs = [(before, log_probs(model, ids)) for before, ids in zip(said, rows_NT.split(8), strict=True)]
+            pairs = [(before, log_probs(model, ids)) for before, ids in zip(reference, rows_NT.split(8), strict=True)]
             kls = [(before.exp() * (before - after)).sum(-1).flatten() for before, after in pairs]
             losses_LF[-1].append(torch.cat(kls).mean().item())
         weight.copy_(dense)

@@ -1,28 +1,35 @@
-"""Which Linears a compression technique may change, and the inputs that calibration rows give them."""
+"""The inputs that calibration rows give to matrices, and checks before any work.
 
+Every matrix is shown all that it reads; an expert reads the tokens that are routed to it, and no others.
+Shapes: N = rows, T = context, M = tokens of a batch, I = in_features.
+"""
+
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
+from stages.lib.nets.anatomy import Matrix
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Matrices = Mapping[str, Matrix] | Mapping[str, nn.Linear]
 See = Callable[[str, Tensor], None]
-Observe = Callable[[dict[str, nn.Linear], See], None]
+Observe = Callable[[Matrices, See], None]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a block besides the states: masks, positions
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every Linear by dotted name, but the output head: it is tied to the embedding, or as sensitive as it."""
+    """Every Linear by dotted name, but the output head: for formats that pack Linears and nothing else."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear) and each is not head}
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The decoder layers in the order of computation; a model without a ModuleList is one block."""
-    return next((list(each) for each in model.modules() if isinstance(each, nn.ModuleList)), [model])
 
 
 @torch.no_grad()
@@ -34,71 +41,87 @@ def run(model: nn.Module, rows_NT: Tensor, batch: int = 8) -> None:
         body(rows.to(device), use_cache=False) if body else model(rows.to(device))
 
 
-def observe(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear], see: See, batch: int = 8) -> None:
-    """Run the rows through the model and call see(name, x_MI) for each of `layers` and each batch.
-
-    M = tokens of the batch, I = in_features.
-    """
-    with watching(layers, see):
+def observe(model: nn.Module, rows_NT: Tensor, matrices: Matrices, see: See, batch: int = 8) -> None:
+    """Run the rows through the model and call see(name, x_MI) for each of `matrices` and each batch."""
+    with watching(matrices, see):
         run(model, rows_NT, batch)
 
 
 @torch.no_grad()
 def in_turn(model: nn.Module, rows_NT: Tensor, batch: int = 8) -> Iterator[tuple[nn.Module, Observe]]:
-    """Every block with its `observe(layers, see)`, which shows what it reads after those before it were changed.
+    """Every block with its `observe(matrices, see)`, which shows what it reads after those before it were changed.
 
     What a block hands on is kept for the next one: three passes of the rows, not one for every block.
     """
     states: list[Tensor] = []  # what the present block reads, batch by batch
-    arguments: dict[nn.Module, list[dict[str, Any]]] = {block: [] for block in blocks(model)}  # masks, positions
+    arguments: dict[nn.Module, list[Arguments]] = {block: [] for block in anatomy.blocks(model)}
+    first = next(iter(arguments))
 
-    def keep(block: nn.Module, inputs: Any, named: dict[str, Any]) -> None:
-        if block is next(iter(arguments)):
+    def keep(block: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        if block is first:
             states.append(inputs[0])
-        arguments[block].append(named)
+        arguments[block].append((inputs[1:], named))
 
     with ExitStack() as hooks:
         for block in arguments:
             hooks.enter_context(block.register_forward_pre_hook(keep, with_kwargs=True))
         run(model, rows_NT, batch)
 
-    for block, named in arguments.items():
-        outputs = partial(through, block, states, named)
+    for block, others in arguments.items():
+        outputs = partial(through, block, states, others)
 
-        def observe_block(layers: dict[str, nn.Linear], see: See, outputs: Callable[[], Any] = outputs) -> None:
-            with watching(layers, see):
+        def observe_block(matrices: Matrices, see: See, outputs: Callable[[], Any] = outputs) -> None:
+            with watching(matrices, see):
                 outputs()
 
         yield block, observe_block
         states = outputs()
 
 
-def through(block: nn.Module, states: list[Tensor], arguments: list[dict[str, Any]]) -> list[Tensor]:
-    outputs = [block(state, **named) for state, named in zip(states, arguments, strict=True)]
-    return [each[0] if isinstance(each, tuple) else each for each in outputs]
+def through(block: nn.Module, states: list[Tensor], arguments: list[Arguments]) -> list[Tensor]:
+    outputs = [block(state, *more, **named) for state, (more, named) in zip(states, arguments, strict=True)]
+    return [output[0] if isinstance(output, tuple) else output for output in outputs]
 
 
 @contextmanager
-def watching(layers: dict[str, nn.Linear], see: See) -> Iterator[None]:
-    """Calls see(name, x_MI) whenever one of the layers is; not any more afterwards, also after an error."""
+def watching(matrices: Matrices, see: See) -> Iterator[None]:
+    """Calls see(name, x_MI) whenever one of the matrices multiplies; not any more afterwards, also after an error."""
+    experts: dict[nn.Module, dict[tuple[str, int], str]] = defaultdict(dict)  # names by parameter and expert
 
-    def pass_on(name: str) -> Callable[..., None]:
+    def reads(name: str) -> Callable[..., None]:
         return lambda _, inputs: see(name, inputs[0].flatten(0, -2))
 
+    def experts_read(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        for parameter, number, x_MI in anatomy.expert_inputs(module, inputs[0].flatten(0, -2), inputs[1]):
+            if name := experts[module].get((parameter, number)):
+                see(name, x_MI)
+
     with ExitStack() as hooks:
-        for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_pre_hook(pass_on(name)))
+        for name, matrix in matrices.items():
+            if isinstance(matrix, nn.Linear):
+                hooks.enter_context(matrix.register_forward_pre_hook(reads(name)))
+            elif matrix.expert is None:
+                hooks.enter_context(matrix.module.register_forward_pre_hook(reads(name)))
+            else:
+                experts[matrix.module][matrix.name, matrix.expert] = name
+        for module in experts:
+            hooks.enter_context(module.register_forward_pre_hook(experts_read))
         yield
 
 
-def check_widths(layers: Mapping[str, nn.Linear], multiple: int, why: str) -> None:
-    """Refuse, before any work, layers whose rows do not divide into groups."""
-    for name, layer in layers.items():
-        if layer.in_features % multiple:
-            raise UserError(f"{name} has {layer.in_features} inputs; {why} needs a multiple of {multiple}")
+class Wide(Protocol):
+    @property
+    def in_features(self) -> int: ...
 
 
-def require_dense(model: Any, place: str) -> None:
+def check_widths(matrices: Mapping[str, Wide], multiple: int, why: str) -> None:
+    """Refuse, before any work, matrices whose rows do not divide into groups."""
+    for name, matrix in matrices.items():
+        if matrix.in_features % multiple:
+            raise UserError(f"{name} has {matrix.in_features} inputs; {why} needs a multiple of {multiple}")
+
+
+def require_dense(model: "PreTrainedModel", place: str) -> None:
     """Refuse packed integers, which no technique could change: pruning and merging come before quantizing."""
     if getattr(model.config, "quantization_config", None):
         raise UserError(f"{place}: its parent is quantized already; take the parent of that one")

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.lib.nets import attention
+from stages.lib.nets.anatomy import recurrent
 from stages.lib.text.packing import IGNORE, Batch, padded
-
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}  # layers that a mask keeps apart
 
 
 def logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -34,11 +33,6 @@ def forward(model: Any, batch: Batch, **more: Any) -> tuple[Any, Tensor, Tensor]
     with attention.examples(model, batch.get("positions")) as given:
         output = model.get_decoder()(input_ids=batch["ids"], use_cache=False, **given, **more)
     return output, learnt_BT, labels_BT[learnt_BT]
-
-
-def recurrent(model: Any) -> bool:
-    """Whether something passes from token to token that no mask stops: a state, a convolution."""
-    return model._is_stateful or bool(set(getattr(model.config, "layer_types", None) or ()) - ATTENTION)
 
 
 def apart(batch: Batch) -> Batch:

@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
 
 SMALLEST = 2.0**-14  # of the 16-bit floats that have all their 10 bits of fraction
 
@@ -45,7 +45,7 @@ def rounding(model: Any, p: FakeQuantize | None) -> Iterator[None]:
     if p is None:
         yield
         return
-    layers = calibrate.linears(getattr(model, "base_model", model))  # a distillation may hang projections beside it
+    layers = linears(model)
     three_values = p.weights == "ternary"
     if not three_values:
         calibrate.check_widths(layers, p.group_size, f"fake_quantize.group_size {p.group_size}")
@@ -60,6 +60,16 @@ def rounding(model: Any, p: FakeQuantize | None) -> Iterator[None]:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
         for hook in hooks:
             hook.remove()
+
+
+def linears(model: Any) -> dict[str, nn.Linear]:
+    """The matrices of the blocks, not what a distillation hangs beside them; refused unless all are Linears."""
+    layers = {}
+    for name, matrix in anatomy.matrices(model).items():
+        if not isinstance(matrix.module, nn.Linear):
+            raise UserError(f"fake_quantize can round Linears; this {model.config.model_type} has others, like {name}")
+        layers[name] = matrix.module
+    return layers
 
 
 def round_inputs(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -123,7 +133,7 @@ def scale_of(weight_OI: Tensor) -> Tensor | None:
 
 def require_ternary(model: nn.Module, place: str) -> None:
     """Refuse, before any work, weights of which three values would leave noise."""
-    for name, layer in calibrate.linears(model).items():
+    for name, layer in anatomy.matrices(model).items():
         if scale_of(layer.weight) is None:
             found = f"{name} has {len(layer.weight.unique()):,} different weights, not -s, 0 and s"
             raise UserError(f"{place}: {found}; train its parent with fake_quantize: {{weights: ternary}}")

@@ -1,11 +1,16 @@
 """What every runtime can do, and what several of them share. Shapes: T = tokens, N = sequences, V = vocabulary."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from stages.lib.frame.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
 
 Ids = list[int]
 WEIGHTS = (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")  # data, bin: beside their graph
@@ -29,6 +34,13 @@ class Runtime(Protocol):
         ...
 
 
+def logits(runtime: Runtime) -> "Callable[[Tensor], Tensor]":
+    """The runtime as a function ids (1, T) -> logits (1, T, V), as `models.logits` makes one of a model."""
+    import torch
+
+    return lambda ids_1T: torch.from_numpy(runtime.logits(ids_1T[0].tolist()))[None]
+
+
 def parameters(folder: Path) -> int:
     """Of the dense shape that config.json describes: packed integers would be miscounted."""
     import torch
@@ -39,7 +51,7 @@ def parameters(folder: Path) -> int:
 
 
 def file_bytes(folder: Path) -> int:
-    """The weights file that ships, without tokenizer and notes (a GGUF holds its tokenizer)."""
+    """The weights file that ships, without what lies beside it (a GGUF holds its tokenizer)."""
     found = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
     if not found:
         raise UserError(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")

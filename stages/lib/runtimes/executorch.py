@@ -26,7 +26,7 @@ class ExecuTorch(Stepwise):
             self.program: Any = Runtime.get().load_program(self.file)
             self.method: Any = self.program.load_method("forward")
         except RuntimeError as error:
-            raise UserError(f"{self.file} is damaged ({error}); delete it and run again") from error
+            raise UserError(f"{self.file} is damaged ({error}): run the stage that wrote it again") from error
         config: Any = AutoConfig.from_pretrained(folder)
         nothing = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=torch.float16)
         self.empty = [nothing] * 2 * config.num_hidden_layers

@@ -39,7 +39,9 @@ class LlamaCpp:
         try:
             self.model = self.open_model()
         except RuntimeError:
-            raise UserError(f"{self.file} is damaged: llama.cpp can't load it; delete it and run again") from None
+            raise UserError(
+                f"{self.file} is damaged: llama.cpp can't load it: run the stage that wrote it again"
+            ) from None
         self.room = 0  # tokens that fit into the present context
         self.handles: list[Any] = [self.model]
         weakref.finalize(self, close, self.handles)  # their own __del__ comes too late when Python ends

@@ -8,13 +8,19 @@ numbers are touched here, so room is left for the rest. Model and context are us
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-from ik_llama_cpp._ctypes_api import llama_batch  # starts with the fields of mainstream's and ends with more
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.runtimes.llama_cpp import LlamaCpp, silence
 
+if TYPE_CHECKING:
+    from ik_llama_cpp._ctypes_api import llama_batch
+
 TERNARY = (36, 37)  # TQ1_0 and TQ2_0, as general.file_type has them
+
+
+def open_gguf(folder: Path) -> LlamaCpp:
+    """The one of both that knows the file's types."""
+    return (Mainstream if needed(folder / "model.gguf") else LlamaCpp)(folder)
 
 
 def needed(file: Path) -> bool:
@@ -33,6 +39,7 @@ class Settings(ctypes.Structure):
 
 @cache
 def library() -> Any:
+    from ik_llama_cpp._ctypes_api import llama_batch  # starts with mainstream's fields and ends with more
     from xllamacpp import xllamacpp  # pyright: ignore[reportAttributeAccessIssue]
 
     pointer, functions = ctypes.c_void_p, ctypes.CDLL(xllamacpp.__file__)
@@ -87,7 +94,7 @@ class Context:
     def kv_cache_clear(self) -> None:
         library().llama_memory_clear(library().llama_get_memory(self.handle), True)
 
-    def decode(self, batch: llama_batch) -> int:
+    def decode(self, batch: "llama_batch") -> int:
         return library().llama_decode(self.handle, batch)
 
     def get_logits(self, index: int) -> Any:

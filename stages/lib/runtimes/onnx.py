@@ -33,7 +33,7 @@ class Onnx(Stepwise):
         try:
             self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
-            raise UserError(f"{folder / FILE} is damaged ({error}); delete it and run again") from error
+            raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {each.name for each in self.session.get_inputs()}
         config: Any = AutoConfig.from_pretrained(folder)
         shape = (1, config.num_key_value_heads, 0, config.head_dim)

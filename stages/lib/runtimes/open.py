@@ -12,9 +12,9 @@ from stages.lib.runtimes.transformers import Transformers
 
 def open_runtime(folder: Path) -> Runtime:
     if (folder / "model.gguf").is_file():
-        from stages.lib.runtimes import llama_cpp, mainstream
+        from stages.lib.runtimes.mainstream import open_gguf
 
-        return (mainstream.Mainstream if mainstream.needed(folder / "model.gguf") else llama_cpp.LlamaCpp)(folder)
+        return open_gguf(folder)
     if (folder / "model.onnx").is_file():
         from stages.lib.runtimes.onnx import Onnx
 

@@ -30,7 +30,7 @@ class OpenVINO(Stepwise):
         try:
             model = library().Core().compile_model(folder / FILE, "CPU", EXACT | threads)
         except RuntimeError as error:
-            raise UserError(f"{folder / FILE} is damaged ({error}); delete it and run again") from error
+            raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
         self.request: Any = model.create_infer_request()
 
     def size(self) -> tuple[int, int]:

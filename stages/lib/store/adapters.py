@@ -68,4 +68,4 @@ def load(folder: Path) -> "PeftModel":
     try:
         return PeftModel.from_pretrained(models.load(base), str(folder)).eval()
     except SafetensorError as error:
-        raise UserError(f"{folder} is damaged ({error}); delete it and run again") from error
+        raise UserError(f"{folder} is damaged ({error}): run the stage that wrote it again") from error

@@ -3,18 +3,22 @@
 import torch
 from torch import nn
 
+from stages.lib.nets import anatomy
 from stages.lib.training.config import Training
 
 
 def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the blocks, if asked for, and AdamW (arXiv:1711.05101) for the rest.
+    """Muon for the matrices inside the blocks, if asked for, and AdamW (arXiv:1711.05101) for the rest, fused experts
+    among it, which torch's Muon can't take.
 
     Muon's update is scaled to AdamW's root mean square (arXiv:2502.16982, eq. 4), so that one lr fits both. Gains and
     biases are not decayed. Fused: one kernel for all weights.
     """
-    named = {name: w for name, w in model.named_parameters() if w.requires_grad}
-    inner = [w for name, w in named.items() if p.optimizer == "muon" and w.ndim == 2 and ".layers." in name]
-    rest = [w for w in named.values() if all(w is not other for other in inner)]
+    trained = [w for w in model.parameters() if w.requires_grad]
+    blocks = {w for block in anatomy.blocks(model) for w in block.parameters()}
+    inner = [w for w in trained if p.optimizer == "muon" and w.ndim == 2 and w in blocks]
+    moved = set(inner)
+    rest = [w for w in trained if w not in moved]
     matrices, vectors = [w for w in rest if w.ndim >= 2], [w for w in rest if w.ndim < 2]
     groups = [{"params": matrices, "weight_decay": p.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     steppers: list[torch.optim.Optimizer] = []

@@ -1,15 +1,15 @@
 """What a technique works from: calibration rows, and what a kill must not undo, scores and trainings."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stages.lib.frame import files
-from stages.lib.frame.params import Calibration
 from stages.lib.nets import losses
 from stages.lib.store import tokens
 from stages.lib.training import loop
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+@dataclass
 class Given:
-    """`rows` (N, T) int64 are the calibration rows, none if the params ask for none."""
-
-    def __init__(self, folder: Path, calibration: Calibration | None, scores: Path, trainings: Path):
-        self.tokens, self.scores, self.trainings, self.trained = folder, scores, trainings, 0
-        empty = torch.empty(0, 0, dtype=torch.int64)
-        self.rows = tokens.sample(folder, calibration.rows, calibration.seed) if calibration else empty
+    rows: Tensor  # (N, T) int64, for calibration; none if the params ask for none
+    tokens: Path  # the artefact they are from
+    scores: Path  # a folder for what the rows say of the model, whatever shape is asked for
+    trainings: Path  # a folder for what this very variant has trained
+    trained: int = 0  # trainings so far
 
     def once(self, score: Callable[[], dict[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
         """Scores of the rows that do not depend on what is asked for: variants that differ in shape share them."""
         from safetensors.torch import load_file, save_file
 
         if not self.scores.is_dir():
-            found = {name: each.cpu().contiguous() for name, each in score().items()}
+            found = {name: values.cpu().contiguous() for name, values in score().items()}
             with files.writing(self.scores) as folder:
                 save_file(found, folder / "scores.safetensors")
         return load_file(self.scores / "scores.safetensors", device=str(device))

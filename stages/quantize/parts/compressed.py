@@ -19,8 +19,11 @@ BYTES = {"num_bits": 8, "type": "int", "strategy": "channel"}
 BYTES_A_TOKEN = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
 
 
-def oneshot(model: Any, modifiers: list[Any], rows_NT: Tensor | None, batch: int = 8) -> Any:
-    """llmcompressor's `oneshot` for a model and rows in memory; the original wants paths and writes a recipe file."""
+def oneshot(model: Any, modifiers: list[Any], rows_NT: Tensor | None = None, batch: int = 8) -> Any:
+    """llmcompressor's `oneshot` for a model and rows in memory; the original wants paths and writes a recipe file.
+
+    Without rows where the modifiers look at weights alone.
+    """
     from compressed_tensors.offload import remove_dispatch
     from llmcompressor.args.dataset_arguments import DatasetArguments
     from llmcompressor.core import create_session

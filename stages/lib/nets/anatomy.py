@@ -1,0 +1,402 @@
+"""How decoders are built. The one file that knows their names: blocks, matrices, experts, routers, norms, heads, and
+which fields of a config count layers. Everything else asks here.
+
+What can be asked of any decoder of transformers:
+
+    named_blocks    its layers, in the order of computation
+    matrices        what multiplies inside the blocks and a technique may change, each as a writable (O, I) view
+    routers         what chooses experts; stays as it is, but counts where weights are counted
+    unknown         weights of the blocks that this file can't read, so that a technique can refuse the network
+    attends         whether every block has attention; heads: how many queries have, how many keys and values, and how
+                    wide one is, which is the shape of a cache
+    shorten         the network without some of its blocks
+
+and of a plain decoder, one of PLAIN, whose every part is known:
+
+    axes            what the rows and columns of each parameter stand for: two parameters that share an axis feed each
+                    other, and whoever narrows or reorders that axis changes both
+    norms           each norm of the residual stream, and the matrices that read behind it and nothing else
+
+Shapes: O = out_features, I = in_features, E = experts, M = tokens, H = hidden, K = experts of a token.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# Any decoder
+
+ATTENTION = ("self_attn", "attn", "attention", "self_attention")  # a block's attention
+FIRST, GATED, LAST = "up_proj", "gate_up_proj", "down_proj"  # fused experts: the matrix that reads, the one that writes
+STATES = ("A_log",)  # of recurrences: no matrix multiplies with them
+ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that a mask keeps apart
+LISTED_LAYERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids")
+LEADING_LAYERS = ("first_k_dense_replace", "num_dense_layers")  # how many layers at the beginning are unlike the rest
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What multiplies its inputs: a Linear, GPT-2's Conv1D, or one expert's part of a fused 3-D Parameter."""
+
+    module: nn.Module
+    name: str = "weight"  # of the Parameter in the module
+    expert: int | None = None
+    transposed: bool = False  # the Parameter holds (I, O)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return getattr(self.module, self.name)
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, I), outside of autograd; writing into it changes the network."""
+        whole = self.parameter.detach()
+        part = whole if self.expert is None else whole[self.expert]
+        return part.mT if self.transposed else part
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+
+def named_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """The decoder layers by dotted name, in the order of computation; a model without a list of them is one block."""
+    lists = {name: each for name, each in model.named_modules() if isinstance(each, nn.ModuleList)}
+    if not lists:
+        return {"": model}
+    count = layers(model)
+    name = next((name for name, each in lists.items() if len(each) == count), next(iter(lists)))
+    return {f"{name}.{number}": block for number, block in enumerate(lists[name])}
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    return list(named_blocks(model).values())
+
+
+def layers(model: nn.Module) -> int | None:
+    """The number of layers that the config tells; none without a config."""
+    config: Any = getattr(model, "config", None)
+    return getattr(config.get_text_config(), "num_hidden_layers", None) if config is not None else None
+
+
+def matrices(model: nn.Module) -> dict[str, Matrix]:
+    """Every matrix inside the blocks but the routers, by dotted name; an expert's ends with its number."""
+    return in_blocks(model, matrices_of)
+
+
+def routers(model: nn.Module) -> dict[str, Matrix]:
+    """What chooses experts, inside the blocks."""
+    return in_blocks(model, routers_of)
+
+
+def in_blocks(model: nn.Module, find: Callable[[nn.Module], dict[str, Matrix]]) -> dict[str, Matrix]:
+    found = ((prefix, find(block)) for prefix, block in named_blocks(model).items())
+    return {join(prefix, name): each for prefix, own in found for name, each in own.items()}
+
+
+def matrices_of(block: nn.Module) -> dict[str, Matrix]:
+    """As `matrices`, of one block and by the names inside it."""
+    found, choosing = {}, {each.module for each in routers_of(block).values()}
+    for name, module in block.named_modules():
+        if is_experts(module):
+            for parameter in expert_parameters(module):
+                for number in range(expert_count(module)):
+                    found[join(name, f"{parameter}.{number}")] = expert_matrix(module, parameter, number)
+        elif multiplies(module) and module not in choosing:
+            found[name] = Matrix(module, transposed=not isinstance(module, nn.Linear))
+    return found
+
+
+def routers_of(block: nn.Module) -> dict[str, Matrix]:
+    """Beside the experts, what has a row for each of them; or a single row, which weighs a shared expert."""
+    found = {}
+    for prefix, module in block.named_modules():
+        experts = next((each for name, each in module.named_children() if name == "experts" or is_experts(each)), None)
+        if experts is None:
+            continue
+        count = len(experts) if isinstance(experts, nn.ModuleList) else expert_count(experts)
+        inside = set(experts.modules())
+        for name, beside in module.named_modules():
+            weight = dict(beside.named_parameters(recurse=False)).get("weight")
+            if weight is None or weight.ndim != 2 or beside in inside:
+                continue
+            if weight.shape[0] == 1 or (weight.shape[0] == count and "shared" not in name):
+                found[join(prefix, name)] = Matrix(beside)
+    return found
+
+
+def unknown(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights inside the blocks that may multiply, and are no matrix that this file knows."""
+    known = {id(each.parameter) for each in (matrices(model) | routers(model)).values()}
+    found = {}
+    for prefix, block in named_blocks(model).items():
+        for path, module in block.named_modules():
+            if isinstance(module, nn.Embedding | nn.modules.conv._ConvNd) or "norm" in type(module).__name__.lower():
+                continue
+            for name, weight in module.named_parameters(recurse=False):
+                matrix = weight.ndim > 1 and not name.endswith("bias") and name not in STATES
+                if matrix and id(weight) not in known:
+                    found[join(prefix, join(path, name))] = weight
+    return found
+
+
+def multiplying(model: nn.Module) -> dict[str, Tensor]:
+    """All that multiplies inside the blocks, whether a technique may change it or not."""
+    known = {name: each.weight for name, each in (matrices(model) | routers(model)).items()}
+    return known | unknown(model)
+
+
+def multiplies(module: nn.Module) -> bool:
+    """GPT-2's Conv1D is a Linear whose weight is stored (I, O)."""
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def join(*names: str) -> str:
+    return ".".join(name for name in names if name)
+
+
+# Fused experts, as transformers' `use_experts_implementation` declares them: matrices of all experts in one Parameter,
+# (E, O, I) or, transposed, (E, I, O).
+
+
+def is_experts(module: nn.Module) -> bool:
+    last = dict(module.named_parameters(recurse=False)).get(LAST)
+    return last is not None and last.ndim == 3 and "is_transposed" in vars(module)
+
+
+def expert_count(experts: nn.Module) -> int:
+    return getattr(experts, LAST).shape[0]
+
+
+def expert_parameters(experts: nn.Module) -> tuple[str, str]:
+    """In the order of computation; what makes a gate is fused with what it multiplies."""
+    return (GATED if experts.has_gate else FIRST), LAST
+
+
+def expert_matrix(experts: Any, parameter: str, number: int) -> Matrix:
+    return Matrix(experts, parameter, number, experts.is_transposed)
+
+
+def expert_inputs(experts: Any, states_MH: Tensor, chosen_MK: Tensor) -> Iterator[tuple[str, int, Tensor]]:
+    """(parameter, expert, its inputs) for every expert that a token was sent to: those tokens and nothing else."""
+    first, last = expert_parameters(experts)
+    for number in range(expert_count(experts)):
+        x_MH = states_MH[(chosen_MK == number).any(-1)]
+        if not len(x_MH):
+            continue
+        yield first, number, x_MH
+        bias = getattr(experts, f"{first}_bias")[number] if experts.has_bias else None
+        inner_MI = F.linear(x_MH, expert_matrix(experts, first, number).weight, bias)
+        yield last, number, experts._apply_gate(inner_MI) if experts.has_gate else experts.act_fn(inner_MI)
+
+
+# Attention
+
+
+class Heads(NamedTuple):
+    """A cache of one layer holds two tensors of (rows, keys_values, tokens, size)."""
+
+    queries: int
+    keys_values: int
+    size: int  # of one head, whose product with their number is not always the hidden size
+
+
+def heads(config: "PreTrainedConfig") -> Heads:
+    """Of a network that attends; some configs leave out what follows from the rest."""
+    own: Any = config.get_text_config()
+    queries = own.num_attention_heads
+    keys_values = getattr(own, "num_key_value_heads", None) or queries
+    return Heads(queries, keys_values, getattr(own, "head_dim", None) or own.hidden_size // queries)
+
+
+def attends(model: nn.Module) -> bool:
+    """Whether every block has attention, so keys and values; others keep a state."""
+    return all(any(name in ATTENTION for name, _ in block.named_children()) for block in blocks(model))
+
+
+def boundless(model: "PreTrainedModel") -> bool:
+    """Whether every layer looks back over the whole text: none has a window."""
+    config = model.config
+    if kinds := getattr(config, "layer_types", None):
+        return set(kinds) == {"full_attention"}
+    return getattr(config, "sliding_window", None) is None and getattr(config, "attention_chunk_size", None) is None
+
+
+def recurrent(model: "PreTrainedModel") -> bool:
+    """Whether something passes from token to token that no mask stops: a state, a convolution."""
+    return model._is_stateful or bool(set(getattr(model.config, "layer_types", None) or ()) - ATTENDING)
+
+
+# Fewer blocks
+
+
+def shorten(model: "PreTrainedModel", kept: list[int]) -> None:
+    """Leave these blocks alone, in place: the list, what the config says layer by layer, and places in the cache."""
+    found, config = named_blocks(model), model.config.get_text_config()
+    names, stay = list(found), [list(found.values())[number] for number in kept]
+    fields = layer_fields(config, model, kept)
+    for position, block in enumerate(stay):
+        for module in block.modules():
+            if "layer_idx" in vars(module):
+                vars(module)["layer_idx"] = position  # its place in the key-value cache
+    model.set_submodule(names[0].rsplit(".", 1)[0], nn.ModuleList(stay))
+    for name, value in fields.items():
+        setattr(config, name, value)
+
+
+def layer_fields(config: Any, model: nn.Module, kept: list[int]) -> dict[str, Any]:
+    """What the config of the network with these blocks alone says of its layers, where a config says such a thing."""
+    fields: dict[str, Any] = {"num_hidden_layers": len(kept)}
+    for name, value in config.to_dict().items():
+        if name in LISTED_LAYERS and value is not None:
+            fields[name] = [position for position, number in enumerate(kept) if number in value]
+        elif name in LEADING_LAYERS and value is not None:
+            fields[name] = sum(number < value for number in kept)
+        elif isinstance(value, list) and len(value) == config.num_hidden_layers and not name.endswith("token_id"):
+            fields[name] = [value[number] for number in kept]
+    if "mlp_only_layers" in fields:  # decoder_sparse_step counts on, so without it
+        every = blocks(model)
+        fields["mlp_only_layers"] = [new for new, number in enumerate(kept) if not routers_of(every[number])]
+        fields["decoder_sparse_step"] = 1
+    return fields
+
+
+def obstacle(model: "PreTrainedModel", kept: list[int]) -> str | None:
+    """Why no config describes the network with these blocks alone; none if one does.
+
+    The network that would be loaded is built without weights, and compared: shapes, and every number, name and switch
+    of every module in the blocks. So a rule like "every fourth layer has a window" that no list overrides is found.
+    """
+    whole, every = copy.deepcopy(model.config), blocks(model)
+    config = whole.get_text_config()
+    for name, value in layer_fields(config, model, kept).items():
+        setattr(config, name, value)
+    with torch.device("meta"):
+        loaded = type(model)(whole)
+    for position, twin in enumerate(blocks(loaded)):
+        block = every[kept[position]]
+        if changed := difference(settings(block), settings(twin)):
+            return f"block {kept[position]} would be loaded with another {changed}"
+    outside = [{n: w.shape for n, w in each.state_dict().items() if not in_block(n, each)} for each in (model, loaded)]
+    changed = difference(*outside)
+    return f"{changed} has something of every block" if changed else None
+
+
+def settings(block: nn.Module) -> dict[str, Any]:
+    """Shapes of the weights, and what each module remembers of the config; not its place in the cache."""
+    found: dict[str, Any] = {name: weight.shape for name, weight in block.state_dict().items()}
+    for path, module in block.named_modules():
+        for name, value in vars(module).items():
+            if isinstance(value, int | float | str | None) and not name.startswith("_"):
+                found[join(path, name)] = value
+    return {name: value for name, value in found.items() if name.rsplit(".", 1)[-1] not in ("layer_idx", "training")}
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """The first name under which they differ."""
+    missing = object()
+    return next((name for name in [*one, *other] if one.get(name, missing) != other.get(name, missing)), None)
+
+
+def in_block(parameter: str, model: nn.Module) -> bool:
+    return any(parameter.startswith(f"{name}.") for name in named_blocks(model))
+
+
+# A plain decoder
+
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+"""Model types whose blocks are x + attention(norm(x)), then x + mlp(norm(x)), with RMS norms and a gated MLP, and that
+multiply with nothing besides: no scaled embedding, no gain of 1 + w, no third norm."""
+
+Space = Literal["vocabulary", "hidden", "queries", "keys", "values", "mixed", "ffn", "head"]
+
+
+class Axis(NamedTuple):
+    """What a row or a column stands for: a channel of the residual stream (`hidden`), or of a space of one block.
+
+    `queries` and `mixed`, the values as attention has mixed them, have a place for each channel of each query head;
+    `keys` and `values` for each channel of each key-value head; `head` for the channels of one head.
+    """
+
+    space: Space
+    block: int | None = None
+
+
+AXES: dict[str, tuple[Space, ...]] = {  # a parameter's rows, its columns
+    "embed_tokens": ("vocabulary", "hidden"),
+    "input_layernorm": ("hidden",),
+    "q_proj": ("queries", "hidden"),
+    "k_proj": ("keys", "hidden"),
+    "v_proj": ("values", "hidden"),
+    "q_norm": ("head",),
+    "k_norm": ("head",),
+    "o_proj": ("hidden", "mixed"),
+    "post_attention_layernorm": ("hidden",),
+    "gate_proj": ("ffn", "hidden"),
+    "up_proj": ("ffn", "hidden"),
+    "down_proj": ("hidden", "ffn"),
+    "norm": ("hidden",),
+    "lm_head": ("vocabulary", "hidden"),
+}
+READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
+FINAL_NORM = "norm"
+
+
+def is_plain(model: "PreTrainedModel") -> bool:
+    return model.config.model_type in PLAIN
+
+
+def axes(model: "PreTrainedModel") -> dict[str, tuple[Axis, ...]]:
+    """For every parameter of a plain decoder what its rows and, of a matrix, its columns stand for."""
+    numbers = {f"{name}.": number for number, name in enumerate(named_blocks(model))}
+    found = {}
+    for name, weight in model.state_dict().items():
+        block = next((number for prefix, number in numbers.items() if name.startswith(prefix)), None)
+        spaces = AXES[name.split(".")[-2]][: weight.ndim]
+        found[name] = tuple(Axis(space, None if space in ("vocabulary", "hidden") else block) for space in spaces)
+    return found
+
+
+def take(weight: Tensor, named: tuple[Axis, ...], places: Mapping[Axis, Tensor]) -> Tensor:
+    """The weight with these places of these axes alone, in this order; other axes stay whole."""
+    for dimension, axis in enumerate(named):
+        if axis in places:
+            weight = weight.index_select(dimension, places[axis].to(weight.device))
+    return weight
+
+
+class Norm(NamedTuple):
+    name: str
+    module: nn.Module
+    readers: list[nn.Linear]  # all that reads behind it
+
+    @property
+    def gain(self) -> nn.Parameter:
+        return self.module.get_parameter("weight")
+
+
+def norms(model: "PreTrainedModel") -> list[Norm]:
+    """Every norm of a plain decoder's residual stream, in the order of computation."""
+    found = []
+    for prefix, block in named_blocks(model).items():
+        linears = {name.rsplit(".", 1)[-1]: each for name, each in block.named_modules() if isinstance(each, nn.Linear)}
+        for name, readers in READERS.items():
+            found.append(Norm(join(prefix, name), block.get_submodule(name), [linears[reader] for reader in readers]))
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    name = next(name for name, each in model.named_modules() if each is decoder)
+    return [*found, Norm(join(name, FINAL_NORM), decoder.get_submodule(FINAL_NORM), [head])]
