@@ -59,7 +59,7 @@ def bring_up_to_date(step: Step) -> State:
     output = Output(step.name, get_run_logger().info)
     with HEAVY if step.meta.get("heavy") else LIGHT:
         state = warm.reproduce(step.name, dict(os.environ), output)
-    return Completed(name=state) if state else Failed(message=output.last)
+    return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
 
 
 def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
