@@ -5,6 +5,7 @@ as written are the outputs and metrics that DVC keeps, so that a field may act o
 """
 
 import copy
+import hashlib
 import json
 import lzma
 import re
@@ -127,16 +128,22 @@ OTHER: dict[str, Any] = {
     ".group_size": 32,
     ".dtype": "float32",
     "gguf.type": "F16",
-    ".url": "",  # the other server's
+    ".training": {"steps": 1, "batch_size": 2, "precision": "float32"},
+    ".name": "another",
     ".evolve": 1,
+    ".revision": "a commit",
 }
 # Fields that change nothing DVC keeps, and why that is right. Keys are ends as above.
 WITHOUT = {
     ".method": "it is another technique",
     ".training.checkpoint_seconds": "how often a training is saved: a resumed one ends in the same weights",
+    "endpoint.concurrency": "how fast an endpoint is asked",
+    "endpoint.requests_per_second": "how fast an endpoint is asked",
+    "endpoint.retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
+    "endpoint.timeout": "the same",
 }
 # Fields whose other value the stage must refuse, with a word of the message.
-REFUSED = {".min_records": "min_records", ".external.sha256": "sha256", ".max_kl": "max_kl"}
+REFUSED = {".min_records": "min_records", ".external.sha256": "sha256", ".external.revision": "revision"}
 
 
 def longest(table: dict[str, Any], key: str) -> str | None:
@@ -244,7 +251,8 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        text = f"{self.server.server_port % 2} {files.hashlib.sha256(asked.encode()).hexdigest()} words #### 7"
+        digest = hashlib.sha256(f"{self.server.server_port} {asked}".encode()).hexdigest()
+        text = f"{digest} words #### 7"
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": len(asked), "completion_tokens": len(text), "total_tokens": len(asked) + len(text)}
         answer = {
@@ -267,18 +275,21 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+def endpoints() -> Iterator[list[str]]:
+    """The addresses of two endpoints that answer differently."""
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Answers) for _ in range(2)]
+    for server in servers:
+        Thread(target=server.serve_forever, daemon=True).start()
+    yield [f"http://127.0.0.1:{server.server_port}/v1" for server in servers]
+    for server in servers:
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, endpoint) -> tuple[Project, Written]:
+def made(tmp_path_factory, endpoints) -> tuple[Project, Written]:
     """The lifecycle of parameters.yaml, run once, and what each variant wrote."""
     project, written = Project(tmp_path_factory.mktemp("parameters")), {}
-    project.tree["endpoints"]["endpoint"]["url"] = endpoint
+    project.tree["endpoints"]["endpoint"]["url"] = endpoints[0]
     for section, variant, _ in variants():
         if (section, variant) == ("tokenize", "same"):
             project.give("tokenizer", "tokenize/bpe/tokenizer", section, variant)
@@ -289,14 +300,14 @@ def made(tmp_path_factory, endpoint) -> tuple[Project, Written]:
 
 
 @pytest.mark.parametrize(("section", "variant", "field"), list(cases()), ids=str)
-def test_a_changed_field_changes_what_is_written(made, section, variant, field):
+def test_a_changed_field_changes_what_is_written(made, endpoints, section, variant, field):
     project, written = made
     entry = copy.deepcopy(project.tree[section][variant])
     *path, name = field.split(".")
     node = entry
     for key in path:
         node = node.setdefault(key, {})
-    node[name] = other(section, variant, field)
+    node[name] = endpoints[1] if name == "url" else other(section, variant, field)
     if refused := longest(REFUSED, f"{section}/{variant}.{field}"):
         with pytest.raises(UserError, match=REFUSED[refused]):
             project.run(section, variant, entry)
