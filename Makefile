@@ -1,12 +1,12 @@
-# make run     the whole lifecycle with the profile in params.yaml (PROFILE=NAME: another one of infra/profiles)
+# make run     the whole lifecycle with the profile in params.yaml (PROFILE=NAME: first choose another of infra/profiles)
 # make test    lint, types and the fast tests
-# make chat    talk to the exported model in the terminal
+# make chat    talk to the model that ships in the terminal (MODEL=FILE.gguf: to another)
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 PROFILE ?=
-MODEL ?= artifacts/export/gguf-q8_0/model/model.gguf
+MODEL ?=
 
 run: $(BIN)/ready $(if $(filter real-teacher boards,$(PROFILE)),models/smollm2.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
@@ -15,11 +15,10 @@ test: $(BIN)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright && $(BIN)/python -m pytest -m "not slow"
 
 chat: $(BIN)/ready
-	$(BIN)/python -m apps.chat --model $(MODEL)
+	$(BIN)/python -m apps.chat $(if $(MODEL),--model $(MODEL))
 
 ui: $(BIN)/ready
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000 & \
-	trap "kill $$!" EXIT; $(BIN)/prefect server start --host 127.0.0.1
+	$(BIN)/python -m apps.ui
 
 # Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
 $(BIN)/ready: infra/requirements.lock

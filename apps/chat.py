@@ -1,4 +1,4 @@
-"""Talk to an exported model in the terminal: python -m apps.chat --model FILE.gguf. Ctrl-D ends.
+"""Talk to an exported model in the terminal: python -m apps.chat [--model FILE.gguf]. Ctrl-D ends.
 
 Mainstream llama.cpp reads everything, weights, tokenizer and chat template, from the one file, as it would at a user's.
 """
@@ -8,19 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cyclopts
-
-from stages.lib.frame.errors import UserError
+from stages.lib.frame import gates, params
+from stages.lib.frame.errors import UserError, command
 
 Messages = list[dict[str, str]]
 
 
-def main(*, model: Path, temperature: float = 0.0, max_tokens: int = 256) -> None:
-    server = serve(model)
+def main(*, model: Path | None = None, temperature: float = 0.0, max_tokens: int = 256) -> None:
+    """Without --model it is the one that ships, by the gates in params.yaml."""
+    server = serve(model or shipped())
     messages: Messages = []
     for text in questions():
         messages.append({"role": "user", "content": text})
         messages.append({"role": "assistant", "content": answer(server, messages, temperature, max_tokens)})
+
+
+def shipped() -> Path:
+    gate = gates.read(params.read())
+    if gate is None:
+        raise UserError(f"{params.PARAMS_FILE} has no gates that say which model ships: name one with --model")
+    return Path("artifacts") / gate.model / "model" / "model.gguf"
 
 
 def serve(model: Path) -> Any:
@@ -28,7 +35,7 @@ def serve(model: Path) -> Any:
     from xllamacpp import CommonParams, Server  # pyright: ignore[reportAttributeAccessIssue]
 
     if not model.is_file():
-        raise UserError(f"{model} is missing: export a GGUF first (`dvc repro`), or name another with --model")
+        raise UserError(f"{model} is missing: export a GGUF first (make run), or name another with --model")
     settings = CommonParams()
     settings.model.path = str(model)
     settings.n_ctx = 0  # the model's own
@@ -74,4 +81,4 @@ def answer(server: Any, messages: Messages, temperature: float, max_tokens: int)
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

@@ -44,7 +44,7 @@ def main(folder: Path | None = None) -> None:
 
 def measured(artifacts: Path, row: dict[str, Any]) -> dict[str, float]:
     made = files.read_json(artifacts / row["model"] / "metrics.json")
-    timings = files.read_json(artifacts / "eval" / row["variant"] / "timings.json")
+    timings = files.read_json(artifacts / "eval" / row["variant"] / "speed/timings.json")
     found = {"bytes": row["bytes"], "bits_per_weight": row["bits_per_weight"]}
     if row["kl"] is not None:
         found |= {"perplexity": exp(made["loss_after"]), "kl": row["kl"], "same_top": row["same_top"]}

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import _loops, _result
 from stages.data import documents
-from stages.distill import logits
+from stages.distill import Teacher, logits
 from stages.distill.parts import soft_targets
 from stages.lib.nets import losses
 from stages.lib.store import tokens, traces
@@ -39,39 +39,41 @@ PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 
 def build(tokenizer: Any, shape: dict[str, int]) -> Any:
     p: dict[str, Any] = {"method": "decoder", "tokens": "a/b", "context": CONTEXT} | shape
-    return decoder.build(tokenizer, decoder.Params.model_validate(p))
+    return decoder.Decoder.model_validate(p).build(tokenizer)
 
 
 def data() -> tuple[Any, torch.Tensor]:
     """A tokenizer and rows of the project's own corpus."""
     given = {"method": "documents", "source": "stages/data/corpus", "licence": "public domain"}
-    source = documents.Params.model_validate(given)
-    texts = [row["text"] for row in documents.read(Path("stages/data/corpus"), source)][:60]
+    source = documents.Documents.model_validate(given)
+    texts = [row["text"] for row in source.records(Path("stages/data/corpus"))][:60]
     own = {"method": "bpe", "documents": "a/b", "problems": "a/b", "vocab_size": VOCABULARY}
-    tokenizer = bpe.train(texts, bpe.Params.model_validate(own))
+    tokenizer = bpe.BPE.model_validate(own).train(texts)
     packed = tokens.pack(map(tokenizer.encode, texts), CONTEXT, VOCABULARY)
     return tokenizer, torch.from_numpy(packed.astype("int64"))
 
 
-def record(teacher: Any, tokenizer: Any, rows: torch.Tensor, folder: Path) -> dict[str, float]:
-    given = {"method": "logits", "problems": "a/b", "rows": len(rows), "k": K, "temperature": TEMPERATURE}
-    p = recorder.Params.model_validate(given | {name: "a/b" for name in ("model", "tokens")})
+def record(teacher: Any, rows: torch.Tensor, folder: Path) -> dict[str, float]:
+    given = {"method": "logits", "rows": len(rows), "k": K, "temperature": TEMPERATURE}
+    technique = recorder.Logits.model_validate(given | {name: "a/b" for name in ("model", "source")})
+    source = folder.with_name("source")
+    tokens.save(source / "tokens", {}, train=rows.numpy())
     folder.mkdir()
     start = perf_counter()
-    said = traces.save(folder, {"technique": given}, recorder.record(teacher, tokenizer, [], rows.numpy(), p))
-    return said | {"seconds": perf_counter() - start}
+    counts = traces.save(folder, {"technique": given}, technique.record(teacher, source))
+    return counts | {"seconds": perf_counter() - start}
 
 
-def recorded(student: Any, p: logits.Params, part: dict[str, torch.Tensor]) -> torch.Tensor:
-    return logits.loss(student, None, part, p)
+def recorded(student: Any, teacher: Teacher, technique: logits.Logits, part: dict[str, torch.Tensor]) -> torch.Tensor:
+    return technique.loss(student, teacher, part)
 
 
-def live(student: Any, teacher: Any, p: logits.Params, ids_BT: torch.Tensor) -> torch.Tensor:
+def live(student: Any, teacher: Any, p: logits.Logits, ids_BT: torch.Tensor) -> torch.Tensor:
     output_BTV = student(input_ids=ids_BT, use_cache=False).logits
     with torch.no_grad():
         teacher_BTV = teacher(input_ids=ids_BT, use_cache=False).logits
-    soft = soft_targets.whole(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
-    return soft_targets.mix(losses.next_token(output_BTV, ids_BT), soft, p)
+    soft = soft_targets.divergence(output_BTV.flatten(0, 1), teacher_BTV.flatten(0, 1), p.temperature)
+    return p.mix(losses.next_token(output_BTV, ids_BT), soft)
 
 
 def peer(student: Any, teacher: Any, tokenizer: Any, rows: torch.Tensor, steps: int, folder: Path) -> float:
@@ -111,15 +113,18 @@ def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
     tokenizer, rows = data()
     rows, teacher = rows[: steps * ROWS], build(tokenizer, TEACHER).eval()
     given = {"method": "logits", "training": {"steps": steps}, "temperature": TEMPERATURE}
-    p = logits.Params.model_validate(given | PARENTS)
+    p = logits.Logits.model_validate(given | PARENTS)
     seconds: dict[str, list[float]] = {"ours": [], "live": [], "peer": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recording = record(teacher, tokenizer, rows, folder / "records")
-        from_disk, from_rows = traces.batches(folder / "records", ROWS), partial(tokens.step_batch, rows.numpy(), ROWS)
+        recording = record(teacher, rows, folder / "records")
+        from_disk, from_rows = (
+            traces.batches(folder / "records", ROWS, seed=0),
+            partial(tokens.step_batch, rows.numpy(), ROWS),
+        )
         for _ in range(rounds + 1):
             student = build(tokenizer, STUDENT)
-            loss = partial(recorded, student, p)
+            loss = partial(recorded, student, Teacher(teacher, tokenizer), p)
             seconds["ours"].append(_loops.ours(student, from_disk, loss, steps, ROWS, folder))
             student = build(tokenizer, STUDENT)
             loss = partial(live, student, teacher, p)

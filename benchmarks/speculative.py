@@ -14,6 +14,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
+from stages.data import Dataset
 from stages.lib.frame import params
 
 RESULT = Path("benchmarks/results/speculative.json")
@@ -49,9 +50,9 @@ def ids(server: Any, prompt: str, tokens: int) -> list[int]:
 
 def questions(count: int) -> list[str]:
     """Problems of the families in params.yaml, by another seed than the ones that were learnt."""
-    technique, p = params.load("data", "problems")
-    other = p.model_copy(update={"per_family": count, "seed": p.seed + 1000})
-    rows = list(technique.read(Path(p.source), other))
+    technique = params.load(Dataset, "problems")
+    other = technique.model_copy(update={"per_family": count, "seed": technique.seed + 1000})
+    rows = list(other.records(Path(technique.source)))
     return [row["prompt"] for row in rows[:: max(1, len(rows) // count)][:count]]
 
 

@@ -30,7 +30,7 @@ SHAPE = {"method": "decoder", "tokens": "tokenize/bpe", "hidden": 256, "layers":
 
 
 def build(tokenizer: Any) -> Any:
-    return decoder.build(tokenizer, decoder.Params.model_validate(SHAPE))
+    return decoder.Decoder.model_validate(SHAPE).build(tokenizer)
 
 
 def ours(model: Any, batch: Any, folder: Path) -> float:
@@ -49,8 +49,8 @@ def main() -> None:
     solved = records.load(PROBLEMS, "train")[:4000]
     texts = [f"{row['prompt']}\n{row['solution']}" for row in solved]
     parents = {"documents": "data/corpus", "problems": "data/problems"}
-    own = bpe.Params.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
-    tokenizer = bpe.train(texts, own)
+    own = bpe.BPE.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
+    tokenizer = own.train(texts)
     batch = packing.batches(tokenizer, solved, CONTEXT, ROWS, seed=0)
     names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids"}
     columns = {new: torch.cat([batch(i)[old] for i in range(STEPS)]) for old, new in names.items()}

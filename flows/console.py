@@ -1,6 +1,7 @@
 """A stage's output as it comes: lines to the log, progress (text that ends in a carriage return) to the terminal, and
 to the log every half a minute, where Prefect's UI shows it."""
 
+import logging
 import sys
 from collections.abc import Callable
 from threading import Lock
@@ -9,6 +10,16 @@ from time import monotonic
 terminal = Lock()
 ERASE = "\r\033[K"
 PATIENCE = 30  # seconds between two lines of progress in the log
+IDLE = {  # logger -> how Prefect's messages begin that only repeat what the terminal shows anyway
+    "prefect.task_runs": ("Task run failed with state", "Finished in state Cached"),
+    "prefect.flow_runs": ("Finished in state",),
+}
+
+
+def quieten() -> None:
+    """One line for a stage that did something, none for the others."""
+    for name, beginnings in IDLE.items():
+        logging.getLogger(name).addFilter(lambda record, idle=beginnings: not record.getMessage().startswith(idle))
 
 
 class Output:

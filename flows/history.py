@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
-from prefect import get_run_logger, tags
+from prefect import tags
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
 from prefect.states import Crashed
 
+from flows.outcome import REPORT, SUMMARY
 from flows.plan import Step
 from stages.lib.frame.errors import UserError
-
-REPORT, SUMMARY = Path("artifacts/report/report.html"), Path("artifacts/report/summary.json")
 
 
 @contextmanager
@@ -46,7 +45,7 @@ def close_killed() -> None:
 
 
 def report(steps: list[Step], states: dict[str, State], verdicts: list[str]) -> list[Path]:
-    """Table and markdown in the UI, the same in the log; the files that go to MLflow as well."""
+    """Every stage with its reasons and the verdicts on the exports, in Prefect's UI; the files for MLflow."""
     rows = [{"stage": step.name, "state": states[step.name].name, "why": why(step, states)} for step in steps]
     create_table_artifact(rows, key="stages", description=summary(states))
     lines = [f"| {row['stage']} | {row['state']} | {row['why']} |" for row in rows]
@@ -56,7 +55,6 @@ def report(steps: list[Step], states: dict[str, State], verdicts: list[str]) -> 
         create_link_artifact(path.absolute().as_uri(), link_text=str(path), key="report-html")
         page.append(f"Report on the models: `{path.absolute()}`")
     create_markdown_artifact("\n\n".join(page), key="report")
-    get_run_logger().info("\n".join([table(rows), *verdicts, *map(str, html)]))
     shown = "report" in states and states["report"].is_completed()
     return [*html, SUMMARY] if shown else html
 
@@ -71,11 +69,6 @@ def why(step: Step, states: dict[str, State]) -> str:
 def summary(states: dict[str, State]) -> str:
     counts = Counter(str(state.name) for state in states.values())
     return ", ".join(f"{number} {name.lower()}" for name, number in sorted(counts.items()))
-
-
-def table(rows: list[dict[str, str]]) -> str:
-    width = max(len(row["stage"]) for row in rows)
-    return "\n".join([""] + [f"{row['stage']:{width}}  {row['state']:10} {row['why']}".rstrip() for row in rows])
 
 
 def wait_until_recorded(flow_run_id: UUID | None, tasks: int, patience: float = 15) -> None:

@@ -2,11 +2,10 @@
 
 python -m flows.lifecycle                       everything
 python -m flows.lifecycle prune@wanda-50 eval   these stages and what they need
-python -m flows.lifecycle --why                 what would rerun, and because of what
-python -m flows.lifecycle --profile tiny        first make infra/profiles/tiny.yaml the params.yaml
+python -m flows.lifecycle --why                 what would rerun, and because of what (--all: and what would not)
+python -m flows.lifecycle --profile tiny        first make params.yaml of infra/profiles/tiny.yaml (--show: print it)
 """
 
-import argparse
 import gc
 import os
 import sys
@@ -18,7 +17,7 @@ from uuid import UUID
 from flows import plan, profiles, server, warm
 from flows.plan import Step
 
-if __name__ == "__main__" and not {"--why", "-h", "--help"} & set(sys.argv):
+if __name__ == "__main__" and not {"--why", "--show", "-h", "--help"} & set(sys.argv):
     server.start()  # it needs as long as the imports below
     gc.disable()  # until main(): it finds nothing in what is being imported, and takes a fifth of the time
 
@@ -29,9 +28,10 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
-from flows import history, promote
+from flows import console, history, outcome, promote
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
+from stages.lib.frame.errors import UserError, command
 
 HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
 
@@ -41,7 +41,7 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
     """The plan; if something has to run, after a check of params.yaml and with the warm process started."""
     try:
         steps = plan.read(targets)
-    except SystemExit:
+    except UserError:
         params.check(params.read())  # says it better where params.yaml is the reason that dvc.yaml cannot be read
         raise
     if not all(step.settled for step in steps):
@@ -55,14 +55,11 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
 def bring_up_to_date(step: Step) -> State:
     """The task of one stage."""
     if step.settled:
-        return Completed(name="Cached", message="nothing it depends on has changed")
+        return Completed(name="Cached")
     output = Output(step.name, get_run_logger().info)
     with HEAVY if step.meta.get("heavy") else LIGHT:
-        try:
-            state = warm.reproduce(step.name, dict(os.environ), output)
-        except RuntimeError as error:
-            raise RuntimeError(f"{error}: {output.last}") from None
-    return Completed(name=state, message="; ".join(step.reasons))
+        state = warm.reproduce(step.name, dict(os.environ), output)
+    return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
 
 
 def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
@@ -83,6 +80,11 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
     return futures
 
 
+def has_failed(state: State) -> bool:
+    """A stage that waits for a failed one stays pending."""
+    return not state.is_completed() and not state.is_pending()
+
+
 def follow(futures: dict[str, PrefectFuture]) -> None:
     """Wait for every stage; show how far the flow is in the UI."""
     shown = create_progress_artifact(0.0, key="progress", description="share of the stages that are done")
@@ -101,7 +103,7 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     if busy:
         follow(futures)
     states = {name: future.wait() or future.state for name, future in futures.items()}
-    failed = [name for name, state in states.items() if not state.is_completed()]
+    failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
     verdicts = promote.offer() if busy and not failed else []
@@ -109,30 +111,42 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     if busy:
         tracking.finish_pipeline(parent, not failed, time.time() - start, reports)
     summary = history.summary(states)
-    return Failed(message=f"{summary}: {', '.join(failed)}") if failed else Completed(message=summary)
+    return Failed(message="\n".join([*failed, summary])) if failed else Completed(message=summary)
 
 
-def main() -> None:
+def main(*targets: str, why: bool = False, all: bool = False, profile: str | None = None, show: bool = False) -> None:
+    """Run dvc.yaml as a Prefect flow.
+
+    Args:
+        targets: Stages or groups of stages in dvc.yaml, with what they need; default: everything.
+        why: Print what would rerun and because of what, then stop.
+        all: With --why: what is up to date too.
+        profile: First make params.yaml of infra/profiles/PROFILE.yaml and what that is based on.
+        show: With --profile: print that params.yaml, then stop.
+    """
     gc.freeze()  # what was imported stays
     gc.enable()
-    parser = argparse.ArgumentParser(prog="python -m flows.lifecycle", description="Run dvc.yaml as a Prefect flow.")
-    parser.add_argument("targets", nargs="*", help="stages or groups of stages in dvc.yaml; default: all")
-    parser.add_argument("--why", action="store_true", help="print what would rerun and because of what, then stop")
-    parser.add_argument("--profile", help="first copy infra/profiles/PROFILE.yaml over params.yaml")
-    chosen = parser.parse_args()
-    if chosen.profile:
-        profiles.use(chosen.profile)
-    if chosen.why:
-        params.check(params.read())
-        print(plan.explain(plan.read(chosen.targets)))
+    if show:
+        print(profiles.show(profile or profiles.DEFAULT), end="")
         return
+    if profile:
+        profiles.use(profile)
+    if why:
+        params.check(params.read())
+        print(plan.explain(plan.read(targets), all))
+        return
+    tracking.require_store()
+    print(f"MLflow: {tracking.store()}   Prefect: {server.require()}", file=sys.stderr)
+    console.quieten()
     with history.alone():
-        steps = prepare(tuple(chosen.targets))  # while the server starts
+        steps = prepare(targets)  # while the server starts
         history.close_killed()
-        state = lifecycle(chosen.targets, return_state=True)
+        state = lifecycle(list(targets), return_state=True)
         history.wait_until_recorded(state.state_details.flow_run_id, len(steps))
-    sys.exit(0 if state.is_completed() else 1)
+    if not state.is_completed():
+        raise UserError(state.message)
+    print(state.message if targets else outcome.show(params.read()))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -5,14 +5,14 @@ python -m flows.lineage export/gguf-q4_k_m             a variant
 python -m flows.lineage artifacts/align/dpo/model      an artefact
 """
 
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flows.plan import CODE
 from stages.lib.frame import files, tracking
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 
 ARTIFACTS = Path("artifacts")
 
@@ -39,10 +39,8 @@ def tree(path: Path, sha256: str, seen: set[str], indent: str = "") -> Iterator[
     inner = f"{indent}    "
     if run := tracking.producer(path, sha256):
         yield f"{inner}made by {run.stage}/{run.variant}, run {run.id[:8]}, git {commit(run.git)}{values(run.params)}"
-        code = ("stages/lib", f"stages/{run.stage}")
-        if shown := [f"{name} {content[:12]}" for name, content in run.inputs if name in code]:
-            yield f"{inner}code {', '.join(shown)}"
-        inputs = [(Path(name), content) for name, content in run.inputs if name not in code]
+        yield f"{inner}code {run.code[:12]}"
+        inputs = [(Path(name), content) for name, content in run.inputs]
     elif entry := locked(path):
         yield f"{inner}made by {entry['name']}; no run of it is recorded here, so this is from dvc.lock"
         inputs = [(each, files.digest(each)) for each in map(Path, entry["inputs"]) if each.exists()]
@@ -66,13 +64,9 @@ def locked(path: Path) -> dict[str, Any] | None:
     """The stage of dvc.lock that makes `path`, with what it reads; code is left out."""
     for name, entry in lock().items():
         if str(path) in [out["path"] for out in entry.get("outs", [])]:
-            inputs = [dep["path"] for dep in entry.get("deps", []) if not dep["path"].endswith(".py")]
-            return {"name": name, "inputs": [each for each in inputs if not is_code(Path(each))]}
+            inputs = [dep["path"] for dep in entry.get("deps", []) if not dep["path"].startswith(f"{CODE}/")]
+            return {"name": name, "inputs": inputs}
     return None
-
-
-def is_code(path: Path) -> bool:
-    return path.is_dir() and (path / "__init__.py").exists() or path == Path("stages/lib")
 
 
 @cache
@@ -83,7 +77,9 @@ def lock() -> dict[str, Any]:
     return (YAML(typ="safe").load(file) or {}).get("stages", {}) if file.exists() else {}
 
 
+def main(model: str) -> None:
+    print("\n".join(tree(*find(model), set())))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        raise UserError(__doc__)
-    print("\n".join(tree(*find(sys.argv[1]), set())))
+    command(main)

@@ -1,6 +1,6 @@
 """What would run, in which order, and why: dvc.yaml's graph and status, read once through DVC's own API."""
 
-import hashlib
+import json
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import recovery
-from stages.lib.frame import tracking
+from stages.lib.frame import code, tracking
 from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.dependency.base import Dependency
     from dvc.repo import Repo
     from dvc.stage import Stage
+
+
+CODE = "artifacts/code"  # what the stage `code` makes; the flow brings it up to date itself, for an exact plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Step:
     needs: list[str]  # direct parents
     reasons: list[str]  # why it must rerun; empty: nothing of its own has changed
     upstream: list[str]  # changed stages above it: it reruns if they change what it reads
-    code: str  # hash of the files it depends on that no stage makes
+    code: str  # hash of the code its technique can run, the one that DVC knows
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -42,6 +45,7 @@ def read(targets: Iterable[str] = ()) -> list[Step]:
     try:
         with Repo() as repo, lock_repo(repo):
             recovery.repair(repo)
+            code.write(Path(repo.root_dir, CODE))
             return list(steps(repo, list(targets)))
     except DvcException as error:
         raise UserError(f"DVC: {error}") from error
@@ -68,9 +72,22 @@ def steps(repo: "Repo", targets: list[str]) -> Iterator[Step]:
         needs = sorted(parent.addressing for parent in graph.successors(stage))
         upstream = set().union(*(changed[parent] for parent in needs))
         why = list(reasons(stage, made))
-        changed[stage.addressing] = {stage.addressing} if why else upstream
-        code = hashlib.sha256("".join(hashes(stage, made)).encode()).hexdigest()[:8]
-        yield Step(stage.addressing, needs, why, sorted(upstream), code, stage.meta or {})
+        up_to_date = not why or makes_code(stage)  # the code's files are, whether DVC has recorded them or not
+        changed[stage.addressing] = upstream if up_to_date else {stage.addressing}
+        yield Step(stage.addressing, needs, why, sorted(upstream), identity(stage), stage.meta or {})
+
+
+def makes_code(stage: "Stage") -> bool:
+    return CODE in [str(out) for out in stage.outs]
+
+
+def is_code(dep: "Dependency") -> bool:
+    return str(dep).startswith(f"{CODE}/")
+
+
+def identity(stage: "Stage") -> str:
+    """The hash of the technique's file under artifacts/code; of what has none, zeros."""
+    return next((str(dep.get_hash().value)[:8] for dep in stage.deps if is_code(dep) and dep.exists), "0" * 8)
 
 
 def open_empty(graph: Iterable["Stage"], root: Path) -> None:
@@ -99,12 +116,18 @@ def reasons(stage: "Stage", made: set[str]) -> Iterator[str]:
     if stage.changed_stage():
         yield "its command in dvc.yaml changed"
     for dep in stage.deps:
-        yield from parameters(dep) if hasattr(dep, "params") else file(dep, made)
+        yield from parameters(dep) if is_parameters(dep) else sources(dep) if is_code(dep) else file(dep, made)
     for out in stage.outs:
         for path, what in out.status().items():
             yield f"output {path} is {'missing' if what == 'deleted' else what}"
-    if stage.always_changed:
+    if stage.always_changed and not makes_code(stage):
         yield "it is marked always_changed"
+
+
+def is_parameters(dep: "Dependency") -> bool:
+    from dvc.dependency.param import ParamsDependency
+
+    return isinstance(dep, ParamsDependency)
 
 
 def parameters(dep: Any) -> Iterator[str]:
@@ -114,6 +137,31 @@ def parameters(dep: Any) -> Iterator[str]:
     for key in sorted({*old, *new}):
         if old.get(key) != new.get(key):
             yield f"parameter {key}: {old.get(key, 'unset')} -> {new.get(key, 'unset')}"
+
+
+def sources(dep: "Dependency") -> Iterator[str]:
+    """The source files that differ between a technique's code now and at the stage's last run."""
+    if not dep.status():
+        return
+    if not dep.exists:
+        yield f"dvc.yaml names {dep}, and there is no such technique"
+        return
+    then, now = recorded(dep), json.loads(Path(dep.fs_path).read_text())
+    if then is None:
+        yield f"its code changed; in which file can't be told, for DVC's cache has no {dep} of the last run"
+        return
+    for path in sorted({*then, *now}):
+        if then.get(path) != now.get(path):
+            what = "changed" if path in then and path in now else "is new to it" if path in now else "left it"
+            yield f"{path} {what}"
+
+
+def recorded(dep: "Dependency") -> dict[str, str] | None:
+    """A technique's file under artifacts/code as dvc.lock has it, from DVC's cache."""
+    if not dep.hash_info or not dep.repo:
+        return None
+    cached = Path(dep.repo.cache.local.oid_to_path(dep.hash_info.value))
+    return json.loads(cached.read_text()) if cached.is_file() else None
 
 
 def file(dep: "Dependency", made: set[str]) -> Iterator[str]:
@@ -134,19 +182,13 @@ def uncommitted(folder: str) -> str:
     return f" (uncommitted: {', '.join(edited)})" if edited else ""
 
 
-def hashes(stage: "Stage", made: set[str]) -> Iterator[str]:
-    for dep in stage.deps:
-        if not hasattr(dep, "params") and str(dep) not in made and dep.exists:
-            yield f"{dep} {dep.get_hash().value}\n"
-
-
-def explain(plan: list[Step]) -> str:
-    """One line a stage, and one a reason."""
-    lines = []
-    for step in plan:
+def explain(plan: list[Step], everything: bool = False) -> str:
+    """How many stages rerun; then those, a line for each and for each reason; with `everything` the others too."""
+    total = sum(bool(step.reasons) for step in plan), sum(not step.settled for step in plan)
+    lines = [f"{total[0]} of {len(plan)} stages rerun, {total[1] - total[0]} more may"]
+    for step in (step for step in plan if everything or not step.settled):
         verdict = "reruns" if step.reasons else "may rerun" if step.upstream else "up to date"
         lines.append(f"{step.name}: {verdict}")
         lines += [f"    because {reason}" for reason in step.reasons]
         lines += [f"    because {name} reruns" for name in step.upstream]
-    total = sum(bool(step.reasons) for step in plan), sum(not step.settled for step in plan)
-    return "\n".join([*lines, f"{total[0]} of {len(plan)} stages rerun, {total[1] - total[0]} more may"])
+    return "\n".join(lines)

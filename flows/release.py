@@ -1,4 +1,4 @@
-"""A model that leaves the house: its files, a card with what was measured, a manifest, and a signature.
+"""A model that leaves the house: its files, its card and what this machine measured, a manifest, and a signature.
 
 python -m flows.release                      every export that an eval variant measures
 python -m flows.release export/gguf-q8_0     these
@@ -9,19 +9,15 @@ signed.
 """
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 from stages.lib.frame import files, gates, params
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
 ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
-ROWS = {  # metric -> how the card says it
-    "bits_per_byte": ("bits per byte, held-out documents", "{:.3f}"),
-    "accuracy": ("accuracy, held-out problems", "{:.1%}"),
-    "bytes": ("bytes of the weights file", "{:,}"),
+ROWS = {  # what is measured of one machine -> how the card says it
     "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),
     "decode_tokens_per_second": ("decode, one stream", "{:,.0f} tokens/s"),
     "peak_memory_bytes": ("memory at its peak", "{:,} bytes"),
@@ -36,34 +32,36 @@ def release(model: str, tree: dict[str, Any]) -> Path:
     source, target = ARTIFACTS / model / "model", RELEASES / model.split("/", 1)[1] / "model"
     if found := manifest.problems(source):
         raise UserError("\n".join(f"{source}: {problem}; run dvc repro" for problem in found))
+    card = ARTIFACTS / "report" / "cards" / f"{target.parent.name}.md"
+    if not card.is_file():
+        raise UserError(f"{card} is missing: run dvc repro report")
+    text = card.read_text(encoding="utf-8") + table(tree, evaluated)
     with files.writing(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        card = folder / "README.md"
-        card.write_text(card.read_text(encoding="utf-8") + table(evaluated), encoding="utf-8")
+        (folder / "README.md").write_text(text, encoding="utf-8")
         manifest.write(folder)
         if key := signature.configured():
             signature.sign(folder, key)
     return target
 
 
-def table(variant: str) -> str:
-    folder = ARTIFACTS / "eval" / variant
-    metrics, timings = files.read_json(folder / "metrics.json"), files.read_json(folder / "timings.json")
-    values = metrics | timings
-    rows = [f"| {label} | {shape.format(values[key])} |" for key, (label, shape) in ROWS.items() if key in values]
+def table(tree: dict[str, Any], evaluated: str) -> str:
+    places = [ARTIFACTS / "eval" / evaluated / measure / "timings.json" for measure in params.variants(tree, "eval")]
+    timings = {key: value for place in places if place.is_file() for key, value in files.read_json(place).items()}
+    rows = [f"| {label} | {shape.format(timings[key])} |" for key, (label, shape) in ROWS.items() if key in timings]
     metered = "measured" if timings.get("energy_measured") else "estimated from the load of the CPU"
     notes = f"Speed and memory are of the machine that released it; energy is {metered} (codecarbon)."
-    return "\n".join(["", "## Measured", "", "| | |", "|---|---|", *rows, "", notes, ""])
+    return "\n".join(["", "## Measured on one machine", "", "| | |", "|---|---|", *rows, "", notes, ""])
 
 
-def main() -> None:
+def main(*models: str) -> None:
     tree = params.read()
     params.check(tree)
-    for model in sys.argv[1:] or gates.measured(tree):
+    for model in models or gates.measured(tree):
         target = release(model, tree)
         signed = "signed" if (target / manifest.SIGNATURE).exists() else f"not signed: {signature.KEY} is not set"
         print(f"{target}: {len(manifest.read(target))} files, {signed}")
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

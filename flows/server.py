@@ -11,6 +11,10 @@ import subprocess
 import sys
 from threading import Thread
 
+from stages.lib.frame import tracking
+from stages.lib.frame.errors import UserError
+
+ADDRESS, USUAL = "PREFECT_API_URL", "http://127.0.0.1:4200/api"  # environment variable; where `make ui` has it
 SETTINGS = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -30,20 +34,38 @@ SETTINGS = {
 }
 
 
-def start() -> subprocess.Popen | None:
+own_addresses: set[str] = set()  # of the servers that this process has started
+
+
+def start() -> None:
     """Point PREFECT_API_URL at a server: the one that is set, the one of `prefect server start`, or one of our own."""
-    if os.environ.get("PREFECT_API_URL"):
-        return None
+    if os.environ.get(ADDRESS):
+        return
     with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", 4200)) == 0:
-            os.environ["PREFECT_API_URL"] = "http://127.0.0.1:4200/api"
-            return None
-    return own()
+        taken = probe.connect_ex(("127.0.0.1", 4200)) == 0
+    try:
+        if taken:
+            tracking.require_server(ADDRESS, USUAL)
+            os.environ[ADDRESS] = USUAL
+            return
+    except UserError:
+        pass  # something else has that port
+    own()
+
+
+def require() -> str:
+    """The address of the server, for people; refused where it is another's and does not answer."""
+    address = os.environ[ADDRESS]
+    if address in own_addresses:
+        return f"{address} (its own, for this flow)"
+    tracking.require_server(ADDRESS, address)
+    return address
 
 
 def own() -> subprocess.Popen:
     with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        os.environ[ADDRESS] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        own_addresses.add(os.environ[ADDRESS])
         command = [sys.executable, "-m", "flows.server", str(listener.fileno())]
         environment = os.environ | SETTINGS
         return subprocess.Popen(

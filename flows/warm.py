@@ -33,8 +33,8 @@ def start(preload: list[str] | None = None) -> None:
     forkserver.ensure_running()
 
 
-def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str:
-    """Bring one stage up to date, handing its output to `tell` as it comes; the name of the state it ends in."""
+def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str | None:
+    """Bring one stage up to date, handing its output to `tell` as it comes; the state it ends in, None if it fails."""
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(stage, environment, writer), name=stage)
@@ -43,9 +43,7 @@ def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], N
     while chunk := os.read(reader.fileno(), 65536):
         tell(chunk)
     process.join()
-    if process.exitcode not in STATES:
-        raise RuntimeError(f"{stage} failed (exit code {process.exitcode})")
-    return STATES[process.exitcode]
+    return STATES.get(process.exitcode or 0)
 
 
 def child(stage: str, environment: dict[str, str], writer: Connection) -> None:
@@ -71,6 +69,7 @@ def repro(stage: str) -> int:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage import run
+    from dvc.stage.exceptions import StageCmdFailedError
 
     commands: list[str] = []
     run._run = here(run._run, commands)
@@ -79,7 +78,8 @@ def repro(stage: str) -> int:
             repo.scm_context.quiet = True  # no advice about git after every stage
             changed = repo.reproduce(targets=[stage], single_item=True)  # type: ignore[call-arg]
     except DvcException as error:
-        print(error.__cause__ or error, file=sys.stderr)
+        if not isinstance(cause := error.__cause__ or error, StageCmdFailedError):  # of that the stage has said more
+            print(cause, file=sys.stderr)
         return 1
     return 0 if commands else 4 if changed else 3
 

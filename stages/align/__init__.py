@@ -2,11 +2,17 @@
 
 In   model artefact, problems and `examples` (record artefacts: instructions or preference pairs)
 Out  model artefact (with `lora` its folder adapter/ holds the adapter alone), curve.csv; metrics: reply_loss_before,
-     reply_loss_after (nats/token of held-out solutions), kl_reference (nats/token from the model before, on the same)
+     reply_loss_after (nats/token of held-out solutions), kl_reference (nats/token from the model before, on the same);
+     where the examples are pairs, of the held-out ones margin (how much further apart the two replies are than before,
+     nats), preference_accuracy, chosen_logprob and rejected_logprob (nats), each _before and _after
 
-A technique is one file here. It defines `Params` and `align(model, tokenizer, problems, examples, params, curve,
-checkpoints) -> timings`, which trains the model in place.
+The curve shows, beside the loss, what a technique measures on its batches.
 """
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
@@ -14,9 +20,18 @@ from stages.lib.frame.params import Parent, Variant
 from stages.lib.store.adapters import LoRA
 from stages.lib.training.config import Training
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Alignment(Variant):
-    """What every technique's variants share. Without `lora` all weights are trained."""
+    from stages.lib.store.records import Record
+    from stages.lib.text.packing import Batch
+
+Reference = Callable[[], AbstractContextManager["PreTrainedModel"]]  # within, the model as it came
+
+
+class Alignment(Variant, ABC):
+    """The contract of a technique. Without `lora` all weights are trained."""
 
     model: Parent
     problems: Parent
@@ -25,6 +40,18 @@ class Alignment(Variant):
     lora: LoRA | None = None
     context: int = Field(256, ge=16)
     held_out_rows: int = Field(32, ge=1)
+
+    @abstractmethod
+    def batches(
+        self, tokenizer: "PreTrainedTokenizerFast", problems: "list[Record]", examples: "list[Record]"
+    ) -> "Callable[[int], Batch]":
+        """Part number i of the training, of `training.part_size` rows; a function of i alone."""
+
+    @abstractmethod
+    def loss(
+        self, policy: "PreTrainedModel", reference: Reference, batch: "Batch"
+    ) -> "tuple[Tensor, dict[str, Tensor]]":
+        """The mean loss of a part, and measures of it for the curve."""
 
     @model_validator(mode="after")
     def lora_fits(self) -> "Alignment":

@@ -1,44 +1,89 @@
 """Align, one variant: base model + problems + examples -> model that answers. See stages/align/__init__.py."""
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-import cyclopts
 import torch
 
+from stages.align import Alignment, Reference
+from stages.align.parts import pairs
 from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import command
 from stages.lib.nets import packed
 from stages.lib.store import adapters, models, records
 from stages.lib.text import packing
-from stages.lib.training import checkpoint, loop
+from stages.lib.training import loop
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
-def main(variant: str, *, model: Path, problems: Path, examples: Path, out: Path, checkpoints: Path) -> None:
-    technique, p = params.load("align", variant)
+def main(
+    variant: str,
+    *,
+    model: Path,
+    problems: Path,
+    examples: Path,
+    code: Path,
+    checkpoints: Path,
+    out: Path,
+    params_file: Path = params.PARAMS_FILE,
+) -> None:
+    technique = params.load(Alignment, variant, params_file)
+    with tracking.run("align", variant, technique, out, code, [model, problems, examples]) as run:
+        net, tokenizer, lora = models.load(model), models.load_tokenizer(model), technique.lora
+        unseen = records.load(problems, "held_out")
+        rows = packing.batches(tokenizer, unseen, technique.context, technique.held_out_rows, seed=0)(0)
+        preferences = records.load(examples, "held_out") if (examples / "held_out.jsonl").is_file() else []
+        train_problems, train_examples = (records.load(folder, "train") for folder in (problems, examples))
 
-    with tracking.run("align", variant, p, out, inputs=[model, problems, examples]) as run:
-        net, tokenizer = models.load(model), models.load_tokenizer(model)
-        asked = records.load(problems, "held_out")
-        held_out = loop.to_device(packing.batches(tokenizer, asked, p.context, p.held_out_rows, seed=0)(0), net.device)
-        place = checkpoint.place(checkpoints, p, run.digests, Path(__file__).parent)
-        before = copy.deepcopy(net)
+        before = None if lora else models.load(model)
 
-        torch.manual_seed(p.training.seed)
-        adapted = adapters.wrap(net, p.lora, run.digests[model])
-        run.timings |= technique.align(
-            adapted, tokenizer, records.load(problems, "train"), records.load(examples, "train"), p, run.curve, place
+        torch.manual_seed(technique.training.seed)
+        policy = cast("PreTrainedModel", adapters.wrap(net, lora, run.digests[model]))  # with lora it wraps that
+        reference = unchanged(before) if before else adapters_off(cast("PeftModel", policy))
+        run.timings |= loop.fit(
+            policy,
+            technique.batches(tokenizer, train_problems, train_examples),
+            lambda batch: technique.loss(policy, reference, batch),
+            technique.training,
+            run.curve,
+            run.place(checkpoints, technique),
         )
 
         with files.writing(out / "model") as folder:
-            if p.lora:
-                adapters.save(adapted, folder / adapters.FOLDER)  # before it is merged
-            net = adapters.merge(adapted, p.lora)
-            run.metrics |= compare(before, net, held_out)
+            if lora:
+                adapters.save(policy, folder / adapters.FOLDER)  # before it is merged
+            net, before = adapters.merge(policy, lora), before or models.load(model)
+            run.metrics |= compare(before, net, loop.to_device(rows, net.device))
+            if preferences and set(pairs.SIDES) <= preferences[0].keys():
+                run.metrics |= pairs.compare(before, net, pairs.encode(tokenizer, preferences, technique.context))
             models.write(net, tokenizer, folder)
 
 
+def unchanged(model: "PreTrainedModel") -> Reference:
+    """A second model, which nobody trains."""
+    return lambda: nullcontext(model)
+
+
+def adapters_off(policy: "PeftModel") -> Reference:
+    """The policy itself without what its adapters, and only they, have learnt."""
+
+    @contextmanager
+    def reference() -> Iterator["PreTrainedModel"]:
+        policy.eval()
+        with policy.disable_adapter():
+            yield cast("PreTrainedModel", policy)
+        policy.train()
+
+    return reference
+
+
 @torch.no_grad()
-def compare(before: torch.nn.Module, after: torch.nn.Module, held_out: packing.Batch) -> dict[str, float]:
+def compare(before: "PreTrainedModel", after: "PreTrainedModel", held_out: packing.Batch) -> dict[str, float]:
     """Reply loss of both models and how far the second went from the first, nats/token on reply tokens."""
     p_NV, q_NV = (packed.logits(model, held_out)[0].log_softmax(-1) for model in (before, after))
     return {
@@ -49,4 +94,4 @@ def compare(before: torch.nn.Module, after: torch.nn.Module, held_out: packing.B
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

@@ -1,104 +1,90 @@
-"""Direct preference optimisation, by TRL. Rafailov et al. 2023, arXiv:2305.18290, eq. 7.
+"""Direct preference optimisation: chosen replies become likelier than rejected ones, relative to the model as it came.
+Rafailov et al. 2023, arXiv:2305.18290, eq. 7.
 
-`loss` is any of TRL's: the paper's sigmoid, ipo (arXiv:2310.12036), robust (arXiv:2403.00409), ... The reference is the
-model as it came; with LoRA it is the same model with its adapters off, so it costs no memory.
+    r(y) = log pi(y | x) - log pi_ref(y | x)      c chosen, w rejected, d = r(c) - r(w), s the logistic function
+
+sigmoid    -log s(beta d), the paper's
+robust     (-(1 - e) log s(beta d) + e log s(-beta d)) / (1 - 2 e), if a share e of the pairs is the wrong way round:
+           Chowdhury et al. 2024, arXiv:2403.00409
+hinge      max(0, 1 - beta d): SLiC, Zhao et al. 2023, arXiv:2305.10425, on log-ratios as in arXiv:2309.06657
+ipo        (r(c) / |c| - r(w) / |w| - 1 / (2 beta))^2: Azar et al. 2023, arXiv:2310.12036, eq. 17, a token, so that
+           long replies count no more than short ones
+apo_zero   1 - s(beta r(c)) + s(beta r(w)): D'Oosterlinck et al. 2024, arXiv:2408.06266, eq. 7
+sppo_hard  (r(c) - 1 / (2 beta))^2 + (r(w) + 1 / (2 beta))^2: Wu et al. 2024, arXiv:2405.00675, eq. 4.7, if the chosen
+           reply always wins
+
+The reference is a copy of the model; with LoRA it is the model with its adapters off, which costs no memory. Cost: two
+passes forward and one backward over both replies. Shapes: B pairs.
 """
 
-import copy
-from pathlib import Path
-from time import monotonic
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveFloat, model_validator
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveFloat, model_validator
+from torch import Tensor
 
-from stages.align import Alignment
-from stages.lib.frame import files
-from stages.lib.frame.errors import UserError
-from stages.lib.store import models
+from stages.align import Alignment, Reference
+from stages.align.parts import pairs
 from stages.lib.store.records import Record
-from stages.lib.training import loop
+from stages.lib.text import packing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Params(Alignment):
+class DirectPreferenceOptimisation(Alignment):
     method: Literal["dpo"]
     beta: PositiveFloat = 0.1  # weight of staying near the reference
-    loss: Literal["sigmoid", "ipo", "robust", "hinge", "apo_zero", "sppo_hard"] = "sigmoid"
+    preference_loss: Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero", "sppo_hard"] = "sigmoid"
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # of robust: the share of pairs that are the wrong way round
 
     @model_validator(mode="after")
-    def trained_by_trl(self) -> "Params":
-        if self.training.keep_zeros:
-            raise ValueError("TRL's trainer moves every weight, so keep_zeros can't hold: recover with sft or distill")
-        if self.training.fake_quantize:
-            raise ValueError("TRL's trainer rounds no weights, so fake_quantize can't hold: take sft or distill")
+    def smoothing_fits(self) -> "DirectPreferenceOptimisation":
+        if self.preference_loss != "robust":
+            self.refuse_idle("label_smoothing", "with `preference_loss: robust`")
+        elif not self.label_smoothing:
+            raise ValueError("robust with label_smoothing 0 is the sigmoid loss: say what share of the pairs is wrong")
         return self
 
+    def batches(
+        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+    ) -> Callable[[int], packing.Batch]:
+        return pairs.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 
-def align(
-    model: Any,
-    tokenizer: Any,
-    problems: list[Record],
-    examples: list[Record],
-    p: Params,
-    curve: list[dict[str, float]],
-    checkpoints: Path,
-) -> dict[str, float]:
-    from datasets import Dataset
-    from trl import DPOTrainer
+    def loss(
+        self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad(), reference() as model:
+            reference_chosen_B, reference_rejected_B = pairs.log_probabilities(model, batch)
+        chosen_B, rejected_B = pairs.log_probabilities(policy, batch)
+        ratio_chosen_B, ratio_rejected_B = chosen_B - reference_chosen_B, rejected_B - reference_rejected_B
+        margin_B = ratio_chosen_B - ratio_rejected_B
+        measures = {
+            "margin": margin_B.mean(),
+            "accuracy": (margin_B > 0).float().mean(),
+            "chosen_logprob": chosen_B.mean(),
+            "rejected_logprob": rejected_B.mean(),
+        }
+        return self.losses(ratio_chosen_B, ratio_rejected_B, *pairs.lengths(batch)).mean(), measures
 
-    if missing := {"chosen", "rejected"} - examples[0].keys():
-        raise UserError(f"dpo learns from preference pairs; {', '.join(sorted(missing))} missing in its examples")
-    started = monotonic()
-    trainer = DPOTrainer(
-        model=model,
-        ref_model=None if p.lora else copy.deepcopy(model),
-        args=arguments(p, checkpoints),
-        train_dataset=Dataset.from_list([conversation(pair) for pair in examples]),
-        processing_class=tokenizer,
-    )
-    trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*")))
-    curve.extend(
-        {"step": row["step"], "loss": row["loss"], "accuracy": row["rewards/accuracies"], "lr": row["learning_rate"]}
-        for row in trainer.state.log_history
-        if "loss" in row
-    )
-    files.remove(checkpoints)
-    model.eval()
-    return {"train_seconds": monotonic() - started}
-
-
-def conversation(pair: Record) -> dict[str, Any]:
-    """As TRL wants it; the tokenizer's chat template does the rest."""
-    replies = {side: [{"role": "assistant", "content": pair[side]}] for side in ("chosen", "rejected")}
-    return replies | {"prompt": [{"role": "user", "content": pair["prompt"]}]}
-
-
-def arguments(p: Params, checkpoints: Path) -> Any:
-    """Our training params in TRL's words."""
-    from trl import DPOConfig
-
-    t = p.training
-    return DPOConfig(
-        output_dir=str(checkpoints),
-        max_steps=t.steps,
-        per_device_train_batch_size=t.batch_size // t.accumulation,
-        gradient_accumulation_steps=t.accumulation,
-        learning_rate=t.lr,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": t.lr_floor},
-        warmup_steps=round(t.warmup * t.steps),
-        weight_decay=t.weight_decay,
-        max_grad_norm=t.clip,
-        beta=p.beta,
-        loss_type=[p.loss],
-        max_length=p.context,
-        bf16=loop.mixed(t),
-        use_cpu=models.device() == "cpu",
-        seed=t.seed,
-        logging_steps=1,
-        save_steps=max(1, t.steps // 4),
-        save_total_limit=1,
-        report_to="none",
-        dataset_num_proc=None,
-        gradient_checkpointing=False,
-        disable_tqdm=False,
-    )
+    def losses(
+        self, ratio_chosen_B: Tensor, ratio_rejected_B: Tensor, length_chosen_B: Tensor, length_rejected_B: Tensor
+    ) -> Tensor:
+        """The loss of every pair, (B,), from r(c), r(w) and how many tokens the replies have."""
+        beta, wrong, target = self.beta, self.label_smoothing, 1 / (2 * self.beta)
+        score_B = beta * (ratio_chosen_B - ratio_rejected_B)
+        match self.preference_loss:
+            case "sigmoid":
+                return -F.logsigmoid(score_B)
+            case "robust":
+                return (-(1 - wrong) * F.logsigmoid(score_B) + wrong * F.logsigmoid(-score_B)) / (1 - 2 * wrong)
+            case "hinge":
+                return (1 - score_B).relu()
+            case "ipo":
+                return (ratio_chosen_B / length_chosen_B - ratio_rejected_B / length_rejected_B - target).square()
+            case "apo_zero":
+                return 1 - (beta * ratio_chosen_B).sigmoid() + (beta * ratio_rejected_B).sigmoid()
+            case "sppo_hard":
+                return (ratio_chosen_B - target).square() + (ratio_rejected_B + target).square()

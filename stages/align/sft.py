@@ -1,28 +1,29 @@
 """Supervised fine-tuning: next-token loss on replies only. Ouyang et al. 2022, arXiv:2203.02155, section 3.5."""
 
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
-from stages.align import Alignment
+from torch import Tensor
+
+from stages.align import Alignment, Reference
 from stages.lib.nets import packed
 from stages.lib.store.records import Record
 from stages.lib.text import packing
-from stages.lib.training import loop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Params(Alignment):
+class SupervisedFineTuning(Alignment):
     method: Literal["sft"]
 
+    def batches(
+        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+    ) -> Callable[[int], packing.Batch]:
+        p = self.training
+        return packing.batches(tokenizer, problems + examples, self.context, p.part_size, p.seed)
 
-def align(
-    model: Any,
-    tokenizer: Any,
-    problems: list[Record],
-    examples: list[Record],
-    p: Params,
-    curve: list[dict[str, float]],
-    checkpoints: Path,
-) -> dict[str, float]:
-    size = p.training.batch_size // p.training.accumulation
-    batch = packing.batches(tokenizer, problems + examples, p.context, size, p.training.seed)
-    return loop.fit(model, batch, lambda part: packed.loss(model, part), p.training, curve, checkpoints)
+    def loss(
+        self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return packed.loss(policy, batch), {}

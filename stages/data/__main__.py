@@ -3,29 +3,31 @@
 from collections import Counter
 from pathlib import Path
 
-import cyclopts
-
+from stages.data import Dataset
 from stages.data.parts import card, clean
 from stages.lib.frame import files, params, tracking
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records
 
 
-def main(variant: str, *, source: Path, out: Path) -> None:
-    technique, p = params.load("data", variant)
+def main(variant: str, *, source: Path, code: Path, out: Path, params_file: Path = params.PARAMS_FILE) -> None:
+    technique = params.load(Dataset, variant, params_file)
+    place = f"{params_file}: data.{variant}"
+    if not source.exists():
+        raise UserError(f"{place}.source is '{source}', which does not exist")
 
-    with tracking.run("data", variant, p, out, inputs=[source]) as run:
-        if not source.exists():
-            raise UserError(f"params.yaml: data.{variant}.source is '{source}', which does not exist")
-        raw = [clean.normalise(record) for record in technique.read(source, p)]
+    with tracking.run("data", variant, technique, out, code, [source]) as run:
+        raw = [clean.normalise(record) for record in technique.records(source)]
         kept = [record for record in raw if clean.worth_keeping(record)]
         unique = clean.without_near_duplicates(clean.without_duplicates(kept))
-        if len(unique) < p.min_records:
-            raise UserError(f"{source}: {len(unique)} usable records, data.{variant}.min_records is {p.min_records}")
-        train, held_out = clean.split(unique, p.held_out, p.seed)
+        if len(unique) < technique.min_records:
+            raise UserError(
+                f"{place}.min_records is {technique.min_records}; {source} has {len(unique)} usable records"
+            )
+        train, held_out = clean.split(unique, technique.held_out, technique.seed)
         if not train or not held_out:
-            sizes = f"{len(train)} train, {len(held_out)} held-out records"
-            raise UserError(f"params.yaml: data.{variant}: {sizes}; it needs more data or another `held_out` share")
+            sizes = f"{len(train)} train and {len(held_out)} held-out records"
+            raise UserError(f"{place}.held_out is {technique.held_out}, which gives {sizes}; both need one or more")
 
         run.metrics |= {"records_read": len(raw), "records_too_short": len(raw) - len(kept)}
         run.metrics |= {"records_duplicate": len(kept) - len(unique)}
@@ -36,8 +38,9 @@ def main(variant: str, *, source: Path, out: Path) -> None:
 
         with files.writing(out / "records") as folder:
             records.save(folder, train=train, held_out=held_out)
-            (folder / "README.md").write_text(card.write(variant, p, run.metrics))
+        with files.writing(out / "README.md") as file:
+            file.write_text(card.write(variant, technique, run.metrics))
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

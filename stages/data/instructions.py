@@ -11,26 +11,25 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from stages.data import Source
-from stages.lib.store import records
+from stages.data import Dataset
+from stages.lib.store.records import Record, load
 
 
-class Params(Source):
+class Instructions(Dataset):
     method: Literal["instructions"]
     count: PositiveInt
     words: PositiveInt = 24  # length of a passage
 
-
-def read(source: Path, p: Params) -> Iterator[records.Record]:
-    for split, count in {"train": p.count, "held_out": round(p.count * p.held_out)}.items():
-        documents = records.load(source, split)
-        for number in range(count):
-            draw = random.Random(f"{p.seed}/{split}/{number}")
-            document = draw.choice(documents)
-            template = (continue_passage, missing_word, name_source)[number % 3]
-            prompt, solution = template(passage(document["text"], p.words, draw), document["source"], draw)
-            about = {"id": f"{document['id']}/{number}", "family": template.__name__, "split": split}
-            yield about | {"prompt": prompt, "solution": solution}
+    def records(self, source: Path) -> Iterator[Record]:
+        for split, count in {"train": self.count, "held_out": round(self.count * self.held_out)}.items():
+            documents = load(source, split)
+            for number in range(count):
+                draw = random.Random(f"{self.seed}/{split}/{number}")
+                document = draw.choice(documents)
+                template = (continue_passage, missing_word, name_source)[number % 3]
+                prompt, solution = template(passage(document["text"], self.words, draw), document["source"], draw)
+                about = {"id": f"{document['id']}/{number}", "family": template.__name__, "split": split}
+                yield about | {"prompt": prompt, "solution": solution}
 
 
 def passage(text: str, words: int, draw: random.Random) -> list[str]:

@@ -10,46 +10,45 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from stages.data import Source
+from stages.data import Dataset
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
-from stages.lib.text.problems import MARK
+from stages.lib.text import problems
 
 
-class Params(Source):
+class Problems(Dataset):
     method: Literal["problems"]
-    families: dict[str, dict[str, Any]]  # family -> reasoning-gym's settings for its difficulty
+    families: dict[str, dict[str, Any]] = Field(min_length=1)  # family -> reasoning-gym's settings of its difficulty
     per_family: PositiveInt
 
+    def records(self, source: Path) -> Iterator[Record]:
+        worked = import_module(".".join(source.with_suffix("").parts))
+        for family, settings in self.families.items():
+            for number, entry in enumerate(generate(family, settings, self.per_family, self.seed)):
+                steps = getattr(worked, family, direct)(entry)
+                yield {
+                    "id": f"{family}/{number}",
+                    "family": family,
+                    "prompt": entry["question"],
+                    "answer": entry["answer"],
+                    "solution": problems.solution(steps, entry["answer"]),
+                    "entry": {key: entry[key] for key in ("question", "answer", "metadata")},
+                }
 
-def read(source: Path, p: Params) -> Iterator[Record]:
-    solve = import_module(".".join(source.with_suffix("").parts))
-    for family, settings in p.families.items():
-        for number, entry in enumerate(generate(family, settings, p)):
-            steps = getattr(solve, family, direct)(entry)
-            yield {
-                "id": f"{family}/{number}",
-                "family": family,
-                "prompt": entry["question"],
-                "answer": entry["answer"],
-                "solution": f"{steps}{MARK} {entry['answer']}",
-                "entry": {key: entry[key] for key in ("question", "answer", "metadata")},
-            }
 
-
-def generate(family: str, settings: dict[str, Any], p: Params) -> Iterator[dict[str, Any]]:
+def generate(family: str, settings: dict[str, Any], count: int, seed: int) -> Iterator[dict[str, Any]]:
     import reasoning_gym
     from reasoning_gym.factory import DATASETS
 
     if family not in DATASETS:
-        raise UserError(f"params.yaml: reasoning-gym has no '{family}'; it has: {', '.join(sorted(DATASETS))}")
-    random.seed(p.seed)  # a few families draw from the global generator
+        raise UserError(f"reasoning-gym has no family '{family}'; it has: {', '.join(sorted(DATASETS))}")
+    random.seed(seed)  # a few families draw from the global generator
     try:
-        yield from reasoning_gym.create_dataset(family, size=p.per_family, seed=p.seed, **settings)
+        yield from reasoning_gym.create_dataset(family, size=count, seed=seed, **settings)
     except (TypeError, AssertionError) as error:
-        raise UserError(f"params.yaml: family '{family}' cannot be made with {settings}: {error}") from error
+        raise UserError(f"reasoning-gym's family '{family}' cannot be made with {settings}: {error}") from error
 
 
 def direct(_entry: dict[str, Any]) -> str:

@@ -6,16 +6,15 @@ Out  model artefact, curve.csv; metrics: loss_before, loss_after (nats/token, he
      acceptance_after (the share of a student's proposals that the teacher would accept, where the vocabulary is one),
      parameters, tokens_seen, and the training's arithmetic: student_flops, teacher_flops
 
-A technique is one file here. It defines `Params`, `batches(tokenizer, traces, params) -> (step -> batch)` and
-`loss(student, teacher, batch, params) -> Tensor`, zero or the entropy of the data when the student equals its teacher.
-Both must number tokens alike, or the stage refuses, unless `params.one_vocabulary()` is false; `teacher.tokenizer` is
-the teacher's own. Their architectures may differ: stages/lib/text/packing.py reads a packed batch with any.
-With `prepare(student, teacher, params)` a technique may hang modules that only training needs on `student.scaffold`;
-the stage takes them off again. Progressive and self (born again) distillation are no files: their teacher is another
-variant (Furlanello et al. 2018, arXiv:1805.04770).
+Student and teacher must number tokens alike, or the stage refuses, unless a technique says that it doesn't compare
+them. Their architectures may differ: stages/lib/nets/packed.py reads a packed batch with any. Progressive and self
+(born again) distillation are no files: their teacher is another variant (Furlanello et al. 2018, arXiv:1805.04770).
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -24,9 +23,23 @@ from stages.lib.frame.params import Parent, Variant
 from stages.lib.store import records
 from stages.lib.training.config import Training
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Distillation(Variant):
-    """What every technique's variants share."""
+Batch = dict[str, Any]  # tensors by name, and what else a loss needs
+SCAFFOLD = "scaffold"  # the student's submodule that only training needs
+
+
+class Teacher(NamedTuple):
+    """The model that is learnt from, live, and its own tokenizer."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerFast"
+
+
+class Distillation(Variant, ABC):
+    """The contract of a technique."""
 
     model: Parent
     teacher: Parent
@@ -37,18 +50,30 @@ class Distillation(Variant):
     text_rows: NonNegativeInt = 0  # of the token artefact, in every part of a batch beside its solutions
     held_out_rows: int = Field(64, ge=1)
 
+    @abstractmethod
+    def batches(self, tokenizer: "PreTrainedTokenizerFast", traces: Path) -> Callable[[int], Batch]:
+        """Part number i of the training, of `training.part_size` rows; a function of i alone."""
+
+    @abstractmethod
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> "Tensor":
+        """The mean loss of a part: zero, or the entropy of the data, when the student equals its teacher."""
+
     def one_vocabulary(self) -> bool:
-        """Whether the loss compares the teacher's token numbers with the student's."""
+        """Whether the teacher reads the student's token numbers."""
         return True
 
+    def scaffold(self, student: "PreTrainedModel", teacher: Teacher) -> "nn.Module | None":
+        """Modules that only training needs, such as projections between the models' layers. The stage trains them as
+        the student's submodule `scaffold` and takes them off again."""
+        return None
 
-def solved(folder: Path, p: Distillation) -> list[records.Record]:
-    """The solved problems of the traces, or those `examples` of them that are taken as known."""
-    import numpy as np
+    def solved(self, traces: Path) -> list[records.Record]:
+        """The solved problems of the traces, or those `examples` of them that are taken as known."""
+        import numpy as np
 
-    rows = records.load(folder, "train")
-    if p.examples is None:
-        return rows
-    if p.examples > len(rows):
-        raise UserError(f"params.yaml: examples is {p.examples}, but {p.traces} has {len(rows)} solutions")
-    return [rows[i] for i in np.random.default_rng(p.training.seed).permutation(len(rows))[: p.examples]]
+        rows = records.load(traces, "train")
+        if self.examples is None:
+            return rows
+        if self.examples > len(rows):
+            raise UserError(f"params.yaml: examples is {self.examples}, but {self.traces} has {len(rows)} solutions")
+        return [rows[i] for i in np.random.default_rng(self.training.seed).permutation(len(rows))[: self.examples]]

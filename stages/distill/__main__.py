@@ -2,75 +2,89 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import cyclopts
 import torch
 
+from stages.distill import SCAFFOLD, Batch, Distillation, Teacher
 from stages.lib.frame import params, tracking
+from stages.lib.frame.errors import command
 from stages.lib.nets import losses
 from stages.lib.store import models
-from stages.lib.store import tokens as rows
-from stages.lib.store import traces as recorded
+from stages.lib.store import tokens as token_rows
+from stages.lib.store import traces as recordings
 from stages.lib.text import packing
-from stages.lib.training import checkpoint, config, loop
+from stages.lib.training import config, loop
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def main(variant: str, *, model: Path, teacher: Path, traces: Path, tokens: Path, out: Path, checkpoints: Path) -> None:
-    technique, p = params.load("distill", variant)
-
-    with tracking.run("distill", variant, p, out, inputs=[model, teacher, traces, tokens]) as run:
-        rows.require_tokenizer(tokens, model)
-        if p.one_vocabulary():
+def main(
+    variant: str,
+    *,
+    model: Path,
+    teacher: Path,
+    traces: Path,
+    tokens: Path,
+    code: Path,
+    checkpoints: Path,
+    out: Path,
+    params_file: Path = params.PARAMS_FILE,
+) -> None:
+    technique = params.load(Distillation, variant, params_file)
+    with tracking.run("distill", variant, technique, out, code, [model, teacher, traces, tokens]) as run:
+        token_rows.require_tokenizer(tokens, model)
+        if technique.one_vocabulary():
             models.require_same_tokenizer(model, teacher)
-        if recorded.distributions(traces):
+        if recordings.distributions(traces):
             made_of = {"teacher": run.digests[teacher], "tokens": run.digests[tokens]}
-            recorded.require(traces, tokenizer=rows.about(tokens)["tokenizer"], **made_of)
+            recordings.require(traces, tokenizer=token_rows.about(tokens)["tokenizer"], **made_of)
         student, tokenizer = models.load(model), models.load_tokenizer(model)
-        master: Any = models.load(teacher)
-        master.tokenizer = models.load_tokenizer(teacher)
-        held_out = rows.held_out(tokens, p.held_out_rows)
-        place = checkpoint.place(checkpoints, p, run.digests, Path(__file__).parent)
+        master = Teacher(models.load(teacher), models.load_tokenizer(teacher))
+        held_out = token_rows.held_out(tokens, technique.held_out_rows)
         shared = models.same_tokenizer(model, teacher)
 
         def measure(when: str) -> None:
             run.metrics[f"loss_{when}"] = losses.evaluate(student, held_out)
             if shared:
-                run.metrics[f"acceptance_{when}"] = losses.acceptance(master, student, held_out)
+                run.metrics[f"acceptance_{when}"] = losses.acceptance(master.model, student, held_out)
+
+        def loss(part: Batch) -> torch.Tensor:
+            return technique.loss(student, master, part)
 
         measure("before")
-        batch = technique.batches(tokenizer, traces, p)
-        if p.text_rows:
-            batch = packing.beside(batch, rows.load(tokens, "train"), p.text_rows)
-        if hasattr(technique, "prepare"):
-            technique.prepare(student, master, p)
-
-        def loss(part: Any) -> torch.Tensor:
-            return technique.loss(student, master, part, p)
-
+        batch = technique.batches(tokenizer, traces)
+        if technique.text_rows:
+            batch = packing.beside(batch, token_rows.load(tokens, "train"), technique.text_rows)
+        scaffold = technique.scaffold(student, master)
+        if scaffold:
+            student.add_module(SCAFFOLD, scaffold)
         first = loop.to_device(batch(0), student.device)
-        run.metrics |= cost(student, master, lambda: loss(first), p.training)
-        run.timings |= loop.fit(student, batch, loss, p.training, run.curve, place)
-        if hasattr(technique, "prepare"):
-            del student.scaffold
+        run.metrics |= cost(student, master.model, lambda: loss(first), technique.training)
+        place = run.place(checkpoints, technique)
+        run.timings |= loop.fit(student, batch, loss, technique.training, run.curve, place)
+        if scaffold:
+            delattr(student, SCAFFOLD)
         measure("after")
         run.metrics["parameters"] = student.num_parameters()
-
         models.save(student, tokenizer, out / "model")
 
 
-def cost(student: Any, teacher: Any, work: Callable[[], Any], p: config.Training) -> dict[str, float]:
+def cost(
+    student: "PreTrainedModel", teacher: "PreTrainedModel", work: Callable[[], object], p: config.Training
+) -> dict[str, float]:
     """Tokens seen and arithmetic of the training, counted over one batch of it.
 
     2 operations a parameter and token for a forward pass, 6 with the backward one (Kaplan 2020, arXiv:2001.08361).
     """
     flops = {"student": 0.0, "teacher": 0.0}
-    seen = 0
+    learnt = 0
 
-    def count(name: str, model: Any, inputs: Any) -> None:
-        nonlocal seen
+    def count(name: str, model: "PreTrainedModel", inputs: tuple[torch.Tensor]) -> None:
+        nonlocal learnt
         learns = name == "student" and torch.is_grad_enabled()
-        seen += learns * inputs[0].numel()
+        learnt += learns * inputs[0].numel()
         flops[name] += (6 if learns else 2) * model.num_parameters() * inputs[0].numel()
 
     hooks = [
@@ -81,8 +95,8 @@ def cost(student: Any, teacher: Any, work: Callable[[], Any], p: config.Training
     for hook in hooks:
         hook.remove()
     parts = p.steps * p.accumulation
-    return {"tokens_seen": float(seen * parts)} | {f"{name}_flops": each * parts for name, each in flops.items()}
+    return {"tokens_seen": float(learnt * parts)} | {f"{name}_flops": each * parts for name, each in flops.items()}
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

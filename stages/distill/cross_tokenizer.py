@@ -14,69 +14,80 @@ from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import Tensor
 
-from stages.distill import Distillation, solved
+from stages.distill import Batch, Distillation, Teacher
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
 from stages.lib.text import packing, problems
 from stages.lib.training import loop
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Params(Distillation):
+
+class CrossTokenizer(Distillation):
     method: Literal["cross_tokenizer"]
     weight: NonNegativeFloat = 1.5  # of the teacher; 0 learns the data alone
     align: Literal["spans", "positions"] = "spans"
     context: int = Field(256, ge=16)  # the student's tokens
 
+    @model_validator(mode="after")
+    def teacher_counts(self) -> "CrossTokenizer":
+        if self.weight == 0:
+            self.refuse_idle("align", "with weight above 0")
+        return self
+
     def one_vocabulary(self) -> bool:
         return False
 
+    def batches(self, tokenizer: "PreTrainedTokenizerFast", traces: Path) -> Callable[[int], Batch]:
+        rows = self.solved(traces)
+        order = np.random.default_rng(self.training.seed).permutation(len(rows))
+        fitting = [rows[i] for i in order if len(packing.encode(tokenizer, rows[i])[0]) <= self.context]
+        if not fitting:
+            raise UserError(f"none of {len(rows)} examples fits into a context of {self.context} tokens")
+        return partial(_batch, tokenizer, fitting, self.training.part_size, self.align)
 
-def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Any]]:
-    rows, size = solved(folder, p), p.training.batch_size // p.training.accumulation
-    order = np.random.default_rng(p.training.seed).permutation(len(rows))
-    fitting = [rows[i] for i in order if len(packing.encode(tokenizer, rows[i])[0]) <= p.context]
-    if not fitting:
-        raise UserError(f"none of {len(rows)} examples fits into a context of {p.context} tokens")
-    return partial(_batch, tokenizer, fitting, size, p.align)
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
+        student_NV, student_tokens_N = packed.logits(student, batch)
+        hard = F.cross_entropy(student_NV.float(), student_tokens_N)
+        if self.weight == 0:
+            return hard
+        student_marks, teacher_marks = batch["marks"], marks(teacher.tokenizer, batch["rows"], self.align)
+        with torch.no_grad():
+            teacher_batch = loop.to_device(encode(teacher.tokenizer, batch["rows"]), teacher.model.device)
+            teacher_NV, teacher_tokens_N = packed.logits(teacher.model, teacher_batch)
+        common = sorted(student_marks.keys() & teacher_marks.keys())
+        q_GV = merged(student_NV, student_tokens_N, student_marks, common)
+        p_GV = merged(teacher_NV, teacher_tokens_N, teacher_marks, common)
+        return hard + self.weight * distance(p_GV, q_GV)
 
 
-def _batch(tokenizer: Any, rows: list[records.Record], size: int, align: str, index: int) -> dict[str, Any]:
+def _batch(
+    tokenizer: "PreTrainedTokenizerFast", rows: list[records.Record], size: int, align: str, index: int
+) -> Batch:
     chosen = [rows[(index * size + i) % len(rows)] for i in range(size)]
     return encode(tokenizer, chosen) | {"rows": chosen, "marks": marks(tokenizer, chosen, align)}
 
 
-def encode(tokenizer: Any, rows: list[records.Record]) -> packing.Batch:
+def encode(tokenizer: "PreTrainedTokenizerFast", rows: list[records.Record]) -> packing.Batch:
     """One example a row."""
     examples = [packing.encode(tokenizer, row)[:2] for row in rows]
     return packing.padded([(torch.tensor(ids), torch.tensor(labels)) for ids, labels in examples])
 
 
-def loss(student: Any, teacher: Any, batch: dict[str, Any], p: Params) -> Tensor:
-    output_NV, tokens_N = packed.logits(student, batch)
-    hard = F.cross_entropy(output_NV.float(), tokens_N)
-    if p.weight == 0:
-        return hard
-    theirs = marks(teacher.tokenizer, batch["rows"], p.align)
-    with torch.no_grad():
-        said = packed.logits(teacher, loop.to_device(encode(teacher.tokenizer, batch["rows"]), teacher.device))
-    common = sorted(batch["marks"].keys() & theirs.keys())
-    q_GV, p_GV = merged(output_NV, tokens_N, batch["marks"], common), merged(*said, theirs, common)
-    return hard + p.weight * distance(p_GV, q_GV)
-
-
 Mark = tuple[int, int]  # row, place in its reply: where two tokenizations may be compared
 
 
-def marks(tokenizer: Any, rows: list[records.Record], align: str) -> dict[Mark, int]:
+def marks(tokenizer: "PreTrainedTokenizerFast", rows: list[records.Record], align: str) -> dict[Mark, int]:
     """The number, among all reply tokens, of the last token before each mark."""
     found: dict[Mark, int] = {}
     begin = 0
@@ -89,13 +100,13 @@ def marks(tokenizer: Any, rows: list[records.Record], align: str) -> dict[Mark, 
     return found
 
 
-def reply_ends(tokenizer: Any, row: records.Record) -> list[int]:
+def reply_ends(tokenizer: "PreTrainedTokenizerFast", row: records.Record) -> list[int]:
     """The character of the solution that each reply token ends at; -1 inside a character and after the solution."""
     text, solution = problems.chat_text(tokenizer, row["prompt"], row["solution"]), row["solution"].strip()
     if solution not in text:
         raise UserError(f"the chat template changes the solution of '{row['id']}': it can't be aligned")
-    begin, asked = text.rindex(solution), len(problems.prompt_ids(tokenizer, row["prompt"]))
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][asked:]
+    begin, prompt = text.rindex(solution), len(problems.prompt_ids(tokenizer, row["prompt"]))
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][prompt:]
     whole = [end if end <= after else -1 for (_, end), (after, _) in pairwise([*offsets, (len(text), 0)])]
     return [max(0, end - begin) if 0 <= end <= begin + len(solution) else -1 for end in whole]
 
@@ -105,8 +116,8 @@ def merged(logits_NV: Tensor, tokens_N: Tensor, marks: dict[Mark, int], common: 
     spans = [(marks[a] + 1, marks[b]) for a, b in pairwise(common) if a[0] == b[0]]
     first_G, last_G = torch.tensor(spans, device=logits_NV.device).T
     logprob_NV = logits_NV.float().log_softmax(-1)
-    said_N = logprob_NV.gather(-1, tokens_N[:, None]).squeeze(1).double()
-    before_N = said_N.cumsum(0) - said_N
+    token_N = logprob_NV.gather(-1, tokens_N[:, None]).squeeze(1).double()
+    before_N = token_N.cumsum(0) - token_N
     return (logprob_NV[last_G] + (before_N[last_G] - before_N[first_G]).float()[:, None]).exp()
 
 

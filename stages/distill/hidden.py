@@ -9,35 +9,47 @@ recording (at its temperature); the teacher runs live in all cases, so of a reco
 teacher's forward pass a batch, and D E weights a pair. Shapes: see stages/distill/parts/layer_pairs.py.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeFloat
-from torch import Tensor
+from pydantic import NonNegativeFloat, model_validator
+from torch import Tensor, nn
 
-from stages.distill.parts import layer_pairs, soft_targets
+from stages.distill import SCAFFOLD, Batch, Teacher
+from stages.distill.parts import layer_pairs
+from stages.distill.parts.soft_targets import SoftTargets, divergence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-class Params(soft_targets.Soft):
+class Hidden(SoftTargets):
     method: Literal["hidden"]
     layers: layer_pairs.Pairs | None = None  # [student, teacher]; none: evenly spread, last to last
     beta: NonNegativeFloat = 1.0
 
+    @model_validator(mode="after")
+    def layers_count(self) -> "Hidden":
+        if self.beta == 0:
+            self.refuse_idle("layers", "with beta above 0")
+        return self
 
-batches = soft_targets.batches
+    def one_vocabulary(self) -> bool:
+        return self.alpha < 1 or self.beta > 0
 
+    def scaffold(self, student: "PreTrainedModel", teacher: Teacher) -> nn.ModuleList:
+        return layer_pairs.projections(student, teacher.model, self.pairs(student, teacher))
 
-def prepare(student: Any, teacher: Any, p: Params) -> None:
-    pairs = layer_pairs.pair(student, teacher, p.layers, p.teacher)
-    student.scaffold = layer_pairs.projections(student, teacher, pairs)
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
+        inside_student = layer_pairs.look_inside(student, batch)
+        with torch.no_grad():
+            inside_teacher = layer_pairs.look_inside(teacher.model, batch)
+        hard = F.cross_entropy(inside_student.logits.float(), inside_student.tokens)
+        soft = divergence(inside_student.logits, inside_teacher.logits, self.temperature)
+        projections, pairs = student.get_submodule(SCAFFOLD), self.pairs(student, teacher)
+        distance = layer_pairs.distance(inside_student, inside_teacher, projections, pairs)
+        return self.mix(hard, soft) + self.beta * distance
 
-
-def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
-    mine = layer_pairs.see(student, batch)
-    with torch.no_grad():
-        theirs = layer_pairs.see(teacher, batch)
-    hard = F.cross_entropy(mine.logits.float(), mine.tokens)
-    soft = soft_targets.whole(mine.logits, theirs.logits, p.temperature)
-    pairs = layer_pairs.pair(student, teacher, p.layers, p.teacher)
-    return soft_targets.mix(hard, soft, p) + p.beta * layer_pairs.distance(mine, theirs, student.scaffold, pairs)
+    def pairs(self, student: "PreTrainedModel", teacher: Teacher) -> list[layer_pairs.Pair]:
+        return layer_pairs.pair(student, teacher.model, self.layers, self.teacher)

@@ -7,38 +7,38 @@ With alpha 1 the same rows are learnt without a teacher: the control. Shapes: B 
 reply tokens, V vocabulary.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.distill.parts import soft_targets
+from stages.distill import Batch, Teacher
+from stages.distill.parts.soft_targets import SoftTargets, divergence
 from stages.lib.nets import losses, packed
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-class Params(soft_targets.Soft):
+
+class Logits(SoftTargets):
     method: Literal["logits"]
 
-
-batches = soft_targets.batches
-
-
-def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
-    if "logprob" in batch:
-        output_BTV = student(input_ids=batch["ids"], use_cache=False).logits
-        hard = losses.next_token(output_BTV, batch["ids"])
-        return hard if p.alpha == 1 else soft_targets.mix(hard, soft(output_BTV, batch, p.temperature), p)
-    output_NV, tokens_N = packed.logits(student, batch)
-    hard = F.cross_entropy(output_NV.float(), tokens_N)
-    if p.alpha == 1:
-        return hard
-    with torch.no_grad():
-        teacher_NV = packed.logits(teacher, batch)[0]
-    return soft_targets.mix(hard, soft_targets.whole(output_NV, teacher_NV, p.temperature), p)
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
+        if "logprob" in batch:
+            logits_BTV = student(input_ids=batch["ids"], use_cache=False).logits
+            hard = losses.next_token(logits_BTV, batch["ids"])
+            return hard if self.alpha == 1 else self.mix(hard, recorded_divergence(logits_BTV, batch, self.temperature))
+        student_NV, tokens_N = packed.logits(student, batch)
+        hard = F.cross_entropy(student_NV.float(), tokens_N)
+        if self.alpha == 1:
+            return hard
+        with torch.no_grad():
+            teacher_NV = packed.logits(teacher.model, batch)[0]
+        return self.mix(hard, divergence(student_NV, teacher_NV, self.temperature))
 
 
-def soft(logits_BTV: Tensor, batch: dict[str, Tensor], temperature: float) -> Tensor:
+def recorded_divergence(logits_BTV: Tensor, batch: Batch, temperature: float) -> Tensor:
     """Mean KL(teacher || student) over k tokens and the rest, nats/token."""
     teacher_BTK, student_BTV = batch["logprob"].float(), (logits_BTV.float() / temperature).log_softmax(-1)
     student_BTK = student_BTV.gather(-1, batch["index"])

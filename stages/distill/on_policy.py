@@ -12,21 +12,25 @@ before a step on its own samples. Shapes: B prompts, T tokens, N reply tokens, V
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from stages.distill import Distillation, solved
+from stages.distill import Batch, Distillation, Teacher
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
+from stages.lib.sampling import rollouts
 from stages.lib.text import packing, problems
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Params(Distillation):
+
+class OnPolicy(Distillation):
     method: Literal["on_policy"]
     on_policy: float = Field(0.5, ge=0, le=1)  # lambda: share of the batches that the student writes
     beta: float = Field(0.5, ge=0, le=1)
@@ -34,61 +38,65 @@ class Params(Distillation):
     max_new_tokens: PositiveInt = 64
     context: int = Field(256, ge=16)
 
+    @model_validator(mode="after")
+    def samples_count(self) -> "OnPolicy":
+        if self.on_policy == 0:
+            self.refuse_idle("temperature", "with on_policy above 0")
+            self.refuse_idle("max_new_tokens", "with on_policy above 0")
+        elif self.text_rows:
+            raise ValueError("text_rows stand beside packed replies, not beside what the student writes: leave it out")
+        return self
 
-def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
-    size, rows = p.training.batch_size // p.training.accumulation, solved(folder, p)
-    data = packing.batches(tokenizer, rows, p.context, size, p.training.seed)
-    prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
-    short = [ids for ids in prompts if len(ids) + p.max_new_tokens <= p.context]
-    if not short:
-        raise UserError(f"no prompt leaves {p.max_new_tokens} tokens for a reply in a context of {p.context} tokens")
-    return partial(_batch, data, short, tokenizer, size, p)
+    def batches(self, tokenizer: "PreTrainedTokenizerFast", traces: Path) -> Callable[[int], Batch]:
+        p, rows = self.training, self.solved(traces)
+        data = packing.batches(tokenizer, rows, self.context, p.part_size, p.seed)
+        if self.on_policy == 0:
+            return data
+        prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
+        short = [ids for ids in prompts if len(ids) + self.max_new_tokens <= self.context]
+        if not short:
+            room = f"{self.max_new_tokens} tokens for a reply in a context of {self.context} tokens"
+            raise UserError(f"no prompt leaves {room}")
+        return partial(self.batch, data, short, tokenizer)
 
+    def batch(
+        self,
+        data: Callable[[int], Batch],
+        prompts: list[list[int]],
+        tokenizer: "PreTrainedTokenizerFast",
+        index: int,
+    ) -> Batch:
+        """The data's rows, or prompts and the seed of their replies; a function of the index, so that runs resume."""
+        random = np.random.default_rng((self.training.seed, index))
+        if random.random() >= self.on_policy:
+            return data(index)
+        chosen = [prompts[i] for i in random.integers(len(prompts), size=self.training.part_size)]
+        padded = rollouts.padded(tokenizer, chosen)
+        numbers = {"seed": random.integers(2**62), "stop": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
+        tensors = {name: torch.tensor(int(value)) for name, value in numbers.items()}
+        return tensors | {"ids": padded.ids, "mask": padded.mask}
 
-def _batch(data: Any, prompts: list[list[int]], tokenizer: Any, size: int, p: Params, index: int) -> dict[str, Tensor]:
-    """The data's rows, or prompts and the seed of their replies: of the step alone, so that a run can be resumed."""
-    random = np.random.default_rng((p.training.seed, index))
-    if random.random() >= p.on_policy:
-        return data(index)
-    chosen = [prompts[i] for i in random.integers(len(prompts), size=size)]
-    batch = tokenizer.pad({"input_ids": chosen}, padding_side="left", return_tensors="pt")
-    numbers = {"seed": random.integers(2**62), "stop": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-    tensors = {name: torch.tensor(int(value)) for name, value in numbers.items()}
-    return tensors | {"ids": batch["input_ids"], "mask": batch["attention_mask"]}
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
+        if "seed" in batch:
+            batch = self.written(student, batch)
+        student_NV = packed.logits(student, batch)[0]
+        with torch.no_grad():
+            teacher_NV = packed.logits(teacher.model, batch)[0]
+        return divergence(student_NV, teacher_NV, self.beta)
 
-
-def loss(student: Any, teacher: Any, batch: dict[str, Tensor], p: Params) -> Tensor:
-    if "seed" in batch:
-        batch = written(student, batch, p)
-    student_NV = packed.logits(student, batch)[0]
-    with torch.no_grad():
-        teacher_NV = packed.logits(teacher, batch)[0]
-    return divergence(student_NV, teacher_NV, p.beta)
-
-
-@torch.no_grad()
-def written(student: Any, batch: dict[str, Tensor], p: Params) -> packing.Batch:
-    """The student's replies to the prompts, as rows that are learnt from up to and with the stop token."""
-    with torch.random.fork_rng():
-        torch.manual_seed(int(batch["seed"]))
-        ids_BT = student.generate(
-            input_ids=batch["ids"],
-            attention_mask=batch["mask"],
-            max_new_tokens=p.max_new_tokens,
-            eos_token_id=int(batch["stop"]),
-            pad_token_id=int(batch["pad"]),
-            do_sample=True,
-            temperature=p.temperature,
-            top_k=0,
-            top_p=1.0,
-        )
-    asked = batch["ids"].shape[1]
-    stops_BT = (ids_BT[:, asked:] == batch["stop"]).long()
-    said_BT = stops_BT.cumsum(1) - stops_BT == 0  # no stop before
-    real_BT = torch.cat([batch["mask"].bool(), said_BT], dim=1)
-    labels_BT = torch.cat([torch.full_like(batch["ids"], packing.IGNORE), ids_BT[:, asked:]], dim=1)
-    rows = [(ids[real], labels[real]) for ids, labels, real in zip(ids_BT, labels_BT, real_BT, strict=True)]
-    return packing.padded(rows)
+    def written(self, student: "PreTrainedModel", batch: Batch) -> packing.Batch:
+        """The student's replies to the prompts, as rows that are learnt from up to and with the stop token."""
+        stop, pad, prompts = int(batch["stop"]), int(batch["pad"]), rollouts.Prompts(batch["ids"], batch["mask"])
+        with torch.random.fork_rng():
+            torch.manual_seed(int(batch["seed"]))
+            replies_BR = rollouts.replies(student, prompts, self.max_new_tokens, self.temperature, pad, stop)
+        stops_BR = (replies_BR == stop).long()
+        unstopped_BR = stops_BR.cumsum(1) - stops_BR == 0  # no stop before
+        ids_BT = torch.cat([prompts.ids, replies_BR], dim=1)
+        labels_BT = torch.cat([torch.full_like(prompts.ids, packing.IGNORE), replies_BR], dim=1)
+        text_BT = torch.cat([prompts.mask.bool(), unstopped_BR], dim=1)
+        rows = [(ids[text], labels[text]) for ids, labels, text in zip(ids_BT, labels_BT, text_BT, strict=True)]
+        return packing.padded(rows)
 
 
 def divergence(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:

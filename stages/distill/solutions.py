@@ -6,28 +6,29 @@ Given problems instead of traces it learns the data's own solutions: the control
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from stages.distill import Distillation, solved
+from stages.distill import Batch, Distillation, Teacher
 from stages.lib.nets import packed
 from stages.lib.text import packing
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Params(Distillation):
+
+class Solutions(Distillation):
     method: Literal["solutions"]
     context: int = Field(256, ge=16)
 
     def one_vocabulary(self) -> bool:
         return False
 
+    def batches(self, tokenizer: "PreTrainedTokenizerFast", traces: Path) -> Callable[[int], Batch]:
+        p = self.training
+        return packing.batches(tokenizer, self.solved(traces), self.context, p.part_size, p.seed)
 
-def batches(tokenizer: Any, folder: Path, p: Params) -> Callable[[int], dict[str, Tensor]]:
-    size = p.training.batch_size // p.training.accumulation
-    return packing.batches(tokenizer, solved(folder, p), p.context, size, p.training.seed)
-
-
-def loss(student: Any, _teacher: Any, batch: dict[str, Tensor], _p: Params) -> Tensor:
-    return packed.loss(student, batch)
+    def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
+        return packed.loss(student, batch)

@@ -1,37 +1,42 @@
-"""Eval: a model artefact in, what it can do and what it costs out.
+"""Eval: a model artefact in, what it can do and what it costs out; every measure of every model is a run of its own.
 
-In   model artefact (Hugging Face folder or GGUF), documents, problems (record artefacts, the held-out split)
-Out  samples.json; metrics: parameters, bits_per_weight (scales counted), bytes (the weights file that ships), and
-     those of every technique;
-     timings: peak_memory_bytes (to load it and write the samples), and those of every technique
+In   model artefact of any runtime, records (documents or problems, the held-out split)
+Out  metrics: accuracy, bits a byte, or parameters, bits_per_weight (scales counted) and bytes (the weights file that
+     ships); timings: speeds, energy, peak memory; samples.json: what the model answers, for people to read
 
-The techniques are what is measured. Each is one file here and defines `Params` with defaults, whether it is
-`REPEATABLE`, and `score(runtime, data, params)`, numbers by name. What the same model answers alike on every run goes
-to the metrics, a DVC output; what belongs to this machine goes to the timings; what is itself a dict, item by item, to
-samples.json. A variant names no method, it is measured by all of them: the file's name is the key of its params in the
-variant.
-
+A technique is a measure; the name of its file is its key under `eval`, beside `models`, which says what is measured.
 Relative figures (share of the teacher's accuracy, size ratio) need several models and are the report's:
 `python -m stages.report`.
 """
 
-from importlib import import_module
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import create_model
-
-from stages.lib.frame import params
-
-TECHNIQUES = {name: import_module(f"{__name__}.{name}") for name in params.techniques("eval")}
-
-
-class Evaluation(params.Params):
-    """What a variant names besides the params of the techniques."""
-
-    model: params.Parent
-    documents: params.Parent
-    problems: params.Parent
+from stages.lib.frame.params import Parent, Technique
+from stages.lib.runtimes.base import Runtime
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store.records import Record
 
 
-fields: Any = {name: (technique.Params, technique.Params()) for name, technique in TECHNIQUES.items()}
-Params = create_model("Params", __base__=Evaluation, **fields)
+class Scores(NamedTuple):
+    """Numbers and texts by name. No two measures use one name."""
+
+    metrics: Mapping[str, float] = {}  # the same on every machine
+    timings: Mapping[str, float] = {}  # this machine's
+    samples: Mapping[str, Any] = {}  # for people to read, and marks item by item
+
+
+class Measure(Technique, ABC):
+    """The contract of a technique."""
+
+    records: Parent
+
+    @abstractmethod
+    def score(self, runtime: Runtime, records: list[Record]) -> Scores:
+        """What the model in the runtime gets on held-out records."""
+
+    def evaluate(self, model: Path, records: list[Record]) -> Scores:
+        """The scores of a model artefact; a measure of the artefact itself, or of opening it, has more to do here."""
+        return self.score(open_runtime(model), records)

@@ -4,8 +4,8 @@ Right means full marks from the problem's own scorer. Intervals: Wilson 1927, JA
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-`accuracy` is the mean over problems, `accuracy_macro` over families, `right` the mark of every problem. Cost: up to
-max_new_tokens steps a problem.
+`accuracy` is the mean over problems, `accuracy_macro` over families. Samples: `right`, the mark of every problem, and
+`answers`, the first problem of every family with the model's answer. Cost: up to max_new_tokens steps a problem.
 """
 
 from collections import defaultdict
@@ -15,40 +15,57 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from stages.eval.parts import held_out
-from stages.lib.frame import params
+from stages.eval import Measure, Scores
+from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.base import Runtime
-from stages.lib.store import records
-from stages.lib.text import problems
+from stages.lib.store.records import Record
+from stages.lib.text import problems as tasks
 
-REPEATABLE = True
 Z = NormalDist().inv_cdf(0.975)
 
 
-class Params(params.Params):
+class Accuracy(Measure):
     per_family: PositiveInt = 24
     max_new_tokens: PositiveInt = 128
 
+    def score(self, runtime: Runtime, records: list[Record]) -> Scores:
+        problems = first_of_each_family(records, self.per_family)
+        answers = self.answer(runtime, problems)
+        right = [tasks.correct(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
+        families: dict[str, list[bool]] = defaultdict(list)
+        examples: dict[str, dict[str, Any]] = {}
+        for problem, answer, mark in zip(problems, answers, right, strict=True):
+            families[problem["family"]].append(mark)
+            examples.setdefault(problem["family"], example(problem, answer, mark))
 
-def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, Any]:
-    asked = held_out.per_family(data.problems, p.per_family)
-    right = [problems.correct(row, text) for row, text in zip(asked, answer(runtime, asked, p), strict=True)]
-    families = defaultdict(list)
-    for row, mark in zip(asked, right, strict=True):
-        families[row["family"]].append(mark)
+        metrics = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
+        for family, marks in families.items():
+            metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
+        marks_by_id = {problem["id"]: mark for problem, mark in zip(problems, right, strict=True)}
+        return Scores(metrics, samples={"right": marks_by_id, "answers": list(examples.values())})
 
-    metrics: dict[str, Any] = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
-    for family, marks in families.items():
-        metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
-    return metrics | {"right": {row["id"]: mark for row, mark in zip(asked, right, strict=True)}}
+    def answer(self, runtime: Runtime, problems: list[Record]) -> list[str]:
+        """The model's greedy answers, without special tokens."""
+        tokenizer = runtime.tokenizer
+        prompts = [tasks.prompt_ids(tokenizer, problem["prompt"]) for problem in problems]
+        answers = runtime.generate(prompts, self.max_new_tokens, tokenizer.eos_token_id)
+        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
 
-def answer(runtime: Runtime, asked: list[records.Record], p: Params) -> list[str]:
-    """The model's greedy answers, without special tokens."""
-    tokenizer = runtime.tokenizer
-    prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in asked]
-    answers = runtime.generate(prompts, p.max_new_tokens, tokenizer.eos_token_id)
-    return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+def first_of_each_family(problems: list[Record], number: int) -> list[Record]:
+    """At most `number` problems of every family, the families in the order of their names."""
+    families: dict[str, list[Record]] = defaultdict(list)
+    for problem in problems:
+        if "family" not in problem:
+            raise UserError(f"eval.accuracy.records: record '{problem['id']}' is no problem with an answer")
+        families[problem["family"]].append(problem)
+    return [problem for name in sorted(families) for problem in families[name][:number]]
+
+
+def example(problem: Record, answer: str, correct: bool) -> dict[str, Any]:
+    """What was asked, what is right, and what the model wrote."""
+    shown = {"family": problem["family"], "prompt": problem["prompt"], "expected": problem["answer"]}
+    return shown | {"answer": answer, "correct": correct}
 
 
 def summary(right: list[bool]) -> dict[str, float]:

@@ -3,7 +3,8 @@
     bits/byte = -sum_t log2 p(x_t | x_<t) / bytes      bytes = length of the same text in UTF-8
 
 A text is cut into windows of the context; each starts at BOS, so the first tokens of a window see little of the text.
-A uniform model gives log2(V) * tokens / bytes. Cost: one forward pass over the text. T = tokens, V = vocabulary.
+A uniform model gives log2(V) * tokens / bytes. Samples: how the model continues a few of the texts. Cost: one forward
+pass over the text. T = tokens, V = vocabulary.
 """
 
 from collections.abc import Iterator
@@ -13,24 +14,39 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
+from stages.eval import Measure, Scores
 from stages.eval.parts import held_out
-from stages.lib.frame import params
 from stages.lib.runtimes.base import Runtime
+from stages.lib.store.records import Record
 
-REPEATABLE = True
+CONTINUATIONS, OPENING, LENGTH = 3, 24, 48  # texts that are continued, tokens of each that are given, and written
 
 
-class Params(params.Params):
+class BitsPerByte(Measure):
     documents: PositiveInt = 48  # spread over the held-out split
     characters: PositiveInt = 1200  # of each document
     context: int = Field(256, ge=2)  # tokens a window, BOS among them
 
+    def score(self, runtime: Runtime, records: list[Record]) -> Scores:
+        documents = held_out.texts(records, "bits_per_byte")
+        texts = [text[: self.characters] for text in held_out.spread(documents, self.documents)]
+        windows = [window for text in texts for window in cut(runtime.tokenizer, text, self.context)]
+        nats = sum(negative_log_likelihood(runtime.logits(window)[:-1], window[1:]) for window in windows)
+        bits_per_byte = nats / log(2) / sum(len(text.encode()) for text in texts)
+        return Scores({"bits_per_byte": bits_per_byte}, samples={"continuations": continuations(runtime, documents)})
 
-def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, float]:
-    texts = [row["text"][: p.characters] for row in held_out.spread(data.documents, p.documents)]
-    windows = [window for text in texts for window in cut(runtime.tokenizer, text, p.context)]
-    nats = sum(negative_log_likelihood(runtime.logits(window)[:-1], window[1:]) for window in windows)
-    return {"bits_per_byte": nats / log(2) / sum(len(text.encode()) for text in texts)}
+
+def continuations(runtime: Runtime, documents: list[str]) -> list[dict[str, str]]:
+    """[{opening, continuation}] of a few documents: how the model goes on by itself, greedily."""
+    tokenizer = runtime.tokenizer
+    texts = held_out.spread(documents, CONTINUATIONS)
+    openings = [tokenizer.encode(text, add_special_tokens=False)[:OPENING] for text in texts]
+    prompts = [[held_out.start(tokenizer), *ids] for ids in openings]
+    continued = runtime.generate(prompts, LENGTH, tokenizer.eos_token_id)
+    return [
+        {"opening": tokenizer.decode(opening), "continuation": tokenizer.decode(ids, skip_special_tokens=True)}
+        for opening, ids in zip(openings, continued, strict=True)
+    ]
 
 
 def cut(tokenizer: Any, text: str, context: int) -> Iterator[list[int]]:

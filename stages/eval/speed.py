@@ -1,51 +1,67 @@
-"""Speed and energy of one stream: prefill and decode tokens a second, joules a token.
+"""Speed, energy, memory and size: prefill and decode tokens a second of one stream, joules a token, peak memory, bytes.
 
     prefill = prompt tokens / time to the first token
     decode  = (n - 1) / (time to n tokens - time to the first)
     joules_per_token = energy of decoding n tokens / n
+    bits_per_weight = 8 * bytes of the tensors, scales among them / parameters
 
-Times are medians over the repeats, after one warm-up. Energy is stages/lib/frame/energy.py's; `energy_measured` is 1 only if
-the CPU's meter was read.
+Times are medians over the repeats, after one warm-up. `energy_measured` is 1 only if the CPU's meter was read, see
+stages/lib/frame/energy.py. `peak_memory_bytes` is what opening the model and decoding take at their peak.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from pydantic import Field, PositiveInt
 
-from stages.eval.parts import held_out
-from stages.lib.frame import params
+from stages.eval import Measure, Scores
+from stages.eval.parts import held_out, memory
 from stages.lib.frame.energy import meter
-from stages.lib.runtimes.base import Runtime
+from stages.lib.runtimes.base import Runtime, file_bytes
+from stages.lib.runtimes.open import open_runtime
+from stages.lib.store import models
+from stages.lib.store.records import Record
 
-REPEATABLE = False
 NEVER = 2**31 - 1  # no token's number: every model decodes to the end
 
 
-class Params(params.Params):
+class Speed(Measure):
     prompt_tokens: PositiveInt = 128
     new_tokens: int = Field(64, ge=2)
     repeats: PositiveInt = 5
     energy_seconds: float = Field(1.0, ge=0)  # of decoding under the meter; 0 leaves energy out
 
+    def evaluate(self, model: Path, records: list[Record]) -> Scores:
+        models.load_tokenizer(model)  # imports transformers, some 450 MB that are not the model's
+        before = memory.reset_peak()
+        runtime = open_runtime(model)
+        parameters, tensor_bytes = runtime.size()
+        size = {"parameters": parameters, "bits_per_weight": 8 * tensor_bytes / parameters, "bytes": file_bytes(model)}
+        timings = dict(self.score(runtime, records).timings)
+        if before is not None:
+            timings["peak_memory_bytes"] = memory.peak() - before
+        return Scores(size, timings)
 
-def score(runtime: Runtime, data: held_out.HeldOut, p: Params) -> dict[str, float]:
-    text, tokenizer = "\n".join(row["text"] for row in data.documents[:8]), runtime.tokenizer
-    ids = [held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
-    prompt = ids[: p.prompt_tokens]
+    def score(self, runtime: Runtime, records: list[Record]) -> Scores:
+        text, tokenizer = "\n".join(held_out.texts(records[:8], "speed")), runtime.tokenizer
+        ids = [held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+        prompt = ids[: self.prompt_tokens]
 
-    def generate(number: int) -> None:
-        runtime.generate([prompt], number, stop=NEVER)
+        def generate(number: int) -> None:
+            runtime.generate([prompt], number, stop=NEVER)
 
-    generate(p.new_tokens)
-    first = seconds(lambda: generate(1), p.repeats)
-    whole = seconds(lambda: generate(p.new_tokens), p.repeats)
-    speeds = {
-        "prefill_tokens_per_second": len(prompt) / first,
-        "decode_tokens_per_second": (p.new_tokens - 1) / max(whole - first, 1e-9),
-    }
-    return speeds | (energy(lambda: generate(p.new_tokens), p) if p.energy_seconds else {})
+        generate(self.new_tokens)
+        first = seconds(lambda: generate(1), self.repeats)
+        whole = seconds(lambda: generate(self.new_tokens), self.repeats)
+        speeds = {
+            "prefill_tokens_per_second": len(prompt) / first,
+            "decode_tokens_per_second": (self.new_tokens - 1) / max(whole - first, 1e-9),
+        }
+        if self.energy_seconds:
+            speeds |= energy(lambda: generate(self.new_tokens), self.new_tokens, self.energy_seconds)
+        return Scores(timings=speeds)
 
 
 def seconds(work: Callable[[], None], repeats: int) -> float:
@@ -57,11 +73,12 @@ def seconds(work: Callable[[], None], repeats: int) -> float:
     return median(once() for _ in range(repeats))
 
 
-def energy(work: Callable[[], None], p: Params) -> dict[str, float]:
-    tokens = 0
+def energy(work: Callable[[], None], tokens: int, least_seconds: float) -> dict[str, float]:
+    """Of work that decodes so many tokens, repeated until the time is over."""
+    decoded = 0
     with meter() as spent:
         start = perf_counter()
-        while perf_counter() - start < p.energy_seconds:
+        while perf_counter() - start < least_seconds:
             work()
-            tokens += p.new_tokens
-    return {"joules_per_token": spent["joules"] / tokens, "energy_measured": spent["energy_measured"]}
+            decoded += tokens
+    return {"joules_per_token": spent["joules"] / decoded, "energy_measured": spent["energy_measured"]}

@@ -3,30 +3,38 @@
 from functools import partial
 from pathlib import Path
 
-import cyclopts
-
 from stages.lib.frame import params, tracking
+from stages.lib.frame.errors import command
 from stages.lib.nets import losses
 from stages.lib.store import models
 from stages.lib.store import tokens as rows
-from stages.lib.training import checkpoint, loop
+from stages.lib.training import loop
+from stages.pretrain import Pretraining
 
 
-def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints: Path) -> None:
-    technique, p = params.load("pretrain", variant)
-
-    with tracking.run("pretrain", variant, p, out, inputs=[tokens, tokenizer]) as run:
-        vocabulary = models.load_tokenizer(tokenizer)
-        model = technique.build(vocabulary, p).to(models.device())
+def main(
+    variant: str,
+    *,
+    tokens: Path,
+    tokenizer: Path,
+    code: Path,
+    checkpoints: Path,
+    out: Path,
+    params_file: Path = params.PARAMS_FILE,
+) -> None:
+    technique = params.load(Pretraining, variant, params_file)
+    with tracking.run("pretrain", variant, technique, out, code, [tokens, tokenizer]) as run:
         rows.require_tokenizer(tokens, tokenizer)
-        held_out = rows.held_out(tokens, p.held_out_rows)
+        vocabulary = models.load_tokenizer(tokenizer)
+        model = models.place(technique.build(vocabulary))
+        held_out = rows.held_out(tokens, technique.held_out_rows)
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
-        if p.training:
-            place = checkpoint.place(checkpoints, p, run.digests, Path(__file__).parent)
-            size = p.training.batch_size // p.training.accumulation
+        if training := technique.training:
+            size = training.batch_size // training.accumulation
             batch = partial(rows.step_batch, rows.load(tokens, "train"), size)
-            run.timings |= loop.fit(model, batch, partial(technique.loss, model), p.training, run.curve, place)
+            place = run.place(checkpoints, technique)
+            run.timings |= loop.fit(model, batch, partial(technique.loss, model), training, run.curve, place)
         else:
             run.curve.append({"step": 0, "loss": run.metrics["loss_before"]})
         run.metrics["loss_after"] = losses.evaluate(model, held_out)
@@ -36,4 +44,4 @@ def main(variant: str, *, tokens: Path, tokenizer: Path, out: Path, checkpoints:
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

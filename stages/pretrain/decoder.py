@@ -5,17 +5,19 @@ query attention (arXiv:2305.13245), no biases, tied embeddings, fused SDPA atten
 stay as drawn from the seed: where a student begins.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
-from torch import Tensor, nn
 
-from stages.lib.nets import losses
 from stages.pretrain import Pretraining
+from stages.pretrain.parts.vocabulary import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Params(Pretraining):
+class Decoder(Pretraining):
     method: Literal["decoder"]
     hidden: PositiveInt = 256
     layers: PositiveInt = 4
@@ -26,34 +28,27 @@ class Params(Pretraining):
     seed: int = 0
 
     @model_validator(mode="after")
-    def shapes_divide(self) -> "Params":
+    def shapes_divide(self) -> "Decoder":
         if self.hidden % self.heads or self.heads % self.kv_heads:
             shapes = f"hidden {self.hidden}, heads {self.heads}, kv_heads {self.kv_heads}"
             raise ValueError(f"{shapes}: hidden must be a multiple of heads, and heads of kv_heads")
         return self
 
+    def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
+        from transformers import LlamaConfig, LlamaForCausalLM
 
-def build(tokenizer, p: Params) -> nn.Module:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(p.seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=p.hidden,
-            intermediate_size=p.ffn,
-            num_hidden_layers=p.layers,
-            num_attention_heads=p.heads,
-            num_key_value_heads=p.kv_heads,
-            max_position_embeddings=p.context,
-            tie_word_embeddings=True,
-            initializer_range=p.hidden**-0.5,  # 0.02, made for wide models, leaves narrow ones' attention flat for long
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+        torch.manual_seed(self.seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                **vocabulary(tokenizer),
+                hidden_size=self.hidden,
+                intermediate_size=self.ffn,
+                num_hidden_layers=self.layers,
+                num_attention_heads=self.heads,
+                num_key_value_heads=self.kv_heads,
+                max_position_embeddings=self.context,
+                tie_word_embeddings=True,
+                # 0.02, made for wide models, leaves narrow ones' attention flat for long
+                initializer_range=self.hidden**-0.5,
+            )
         )
-    )
-
-
-def loss(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -8,35 +8,38 @@ that a block holds weights from many: the same function, f(x; P W Q) = f(x; W), 
 in the next matrix. Queries and keys keep their rows, which RoPE rotates in pairs.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
 
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import anatomy, losses
+from stages.lib.nets import anatomy
 from stages.lib.nets.anatomy import Axis, Heads
 from stages.lib.store.hub import External, fetch
 from stages.pretrain import Pretraining
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-class Params(Pretraining):
+
+class Pretrained(Pretraining):
     method: Literal["pretrained"]
     external: External
     shuffle: NonNegativeInt | None = None  # a seed
 
+    def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
+        from transformers import AutoModelForCausalLM, GgufConfig
 
-def build(tokenizer: Any, p: Params) -> Any:
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    folder, arguments = fetch(p.external)
-    if "gguf_file" in arguments:
-        arguments["quantization_config"] = GgufConfig(gguf_file=arguments["gguf_file"], dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True, **arguments)
-    if (have := model.config.vocab_size) < len(tokenizer):
-        raise UserError(f"{p.external.source} knows {have} tokens, the tokenizer of '{p.tokens}' has {len(tokenizer)}")
-    return model if p.shuffle is None else shuffle(model, p.shuffle)
+        folder, arguments = fetch(self.external)
+        if "gguf_file" in arguments:
+            arguments["quantization_config"] = GgufConfig(gguf_file=arguments["gguf_file"], dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True, **arguments)
+        if (known := model.config.vocab_size) < len(tokenizer):
+            vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer)}"
+            raise UserError(f"{self.external.source} knows {known} tokens, {vocabulary}")
+        return model if self.shuffle is None else shuffle(model, self.shuffle)
 
 
 def shuffle(model: Any, seed: int) -> Any:
@@ -60,7 +63,3 @@ def inner_orders(heads: Heads, ffn: int, block: int, random: torch.Generator) ->
     mixed = (starts + within_KS.repeat_interleave(heads.queries // heads.keys_values, 0)).flatten()
     values = (starts[: heads.keys_values] + within_KS).flatten()
     return {Axis("ffn", block): channels, Axis("mixed", block): mixed, Axis("values", block): values}
-
-
-def loss(model: Any, ids_BT: Tensor) -> Tensor:
-    return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -9,17 +9,19 @@ student of another architecture than its teacher begins. Cost: linear in the con
 holds context x chunk x heads x state numbers, so the chunk is small.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveInt, model_validator
-from torch import Tensor, nn
 
-from stages.lib.nets import losses
 from stages.pretrain import Pretraining
+from stages.pretrain.parts.vocabulary import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Params(Pretraining):
+class StateSpace(Pretraining):
     method: Literal["state_space"]
     hidden: PositiveInt = 256
     layers: PositiveInt = 4
@@ -32,38 +34,30 @@ class Params(Pretraining):
     seed: int = 0
 
     @model_validator(mode="after")
-    def shapes_divide(self) -> "Params":
+    def shapes_divide(self) -> "StateSpace":
         inner = self.hidden * self.expand
         if inner % self.head_dim or inner // self.head_dim % self.groups:
             shapes = f"hidden {self.hidden}, expand {self.expand}, head_dim {self.head_dim}, groups {self.groups}"
             raise ValueError(f"{shapes}: hidden x expand must be a multiple of head_dim, the heads of that of groups")
         return self
 
+    def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
+        from transformers import Mamba2Config, Mamba2ForCausalLM
 
-def build(tokenizer, p: Params) -> nn.Module:
-    from transformers import Mamba2Config, Mamba2ForCausalLM
-
-    torch.manual_seed(p.seed)
-    return Mamba2ForCausalLM(
-        Mamba2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=p.hidden,
-            num_hidden_layers=p.layers,
-            expand=p.expand,
-            head_dim=p.head_dim,
-            num_heads=p.hidden * p.expand // p.head_dim,
-            state_size=p.state,
-            n_groups=p.groups,
-            conv_kernel=p.convolution,
-            chunk_size=p.chunk,
-            tie_word_embeddings=True,
-            initializer_range=p.hidden**-0.5,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+        torch.manual_seed(self.seed)
+        return Mamba2ForCausalLM(
+            Mamba2Config(
+                **vocabulary(tokenizer),
+                hidden_size=self.hidden,
+                num_hidden_layers=self.layers,
+                expand=self.expand,
+                head_dim=self.head_dim,
+                num_heads=self.hidden * self.expand // self.head_dim,
+                state_size=self.state,
+                n_groups=self.groups,
+                conv_kernel=self.convolution,
+                chunk_size=self.chunk,
+                tie_word_embeddings=True,
+                initializer_range=self.hidden**-0.5,
+            )
         )
-    )
-
-
-def loss(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -2,49 +2,54 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cyclopts
+import numpy as np
 
 from stages.lib.frame import files, params, tracking
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records, tokens
-from stages.lib.text import problems
+from stages.lib.store.records import Record
+from stages.lib.text import problems as tasks
+from stages.tokenize import Tokenization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
-def main(variant: str, *, documents: Path, problems: Path, out: Path) -> None:
-    technique, p = params.load("tokenize", variant)
-
-    with tracking.run("tokenize", variant, p, out, inputs=[documents, problems]) as run:
-        texts = [row["text"] for row in records.load(documents, "train")]
-        chats = records.load(problems, "train")
-        tokenizer = technique.train(sample(texts, chats, p), p)
-
-        train = mix(tokenizer, texts, chats, p.train_tokens, p)
-        held_texts = [row["text"] for row in records.load(documents, "held_out")]
-        held = mix(tokenizer, held_texts, records.load(problems, "held_out"), p.held_out_tokens, p)
+def main(
+    variant: str, *, documents: Path, problems: Path, code: Path, out: Path, params_file: Path = params.PARAMS_FILE
+) -> None:
+    technique = params.load(Tokenization, variant, params_file)
+    with tracking.run("tokenize", variant, technique, out, code, [documents, problems]) as run:
+        texts, held_texts = ([row["text"] for row in records.load(documents, split)] for split in ("train", "held_out"))
+        solved, held_solved = (records.load(problems, split) for split in ("train", "held_out"))
+        tokenizer = technique.train(sample(texts, solved, technique.sample_bytes or 0, technique.seed))
+        train = mix(tokenizer, texts, solved, technique.train_tokens, technique)
+        held_out = mix(tokenizer, held_texts, held_solved, technique.held_out_tokens, technique)
+        if not len(train) or not len(held_out):
+            place = f"{params_file}: tokenize.{variant}.context"
+            raise UserError(f"{place} is {technique.context}: the data do not fill a row of each kind and split")
 
         run.metrics["vocab_size"] = len(tokenizer)
         run.metrics["bytes_per_token"] = bytes_per_token(tokenizer, held_texts)
-        run.metrics |= {"train_tokens": train.size, "held_out_tokens": held.size}
+        run.metrics |= {"train_tokens": train.size, "held_out_tokens": held_out.size}
 
         with files.writing(out / "tokenizer") as folder:
             tokenizer.save_pretrained(folder)
         about = {
             "vocab_size": len(tokenizer),
-            "context": p.context,
+            "context": technique.context,
             "tokenizer": files.digest(out / "tokenizer" / "tokenizer.json"),
         }
-        tokens.save(out / "tokens", about, train=train, held_out=held)
+        tokens.save(out / "tokens", about, train=train, held_out=held_out)
 
 
-def sample(texts: list[str], chats: list[records.Record], p: Any) -> Iterator[str]:
-    """Text to learn the vocabulary from: documents and problems drawn until `sample_bytes`, half of it each at most."""
-    import numpy as np
-
-    order = np.random.default_rng(p.seed)
-    for pool in (texts, [f"{row['prompt']}\n{row['solution']}" for row in chats]):
-        left = p.sample_bytes // 2
+def sample(texts: list[str], solved: list[Record], size: int, seed: int) -> Iterator[str]:
+    """Text to learn the vocabulary from: documents and problems drawn until `size` bytes, half of it each at most."""
+    order = np.random.default_rng(seed)
+    for pool in (texts, [f"{row['prompt']}\n{row['solution']}" for row in solved]):
+        left = size // 2
         for i in order.permutation(len(pool)):
             if left <= 0:
                 break
@@ -52,26 +57,28 @@ def sample(texts: list[str], chats: list[records.Record], p: Any) -> Iterator[st
             left -= len(pool[i])
 
 
-def mix(tokenizer: Any, texts: list[str], chats: list[records.Record], budget: int, p: Any) -> Any:
-    """Rows of documents and of problems in the asked proportion, shuffled; (N, context)."""
-    import numpy as np
-
+def mix(
+    tokenizer: "PreTrainedTokenizerFast", texts: list[str], solved: list[Record], budget: int, p: Tokenization
+) -> np.ndarray:
+    """Rows of problems and of documents in the wanted proportion, shuffled; (N, context), none if one kind has none."""
     order = np.random.default_rng(p.seed)
-    solved = (
-        problems.chat_ids(tokenizer, chats[i]["prompt"], chats[i]["solution"]) for i in order.permutation(len(chats))
+    chats = (
+        tasks.chat_ids(tokenizer, solved[i]["prompt"], solved[i]["solution"]) for i in order.permutation(len(solved))
     )
     prose = encode(tokenizer, [texts[i] for i in order.permutation(len(texts))])
-    problem_rows = tokens.pack(take(solved, round(budget * p.problem_share)), p.context, len(tokenizer))
+    problem_rows = tokens.pack(take(chats, round(budget * p.problem_share)), p.context, len(tokenizer))
     prose_rows = tokens.pack(take(prose, budget - problem_rows.size), p.context, len(tokenizer))
     if not len(problem_rows) or not len(prose_rows):
-        raise UserError(f"params.yaml: tokenize.*.context is {p.context}: the data do not fill one such row")
+        return problem_rows[:0]
     rows = np.concatenate([problem_rows, prose_rows])
     return rows[order.permutation(len(rows))]
 
 
-def encode(tokenizer: Any, texts: list[str]) -> Iterator[list[int]]:
+def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> Iterator[list[int]]:
+    """Each document's token ids, from its start token on."""
+    start: Any = tokenizer.bos_token_id
     for text in texts:
-        yield [tokenizer.bos_token_id, *tokenizer.encode(text, add_special_tokens=False)]
+        yield [start, *tokenizer.encode(text, add_special_tokens=False)]
 
 
 def take(sequences: Iterator[list[int]], budget: int) -> Iterator[list[int]]:
@@ -83,9 +90,9 @@ def take(sequences: Iterator[list[int]], budget: int) -> Iterator[list[int]]:
         budget -= len(ids)
 
 
-def bytes_per_token(tokenizer: Any, texts: list[str]) -> float:
+def bytes_per_token(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> float:
     return sum(len(text.encode()) for text in texts) / sum(len(ids) - 1 for ids in encode(tokenizer, texts))
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)

@@ -6,34 +6,37 @@ spaces before punctuation. The splittings are those that llama.cpp calls by thes
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stages.lib.frame.errors import UserError
 from stages.lib.store.hub import External, fetch
 from stages.tokenize import Tokenization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 SPLITTINGS = ("gpt-2", "smollm")  # smollm: every digit apart, then as gpt-2
 CONTROL, USER_DEFINED = 3, 4  # llama.cpp's token types
 SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding"}  # here, in the file
 
 
-class Params(Tokenization):
+class Pretrained(Tokenization):
     method: Literal["pretrained"]
     external: External
+    sample_bytes: None = None
 
+    def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
+        from transformers import AutoTokenizer
 
-def train(_texts: Iterable[str], p: Params):
-    from transformers import AutoTokenizer
-
-    folder, arguments = fetch(p.external)
-    inside = contents(folder / arguments["gguf_file"]) if arguments else {}
-    if inside.get("model") == "gpt2":
-        tokenizer = byte_level(inside, p.external.source)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
-    if not tokenizer.chat_template:
-        raise UserError(f"{p.external.source} has no chat template: problems cannot be put to it")
-    return tokenizer
+        folder, arguments = fetch(self.external)
+        inside = contents(folder / arguments["gguf_file"]) if arguments else {}
+        if inside.get("model") == "gpt2":
+            tokenizer = byte_level(inside, self.external.source)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+        if not tokenizer.chat_template:
+            raise UserError(f"{self.external.source} has no chat template: problems cannot be put to it")
+        return tokenizer
 
 
 def contents(file: Path) -> dict[str, Any]:
@@ -45,7 +48,8 @@ def contents(file: Path) -> dict[str, Any]:
     return {name.removeprefix("tokenizer.").removeprefix("ggml."): fields[name].contents() for name in names}
 
 
-def byte_level(inside: dict[str, Any], source: str):
+def byte_level(inside: dict[str, Any], source: str) -> "PreTrainedTokenizerFast":
+    """The tokenizer that a GGUF file describes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -7,33 +7,35 @@ SentencePiece and not the trainer of tokenizers, which gives another vocabulary 
 import io
 from collections.abc import Iterable
 from itertools import chain
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from stages.tokenize import Tokenization
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
-class Params(Tokenization):
+
+class Unigram(Tokenization):
     method: Literal["unigram"]
     vocab_size: int = Field(2048, ge=512, le=65_536)
 
+    def train(self, texts: Iterable[str]) -> "PreTrainedTokenizerFast":
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-def train(texts: Iterable[str], p: Params):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from stages.tokenize.parts import special_tokens
 
-    from stages.tokenize.parts import special_tokens
-
-    split = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    words = (word for text in texts for word, _ in split.pre_tokenize_str(text))
-    special = [(token, 0.0) for token in special_tokens.SPECIAL]
-    learnt = pieces(words, p.vocab_size - len(special), pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.Unigram(special + learnt, unk_id=0))
-    tokenizer.pre_tokenizer = split
-    tokenizer.decoder = decoders.ByteLevel()
-    return special_tokens.finish(tokenizer)
+        split = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        words = (word for text in texts for word, _ in split.pre_tokenize_str(text))
+        special = [(token, 0.0) for token in special_tokens.SPECIAL]
+        learnt = pieces(words, self.vocab_size - len(special), pre_tokenizers.ByteLevel.alphabet())
+        tokenizer = Tokenizer(models.Unigram(special + learnt, unk_id=0))
+        tokenizer.pre_tokenizer = split
+        tokenizer.decoder = decoders.ByteLevel()
+        return special_tokens.finish(tokenizer)
 
 
 def pieces(words: Iterable[str], count: int, alphabet: Iterable[str]) -> list[tuple[str, float]]:

@@ -1,29 +1,32 @@
 """Answers of a teacher behind any OpenAI-compatible endpoint: llama.cpp's server, vLLM, Ollama, or a paid one.
 
 Sequence-level distillation from a black box: Kim & Rush 2016, arXiv:1606.07947; which answers are kept, stages/traces/
-parts/answers.py says. With `evolve`, the teacher first makes new prompts of the data's, in that many rounds (Evol-Instruct,
-arXiv:2304.12244), and the student learns its answers to those (Orca, arXiv:2306.02707). `model:` is the model whose
-tokenizer the recording is for; it is not run. Cost: `count` x `attempts` requests at most, `evolve` + 1 times.
+parts/answers.py says. With `evolve`, the teacher first makes new prompts of the data's, in that many rounds
+(Evol-Instruct, arXiv:2304.12244), and the student learns its answers to those (Orca, arXiv:2306.02707). Cost:
+`count` x `attempts` requests at most, `evolve` + 1 times.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from stages.lib.store import records
 from stages.lib.store.records import Record
-from stages.traces.parts import answers, endpoint_client, evolution
+from stages.traces.parts import evolution
+from stages.traces.parts.answers import Answers, Writer, drawn
+from stages.traces.parts.endpoint_client import Client
 
 
-class Params(answers.Sampling):
+class Endpoint(Answers):
     method: Literal["endpoint"]
     url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
     name: str = "default"  # of the model, as the endpoint calls it
     concurrency: PositiveInt = 4  # requests at a time
     requests_per_second: PositiveFloat | None = None
-    retries: NonNegativeInt = 5
-    backoff: PositiveFloat = 1.0  # seconds before the first retry; doubles with each
+    retries: NonNegativeInt = 5  # of a request, each after twice the pause of the one before, or as the endpoint says
     timeout: PositiveFloat = 120.0  # seconds
     price_per_million_input: NonNegativeFloat = 0.0  # of tokens, in any currency
     price_per_million_output: NonNegativeFloat = 0.0
@@ -31,20 +34,42 @@ class Params(answers.Sampling):
     prompt_words: PositiveInt = 150  # of an evolved prompt, at most
 
     @model_validator(mode="after")
-    def verifiable(self) -> "Params":
+    def evolution_fits(self) -> "Endpoint":
         if self.evolve and self.choose == "verifier":
             raise ValueError("evolved prompts have no scorer: `choose` must be self_consistency or first")
+        if not self.evolve:
+            self.refuse_idle("prompt_words", "with evolve above 0")
         return self
 
+    def open(self, model: Path | None, place: Path) -> "EndpointWriter":
+        return EndpointWriter(self, place)
 
-def open_teacher(_model: Path, place: Path, p: Params) -> endpoint_client.Endpoint:
-    return endpoint_client.Endpoint(p, place)
+    def record(self, teacher: Writer, source: Path) -> Iterator[Record]:
+        if not self.evolve:
+            yield from super().record(teacher, source)
+            return
+        problems = records.load(source / "records", "train")
+        seeds = [row for rows in drawn(problems, self.seed, self.count, self.batch_size) for row in rows]
+        ask = partial(teacher.reply, 0)
+        yield from self.kept(evolution.evolve(seeds, ask, self.evolve, self.prompt_words, self.seed), ask)
 
 
-def record(teacher: Any, _tokenizer: Any, problems: list[Record], _rows: Any, p: Params) -> Iterator[Record]:
-    batches = answers.drawn(problems, p)
-    if p.evolve:
-        seeds = [row for batch in batches for row in batch]
-        batches = [evolution.evolve(seeds, teacher.ask, p.evolve, p.prompt_words, p.seed)]
-    for asked in batches:
-        yield from answers.kept(asked, teacher.ask, p)
+class EndpointWriter(Writer):
+    """One prompt a request; every attempt has a seed of its own."""
+
+    def __init__(self, p: Endpoint, place: Path):
+        self.p = p
+        self.client = Client(p.url, p.name, place, p.timeout, p.retries, p.concurrency, p.requests_per_second)
+
+    def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
+        """A reply that was cut short counts as none."""
+        sampling = {"temperature": self.p.temperature, "seed": self.p.seed + attempt}
+        found = self.client.ask(prompts, max_tokens=self.p.max_new_tokens, **sampling)
+        return [answer["text"] if answer["finish"] != "length" else "" for answer in found]
+
+    def spent(self) -> dict[str, float]:
+        """Requests, tokens and their price, of all that this recording asked for, now or before a kill."""
+        spent = self.client.spent()
+        prices = self.p.price_per_million_input, self.p.price_per_million_output
+        tokens = spent["prompt_tokens"], spent["completion_tokens"]
+        return spent | {"cost": sum(count * price / 1e6 for count, price in zip(tokens, prices, strict=True))}

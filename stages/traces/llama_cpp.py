@@ -4,35 +4,42 @@
 that one doesn't. Cost: `count` x `attempts` replies at most, eight at a time. The same seed gives the same samples.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Parent
 from stages.lib.runtimes.base import Runtime
-from stages.lib.runtimes.open import open_runtime
-from stages.lib.store.records import Record
-from stages.lib.text import problems as tasks
-from stages.traces.parts import answers
+from stages.lib.text import problems
+from stages.traces.parts.answers import Answers, Writer
 
 
-class Params(answers.Sampling):
+class LlamaCpp(Answers):
     method: Literal["llama_cpp"]
+    model: Parent
+
+    def open(self, model: Path | None, place: Path) -> "RuntimeWriter":
+        from stages.lib.runtimes import llama_cpp, mainstream
+
+        assert model, "the stage gives one to every technique with the parameter `model`"
+        file = model / "model.gguf"
+        if not file.is_file():
+            raise UserError(
+                f"{model} has no model.gguf: `model` of a llama_cpp trace is a variant of export with a GGUF"
+            )
+        runtime = mainstream.Mainstream if mainstream.needed(file) else llama_cpp.LlamaCpp
+        return RuntimeWriter(runtime(model), self)
 
 
-def open_teacher(model: Path, _place: Path, _p: Params) -> Runtime:
-    if not (model / "model.gguf").is_file():
-        raise UserError(f"{model} has no model.gguf: `model` of a llama_cpp trace is a variant of export with a GGUF")
-    return open_runtime(model)
+class RuntimeWriter(Writer):
+    """Every attempt at every batch has a seed of its own."""
 
+    def __init__(self, runtime: Runtime, p: LlamaCpp):
+        self.runtime, self.p = runtime, p
 
-def record(teacher: Any, tokenizer: Any, problems: list[Record], _rows: Any, p: Params) -> Iterator[Record]:
-    for number, asked in enumerate(answers.drawn(problems, p)):
-
-        def ask(prompts: list[str], attempt: int, number: int = number) -> list[str]:
-            ids = [tasks.prompt_ids(tokenizer, prompt) for prompt in prompts]
-            seed = p.seed + number * p.attempts + attempt
-            out = teacher.generate(ids, p.max_new_tokens, tokenizer.eos_token_id, p.temperature, seed)
-            return tokenizer.batch_decode(out, skip_special_tokens=True)
-
-        yield from answers.kept(asked, ask, p)
+    def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
+        p, tokenizer = self.p, self.runtime.tokenizer
+        ids = [problems.prompt_ids(tokenizer, prompt) for prompt in prompts]
+        seed = p.seed + batch * p.attempts + attempt
+        replies = self.runtime.generate(ids, p.max_new_tokens, tokenizer.eos_token_id, p.temperature, seed)
+        return tokenizer.batch_decode(replies, skip_special_tokens=True)

@@ -6,29 +6,45 @@ for k = 64 of 49,152 (stages/lib/store/topk.py). R rows, T positions, V vocabula
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
-from stages.traces import Recording
+from stages.lib.store import tokens, traces
+from stages.traces import Distributions
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-class Params(Recording):
+class Logits(Distributions):
     method: Literal["logits"]
     rows: PositiveInt  # of the token artefact's training rows, from the first
     k: int = Field(16, ge=2)
     temperature: PositiveFloat = 2.0
-    batch_size: PositiveInt = 32
+    batch_size: PositiveInt = 32  # rows of a shard
 
+    def made_of(self, model: Path | None, source: Path) -> dict[str, str]:
+        assert model
+        tokens.require_tokenizer(source / "tokens", model)
+        tokenizer = tokens.about(source / "tokens")["tokenizer"]
+        rows = {"tokenizer": tokenizer, "tokens": files.digest(source / "tokens")}
+        return super().made_of(model, source) | rows
 
-@torch.no_grad()
-def record(teacher: Any, _tokenizer: Any, _problems: Any, rows: Any, p: Params) -> Iterator[dict[str, Any]]:
-    if p.k >= (vocab := teacher.config.vocab_size):
-        raise UserError(f"params.yaml: k is {p.k}, but the teacher's vocabulary has only {vocab} tokens")
-    for first in range(0, min(p.rows, len(rows)), p.batch_size):
-        ids_RT = torch.from_numpy(rows[first : min(first + p.batch_size, p.rows)].astype("int64"))
-        logits_RTV = teacher(input_ids=ids_RT.to(teacher.device), use_cache=False).logits
-        logprob_RTK, index_RTK = (logits_RTV.float() / p.temperature).log_softmax(-1).topk(p.k)
-        yield {"ids": ids_RT, "index": index_RTK.cpu(), "logprob": logprob_RTK.cpu(), "vocab": vocab}
+    @torch.no_grad()
+    def record(self, teacher: "PreTrainedModel", source: Path) -> Iterator[traces.Shard]:
+        rows = tokens.load(source / "tokens", "train")
+        if self.k >= (vocab := teacher.config.vocab_size):
+            raise UserError(f"params.yaml: k is {self.k}, but the teacher's vocabulary has only {vocab} tokens")
+        for first in range(0, min(self.rows, len(rows)), self.batch_size):
+            ids_RT = torch.from_numpy(rows[first : min(first + self.batch_size, self.rows)].astype("int64"))
+            logits_RTV = teacher(input_ids=ids_RT.to(teacher.device), use_cache=False).logits
+            logprob_RTK, index_RTK = (logits_RTV.float() / self.temperature).log_softmax(-1).topk(self.k)
+            yield traces.Shard(ids_RT, index_RTK.cpu(), logprob_RTK.cpu(), vocab)
+
+    def measure(self, teacher: "PreTrainedModel", records: Path) -> dict[str, float]:
+        return traces.fidelity(records, teacher, self.temperature)

@@ -3,31 +3,39 @@
 Or by majority, or unverified: see stages/traces/parts/answers.py. Cost: `count` x `attempts` replies at most.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
-from stages.lib.store.records import Record
-from stages.lib.text import problems as tasks
-from stages.traces.parts import answers
+from stages.lib.frame.params import Parent
+from stages.lib.sampling import rollouts
+from stages.lib.store import models
+from stages.lib.text import problems
+from stages.traces.parts.answers import Answers, Writer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Params(answers.Sampling):
+class Solutions(Answers):
     method: Literal["solutions"]
+    model: Parent
+
+    def open(self, model: Path | None, place: Path) -> "TransformersWriter":
+        assert model, "the stage gives one to every technique with the parameter `model`"
+        return TransformersWriter(models.load(model), models.load_tokenizer(model), self)
 
 
-def record(teacher: Any, tokenizer: Any, problems: list[Record], _rows: Any, p: Params) -> Iterator[Record]:
-    torch.manual_seed(p.seed)
-    for asked in answers.drawn(problems, p):
-        yield from answers.kept(asked, lambda prompts, _: generate(teacher, tokenizer, prompts, p), p)
+class TransformersWriter(Writer):
+    """Draws one reply after the other from one generator, seeded when it is opened."""
 
+    def __init__(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", p: Solutions):
+        self.model, self.tokenizer, self.p = model, tokenizer, p
+        torch.manual_seed(p.seed)
 
-@torch.no_grad()
-def generate(teacher: Any, tokenizer: Any, prompts: list[str], p: Params) -> list[str]:
-    """One reply to each prompt, padded on the left so that all are written at once."""
-    ids = [tasks.prompt_ids(tokenizer, prompt) for prompt in prompts]
-    batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(teacher.device)
-    sampling = {"do_sample": True, "temperature": p.temperature, "top_k": 0} if p.temperature else {"do_sample": False}
-    out = teacher.generate(**batch, max_new_tokens=p.max_new_tokens, pad_token_id=tokenizer.pad_token_id, **sampling)
-    return tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
+        p, pad = self.p, cast(int, self.tokenizer.pad_token_id)
+        padded = rollouts.padded(self.tokenizer, [problems.prompt_ids(self.tokenizer, prompt) for prompt in prompts])
+        replies_BR = rollouts.replies(self.model, padded, p.max_new_tokens, p.temperature, pad)
+        return self.tokenizer.batch_decode(replies_BR, skip_special_tokens=True)

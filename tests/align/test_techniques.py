@@ -1,15 +1,17 @@
 """What every alignment technique must hold. A new file in stages/align/ is picked up here."""
 
 import copy
-from importlib import import_module
 
 import pytest
 import torch
 
+from stages.align import __main__ as stage
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import calibrate, rounding
 from stages.lib.store import adapters
 from stages.lib.text import problems
+from stages.lib.training import loop
 
 PAIRS = [
     {"id": str(n), "family": "f", "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": f"#### {n + 1}"}
@@ -18,22 +20,37 @@ PAIRS = [
 PROBLEMS = [{"id": pair["id"], "prompt": pair["prompt"], "solution": pair["chosen"]} for pair in PAIRS]
 
 
+PARENTS = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
+TRAINING = {"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0}
+
+
 @pytest.fixture(params=params.techniques("align"))
-def technique(request):
-    return import_module(f"stages.align.{request.param}")
+def name(request):
+    return request.param
 
 
-def align(technique, model, tokenizer, folder, adapter=None):
-    name = technique.__name__.rsplit(".", 1)[1]
-    p = technique.Params(
-        method=name, model="a/b", problems="a/b", examples="a/b", context=64, lora=adapter,
-        training={"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0},
-    )  # fmt: skip
-    examples = PAIRS if name == "dpo" else PROBLEMS
-    curve: list[dict[str, float]] = []
-    wrapped = adapters.wrap(model, adapter)
-    technique.align(wrapped, tokenizer, PROBLEMS, examples, p, curve, folder / "checkpoints")
-    return adapters.merge(wrapped, adapter), curve
+def make(name, training=None, **more):
+    kind = params.technique_class("align", name)
+    return kind(method=name, **PARENTS, context=64, training=TRAINING | (training or {}), **more)
+
+
+def align(technique, model, tokenizer, folder, stop_after=None):
+    """As the stage does it."""
+    examples = PAIRS if technique.method == "dpo" else PROBLEMS
+    reference, curve = stage.unchanged(copy.deepcopy(model)), []
+    policy = adapters.wrap(model, technique.lora)
+    if technique.lora:
+        reference = stage.adapters_off(policy)
+    batches = technique.batches(tokenizer, PROBLEMS, examples)
+
+    def stopping(index):
+        if index == stop_after:
+            raise KeyboardInterrupt
+        return batches(index)
+
+    loop.fit(policy, stopping, lambda batch: technique.loss(policy, reference, batch), technique.training, curve,
+             folder / "checkpoints")  # fmt: skip
+    return adapters.merge(policy, technique.lora), curve
 
 
 @torch.no_grad()
@@ -51,22 +68,64 @@ def margin(model, tokenizer):
     return sides["chosen"] - sides["rejected"]
 
 
-def test_it_prefers_the_right_replies_more_than_before(technique, tiny, tokenizer, tmp_path):
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_it_prefers_the_right_replies_more_than_before(name, tiny, tokenizer, tmp_path):
     before = margin(tiny, tokenizer)
-    model, curve = align(technique, tiny, tokenizer, tmp_path)
+    model, curve = align(make(name), tiny, tokenizer, tmp_path)
     assert margin(model, tokenizer) > before + 1
     assert [row["step"] for row in curve] == list(range(1, 13))
 
 
-def test_the_same_seed_gives_the_same_weights(technique, tiny, tokenizer, tmp_path):
-    one, _ = align(technique, copy.deepcopy(tiny), tokenizer, tmp_path / "1")
-    two, _ = align(technique, copy.deepcopy(tiny), tokenizer, tmp_path / "2")
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+def test_the_same_seed_gives_the_same_weights(name, tiny, tokenizer, tmp_path):
+    one, _ = align(make(name), copy.deepcopy(tiny), tokenizer, tmp_path / "1")
+    two, _ = align(make(name), copy.deepcopy(tiny), tokenizer, tmp_path / "2")
+    assert same(one, two)
 
 
-def test_with_lora_only_low_rank_changes_are_made(technique, tiny, tokenizer, tmp_path):
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.1}])
+def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(name, lora, tiny, tokenizer, tmp_path, monkeypatch):
+    technique = make(name, {"steps": 6}, lora=lora)
+    torch.manual_seed(0)
+    whole, curve = align(technique, copy.deepcopy(tiny), tokenizer, tmp_path / "whole")
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every step
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        align(technique, copy.deepcopy(tiny), tokenizer, tmp_path / "cut", stop_after=4)
+    assert (tmp_path / "cut" / "checkpoints" / "state.safetensors").exists()
+    torch.manual_seed(0)
+    resumed, curve_resumed = align(technique, copy.deepcopy(tiny), tokenizer, tmp_path / "cut")
+    assert same(whole, resumed) and curve == curve_resumed
+
+
+CHANGES = {
+    "accumulation": 2, "lr": 1e-3, "optimizer": "adamw", "schedule": "wsd", "warmup": 0.5, "lr_floor": 0.9,
+    "weight_decay": 0.5, "clip": 0.01, "precision": "bfloat16", "keep_zeros": True,
+    "fake_quantize": {"weights": "ternary"}, "seed": 1, "steps": 7, "batch_size": 3,
+}  # fmt: skip
+
+
+def test_every_parameter_of_training_does_something(name, tiny, tokenizer, tmp_path):
+    """But `decay`, which counts with wsd only, and `checkpoint_seconds`."""
+    for layer in calibrate.linears(tiny).values():
+        layer.weight.data[:, ::4] = 0
+
+    def run(training):
+        given = {"steps": 6, "warmup": 0.2, "lr_floor": 0.1} | training
+        return align(make(name, given), copy.deepcopy(tiny), tokenizer, tmp_path)[0]
+
+    plain = run({"precision": "float32"})
+    for key, value in CHANGES.items():
+        assert not same(plain, run({"precision": "float32", key: value})), key
+    one, two = (run({"precision": "float32", "schedule": "wsd", "decay": decay}) for decay in (0.2, 0.9))
+    assert not same(one, two)
+
+
+def test_with_lora_only_low_rank_changes_are_made(name, tiny, tokenizer, tmp_path):
     before = copy.deepcopy(tiny)
-    model, _ = align(technique, tiny, tokenizer, tmp_path, adapters.LoRA(rank=2))
+    model, _ = align(make(name, lora={"rank": 2}), tiny, tokenizer, tmp_path)
     assert model.state_dict().keys() == before.state_dict().keys()
     for name, weight in before.state_dict().items():
         change = model.state_dict()[name] - weight
@@ -76,12 +135,19 @@ def test_with_lora_only_low_rank_changes_are_made(technique, tiny, tokenizer, tm
             assert not change.any(), name
 
 
-def test_records_of_the_wrong_kind_are_refused(tiny, tokenizer, tmp_path):
-    from stages.align import dpo
+def test_zeros_are_kept_and_rounded_weights_are_ternary(name, tiny, tokenizer, tmp_path):
+    for layer in calibrate.linears(tiny).values():
+        layer.weight.data[:, ::2] = 0
+    sparse, _ = align(make(name, {"keep_zeros": True}), copy.deepcopy(tiny), tokenizer, tmp_path / "1")
+    for layer in calibrate.linears(sparse).values():
+        assert not layer.weight[:, ::2].any() and (layer.weight[:, 1::2] != 0).float().mean() > 0.99
+    rounded, _ = align(make(name, {"fake_quantize": {"weights": "ternary"}}), tiny, tokenizer, tmp_path / "2")
+    rounding.require_ternary(rounded, "align.mine")
 
-    p = dpo.Params(method="dpo", model="a/b", problems="a/b", examples="a/b", training={"steps": 1})
+
+def test_records_of_the_wrong_kind_are_refused(tokenizer):
     with pytest.raises(UserError, match="preference pairs; chosen, rejected missing"):
-        dpo.align(tiny, tokenizer, PROBLEMS, PROBLEMS, p, [], tmp_path)
+        make("dpo").batches(tokenizer, PROBLEMS, PROBLEMS)
 
 
 KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}
@@ -90,13 +156,14 @@ KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}
 @pytest.mark.parametrize(
     ("entry", "training", "complaint"),
     [
-        ({"method": "dpo"}, KEPT, "trl's trainer moves every weight"),
+        ({"method": "dpo", "lora": {}}, KEPT, "adapters are added to every weight"),
         ({"method": "sft", "lora": {}}, KEPT, "adapters are added to every weight"),
-        ({"method": "dpo"}, TERNARY, "trl's trainer rounds no weights"),
+        ({"method": "dpo", "lora": {}}, TERNARY, "adapters are added to the rounded weights"),
         ({"method": "sft", "lora": {}}, TERNARY, "adapters are added to the rounded weights"),
+        ({"method": "sft"}, {"decay": 0.5}, "decay is 0.5, but it counts only with `schedule: wsd`"),
+        ({"method": "sft"}, {"batch_size": 4, "accumulation": 3}, "batch_size 4 can't be worked off in 3 equal parts"),
     ],
 )
 def test_what_training_could_not_hold_is_not_promised(entry, training, complaint):
-    parents = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
     with pytest.raises(UserError, match=f"params.yaml: align.mine.* {complaint}"):
-        params.technique("align", "mine", entry | parents | {"training": {"steps": 1} | training})
+        params.technique("align", "mine", entry | PARENTS | {"training": {"steps": 1} | training})

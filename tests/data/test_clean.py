@@ -34,5 +34,20 @@ def test_split_does_not_depend_on_order_and_changes_with_the_seed(texts):
     assert len(train) + len(held_out) == len(rows)
 
 
+def test_held_out_is_the_share_that_was_asked_for():
+    """Of 4,000 records; a share and its complement would differ by 22 standard deviations or more."""
+    rows = [document(f"record {n}") for n in range(4000)]
+    for share in (0.1, 0.3, 0.8):
+        _, held_out = clean.split(rows, share, seed=0)
+        assert abs(len(held_out) - 4000 * share) < 4 * (4000 * share * (1 - share)) ** 0.5
+
+
+def test_records_that_bring_their_split_keep_it():
+    rows = [document(f"record {n}") | {"split": ("train", "held_out")[n % 2]} for n in range(50)]
+    train, held_out = clean.split(rows, 0.05, seed=0)
+    assert [row["text"] for row in held_out] == [row["text"] for row in rows[1::2]]
+    assert "split" not in train[0]
+
+
 def test_normalise_by_hand():
     assert clean.normalise(document("cafe\u0301 \r\n\n\n\nend  "))["text"] == "caf\u00e9\n\nend"

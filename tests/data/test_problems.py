@@ -9,6 +9,7 @@ from stages.data.parts import worked
 from stages.lib.frame.errors import UserError
 from stages.lib.text import problems as tasks
 
+WORKED = Path("stages/data/parts/worked.py")
 FAMILIES = {
     "chain_sum": {"min_terms": 2, "max_terms": 4, "max_digits": 2},
     "gcd": {"max_value": 90},
@@ -23,8 +24,8 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def rows():
-    p = problems.Params(method="problems", source="x", licence="none", families=FAMILIES, per_family=30)
-    return list(problems.read(Path("stages/data/parts/worked.py"), p))
+    technique = problems.Problems(method="problems", source="x", licence="none", families=FAMILIES, per_family=30)
+    return list(technique.records(WORKED))
 
 
 def test_every_worked_solution_gets_full_marks(rows):
@@ -35,6 +36,12 @@ def test_every_worked_solution_gets_full_marks(rows):
 def test_a_wrong_or_missing_answer_does_not(rows):
     assert not tasks.correct(rows[0], "#### 123456")
     assert tasks.score(rows[0], rows[0]["answer"]) == 0  # never says which is the answer
+
+
+def test_a_solution_is_its_steps_and_its_answer(rows):
+    for row in rows:
+        assert tasks.extract(row["solution"]) == row["answer"]
+        assert tasks.solution(tasks.steps(row["solution"]), row["answer"]) == row["solution"]
 
 
 def test_steps_by_hand():
@@ -55,10 +62,10 @@ def test_every_equation_in_the_steps_is_true(rows):
 
 def test_unknown_family_and_setting_are_refused():
     def first(families):
-        p = problems.Params(method="problems", source="x", licence="none", families=families, per_family=5)
-        return next(problems.read(Path("stages/data/parts/worked.py"), p))
+        technique = problems.Problems(method="problems", source="x", licence="none", families=families, per_family=5)
+        return next(technique.records(WORKED))
 
-    with pytest.raises(UserError, match="reasoning-gym has no 'chain_some'.*chain_sum"):
+    with pytest.raises(UserError, match="reasoning-gym has no family 'chain_some'.*chain_sum"):
         first({"chain_some": {}})
     with pytest.raises(UserError, match="'gcd' cannot be made with"):
         first({"gcd": {"max_valu": 3}})

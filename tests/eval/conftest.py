@@ -5,12 +5,15 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def data(texts):
+def documents(texts):
+    return [{"id": str(n), "source": "moby-dick", "text": text} for n, text in enumerate(texts)]
+
+
+@pytest.fixture(scope="session")
+def problems():
     from reasoning_gym import create_dataset
 
-    from stages.eval.parts.held_out import HeldOut
-
-    problems = [
+    return [
         {
             "id": f"{family}-{number}",
             "family": family,
@@ -22,7 +25,6 @@ def data(texts):
         for family in ("chain_sum", "gcd", "spell_backward")
         for number, entry in enumerate(create_dataset(family, size=5, seed=1))
     ]
-    return HeldOut([{"id": str(n), "source": "moby-dick", "text": text} for n, text in enumerate(texts)], problems)
 
 
 @pytest.fixture(scope="session")
@@ -54,5 +56,5 @@ class Oracle:
 
 
 @pytest.fixture
-def oracle(tokenizer, data):
-    return Oracle(tokenizer, data.problems)
+def oracle(tokenizer, problems):
+    return Oracle(tokenizer, problems)

@@ -21,24 +21,62 @@ class Metronome:
         return [[5] * max_new_tokens for _ in prompts]
 
 
-def test_speeds_are_those_of_a_model_of_known_speed(tokenizer, data):
-    p = speed.Params(prompt_tokens=100, new_tokens=32, repeats=5, energy_seconds=0)
+def measure(**more):
+    return speed.Speed(records="data/corpus", **more)
 
-    scores = speed.score(Metronome(tokenizer), data, p)
+
+def test_speeds_are_those_of_a_model_of_known_speed(tokenizer, documents):
+    technique = measure(prompt_tokens=100, new_tokens=32, repeats=5, energy_seconds=0)
+
+    scores = technique.score(Metronome(tokenizer), documents).timings
 
     assert set(scores) == {"prefill_tokens_per_second", "decode_tokens_per_second"}
     assert scores["prefill_tokens_per_second"] == pytest.approx(100 / SECONDS["first"], rel=0.3)
     assert scores["decode_tokens_per_second"] == pytest.approx(1 / SECONDS["token"], rel=0.3)
 
 
-def test_energy_is_a_few_watts_and_says_whether_it_was_measured(tokenizer, data):
-    p = speed.Params(prompt_tokens=10, new_tokens=16, repeats=1, energy_seconds=0.3)
+def test_energy_is_a_few_watts_and_says_whether_it_was_measured(tokenizer, documents):
+    technique = measure(prompt_tokens=10, new_tokens=16, repeats=1, energy_seconds=0.3)
 
-    scores = speed.score(Metronome(tokenizer), data, p)
+    scores = technique.score(Metronome(tokenizer), documents).timings
 
     watts = scores["joules_per_token"] * 16 / (SECONDS["first"] + 15 * SECONDS["token"])
     assert 0.5 < watts < 2000
     assert scores["energy_measured"] in (0, 1)
+
+
+class Diary:
+    """Writes down what it is asked for."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.asked = tokenizer, []
+
+    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+        self.asked.append((len(prompts[0]), max_new_tokens))
+        return [[5] * max_new_tokens for _ in prompts]
+
+
+def test_it_asks_for_so_many_tokens_so_often(tokenizer, documents):
+    """After one warm-up: as often the first token alone, and all of them."""
+    diary = Diary(tokenizer)
+
+    measure(prompt_tokens=100, new_tokens=32, repeats=3, energy_seconds=0).score(diary, documents)
+
+    assert diary.asked == [(100, 32), *[(100, 1)] * 3, *[(100, 32)] * 3]
+
+
+def test_the_artefact_is_weighed_by_its_tensors_and_its_file(documents, model_folder):
+    from safetensors.torch import load_file
+
+    scores = measure(new_tokens=2, repeats=1, energy_seconds=0).evaluate(model_folder, documents)
+
+    weights = load_file(model_folder / "model.safetensors").values()
+    assert scores.metrics == {
+        "parameters": sum(weight.numel() for weight in weights),
+        "bits_per_weight": 32,
+        "bytes": (model_folder / "model.safetensors").stat().st_size,
+    }
+    assert scores.timings["peak_memory_bytes"] > 0
 
 
 def test_peak_memory_sees_what_was_taken_and_given_back():

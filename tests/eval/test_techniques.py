@@ -1,41 +1,47 @@
-"""What every technique of the stage promises; a new file is tested here by existing."""
+"""What every measure promises; a new file is tested here by existing."""
 
 from math import isfinite
 
 import pytest
 
-from stages.eval import TECHNIQUES
 from stages.lib.frame import params
 
 
-@pytest.fixture
-def few(data):
-    return data._replace(documents=data.documents[:4], problems=data.problems[::5])
+def few(name, documents, problems):
+    """A few of the records that a measure wants."""
+    return problems[::5] if name == "accuracy" else documents[:4]
+
+
+def make(name, **more):
+    return params.technique_class("eval", name).model_validate({"records": "data/any", **more})
 
 
 @pytest.mark.parametrize("name", params.techniques("eval"))
-def test_measures_a_model_in_finite_numbers(name, ignorant, few):
-    technique = TECHNIQUES[name]
+def test_measures_a_model_in_finite_numbers(name, model_folder, documents, problems):
+    records = few(name, documents, problems)
+    scores, again = (make(name).evaluate(model_folder, records) for _ in range(2))
 
-    scores = technique.score(ignorant, few, technique.Params())
-
-    assert scores and all(isfinite(value) for value in scores.values() if not isinstance(value, dict))
-    if technique.REPEATABLE:
-        assert technique.score(ignorant, few, technique.Params()) == scores
-
-
-def test_no_two_techniques_use_one_name(oracle, few):
-    scores = [name for each in TECHNIQUES.values() for name in each.score(oracle, few, each.Params())]
-
-    assert len(scores) == len(set(scores))
+    assert scores.metrics and all(isfinite(value) for value in scores.metrics.values())
+    assert all(isfinite(value) for value in scores.timings.values())
+    assert (again.metrics, again.samples) == (scores.metrics, scores.samples)
 
 
-def test_a_variant_takes_the_params_of_every_technique_and_no_others():
-    from stages.eval import Params
+def test_no_two_measures_use_one_name(model_folder, documents, problems):
+    all_scores = [
+        make(name).evaluate(model_folder, few(name, documents, problems)) for name in params.techniques("eval")
+    ]
+    names = [name for scores in all_scores for numbers in scores for name in numbers]
 
-    parents = {"model": "align/dpo", "documents": "data/corpus", "problems": "data/problems"}
+    assert len(names) == len(set(names))
 
-    assert Params.model_validate({**parents, "accuracy": {"per_family": 3}}).accuracy.per_family == 3
-    assert set(TECHNIQUES) < set(Params.model_fields)
-    with pytest.raises(ValueError, match="accuracy.per_familly"):
-        Params.model_validate({**parents, "accuracy": {"per_familly": 3}})
+
+def test_together_they_measure_what_gates_and_report_read(model_folder, documents, problems):
+    all_scores = [
+        make(name).evaluate(model_folder, few(name, documents, problems)) for name in params.techniques("eval")
+    ]
+    metrics = {name for scores in all_scores for name in scores.metrics if "." not in name}
+
+    assert metrics == {
+        *("accuracy", "accuracy_low", "accuracy_high", "accuracy_macro", "num_problems"),
+        *("bits_per_byte", "parameters", "bits_per_weight", "bytes"),
+    }

@@ -16,90 +16,179 @@ import sys
 import time
 from pathlib import Path
 
-import cyclopts
-
+from stages.STAGE import Toy
 from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import UserError, command
 
 
-def main(variant: str, *, out: Path, source: list[Path]) -> None:
-    _, p = params.load("{stage}", variant)
-    with tracking.run("{stage}", variant, p, out, source) as run:
-        print("hello from {stage}", variant, "warm" if "transformers" in sys.modules else "cold", flush=True)
+def main(variant: str, *, source: list[Path], code: Path, out: Path, params_file: Path = params.PARAMS_FILE) -> None:
+    technique = params.load(Toy, variant, params_file)
+    with tracking.run("STAGE", variant, technique, out, code, source) as run:
+        print("hello from STAGE", variant, "warm" if "transformers" in sys.modules else "cold", flush=True)
         with open("ran.log", "a") as log:
-            log.write("{stage}@" + variant + "\\n")
-        time.sleep(p.seconds)
-        if p.text == "fail":
-            raise SystemExit("told to fail")
-        files = [file for folder in source for file in [folder, *folder.rglob("*")] if file.is_file()]
-        text = "".join(file.read_text() for file in files) + p.text
+            log.write("STAGE@" + variant + "\\n")
+        time.sleep(technique.seconds)
+        if technique.text == "fail":
+            raise UserError("told to fail")
+        read = [file for folder in source for file in [folder, *folder.rglob("*")] if file.is_file()]
+        text = technique.made("".join(file.read_text() for file in read))
         with files.writing(out / "model") as folder:
             (folder / "text").write_text(text)
-        run.metrics |= {{"length": len(text), **p.metrics}}
+        run.metrics |= {"length": len(text), "format": "text", **technique.metrics}
         with open("ended.log", "a") as log:
-            log.write("{stage}@" + variant + "\\n")
+            log.write("STAGE@" + variant + "\\n")
 
 
 if __name__ == "__main__":
-    cyclopts.run(main)
+    command(main)
 """
 
-TOY = """
-from typing import Literal
+CONTRACT = """
 from stages.lib.frame.params import Parent, Variant
 
 
-class Params(Variant):
-    method: Literal["toy"]
+class Toy(Variant):
     text: str
     model: Parent | None = None
     seconds: float = 0
     metrics: dict[str, float] = {}
+
+    def made(self, text: str) -> str:
+        raise NotImplementedError
 """
 
-EVAL = """
-from stages.lib.frame import params
+TECHNIQUE = """
+from stages.STAGE import Toy
+from stages.STAGE.parts import ends
 
 
-class Params(params.Params):
-    text: str = "s"
-    model: params.Parent
-    seconds: float = 0
-    metrics: dict[str, float] = {}
+class Appends(Toy):
+    def made(self, text: str) -> str:
+        return text + ends.end(self.text)
+"""
+
+PART = """
+def end(text: str) -> str:
+    return text
+"""
+
+MEASURE_MAIN = """
+from pathlib import Path
+
+from stages.eval import Measure
+from stages.lib.frame import files, params, tracking
+from stages.lib.frame.errors import command
+
+
+def main(measure: str, name: str, *, model: Path, records: Path, code: Path, out: Path) -> None:
+    technique = params.load(Measure, measure)
+    with tracking.run("eval", f"{name}/{measure}", technique, out, code, [model, records]) as run:
+        with open("ran.log", "a") as log:
+            log.write(measure + "@" + name + "\\n")
+        run.metrics |= technique.of(name, model)
+        run.timings["decode_tokens_per_second"] = 100.0
+        with open("ended.log", "a") as log:
+            log.write(measure + "@" + name + "\\n")
+
+
+if __name__ == "__main__":
+    command(main)
+"""
+
+MEASURE = """
+from pathlib import Path
+
+from stages.lib.frame.params import Parent, Technique
+
+
+class Measure(Technique):
+    records: Parent
+
+    def of(self, name: str, model: Path) -> dict[str, float]:
+        raise NotImplementedError
+"""
+
+ACCURACY = """
+from stages.eval import Measure
+
+
+class Accuracy(Measure):
+    by_name: dict[str, float] = {}
+
+    def of(self, name, model):
+        share = self.by_name.get(name, 0.5)
+        return {"accuracy": share, "accuracy_low": share - 0.05, "accuracy_high": share + 0.05}
+"""
+
+SPEED = """
+from stages.eval import Measure
+
+
+class Speed(Measure):
+    bytes: int = 90
+
+    def of(self, name, model):
+        return {"bytes": self.bytes}
 """
 
 PARAMS = """\
 data:
-  words: {method: toy, text: words}
+  words: {method: appends, text: words}
 prune:
-  left: {method: toy, text: l, model: data/words, seconds: 0}
-  right: {method: toy, text: r, model: data/words, seconds: 0}
+  left: {method: appends, text: l, model: data/words, seconds: 0}
+  right: {method: appends, text: r, model: data/words, seconds: 0}
 export:
-  final: {method: toy, text: e, model: prune/left, metrics: {kl: 0.1}}
+  final: {method: appends, text: e, model: prune/left, metrics: {kl: 0.1}}
 eval:
-  teacher: {model: prune/left, metrics: {accuracy: 0.5, bits_per_byte: 2, bytes: 100}}
-  student: {model: export/final, metrics: {accuracy: 0.45, bits_per_byte: 2, bytes: 90}}
+  models: {teacher: prune/left, student: export/final}
+  accuracy: {records: data/words, by_name: {student: 0.45}}
+  speed: {records: data/words}
 gates: {model: export/final, teacher: teacher, student: student, accuracy_kept: 0.8, kl: 0.5, bytes: 95}
 """
 
+CODE = """\
+stages:
+  code:
+    cmd: python -m stages.lib.frame.code --out artifacts/code
+    always_changed: true
+    outs: [artifacts/code]
+"""
 DATA = """
   data:
     foreach: ${data}
     do:
-      cmd: python -m stages.data ${key} --source raw --out artifacts/data/${key}
-      deps: [raw, stages/data/toy.py]
+      cmd: python -m stages.data ${key} --source raw --code artifacts/code/data/${item.method}.json --out artifacts/data/${key}
+      deps: ["artifacts/code/data/${item.method}.json", raw]
       params: ["data.${key}"]
       outs: ["artifacts/data/${key}/model"]
       metrics: ["artifacts/data/${key}/metrics.json"]
-"""
+"""  # noqa: E501
 OTHER = """
   STAGE:
     foreach: ${STAGE}
     do:
-      cmd: python -m stages.STAGE ${key} --source artifacts/${item.model}/model --out artifacts/STAGE/${key}
-      deps: [CODE, "artifacts/${item.model}/model"]
+      cmd: >-
+        python -m stages.STAGE ${key} --source artifacts/${item.model}/model
+        --code artifacts/code/STAGE/${item.method}.json --out artifacts/STAGE/${key}
+      deps: ["artifacts/code/STAGE/${item.method}.json", "artifacts/${item.model}/model"]
       params: ["STAGE.${key}"]
       outs: ["artifacts/STAGE/${key}/model"]
       metrics: ["artifacts/STAGE/${key}/metrics.json"]
+"""
+EVAL = """
+  MEASURE:
+    foreach: ${eval.models}
+    do:
+      cmd: >-
+        python -m stages.eval MEASURE ${key} --model artifacts/${item}/model
+        --records artifacts/${eval.MEASURE.records}/model
+        --code artifacts/code/eval/MEASURE.json --out artifacts/eval/${key}/MEASURE
+      deps:
+        - artifacts/code/eval/MEASURE.json
+        - artifacts/${item}/model
+        - artifacts/${eval.MEASURE.records}/model
+      params: [eval.MEASURE]
+      metrics: ["artifacts/eval/${key}/MEASURE/metrics.json"]
 """
 
 
@@ -123,6 +212,12 @@ class Project:
 
     def flow(self, *arguments: str, check: int | None = 0) -> str:
         return self.run(sys.executable, "-m", "flows.lifecycle", *arguments, check=check)
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        """Edit one place of a file."""
+        text = (self.folder / file).read_text()
+        assert text.count(old) == 1
+        (self.folder / file).write_text(text.replace(old, new))
 
     def params(self, place: str, value: object) -> None:
         """Set one leaf of params.yaml, e.g. ("prune.left.text", "x")."""
@@ -163,25 +258,31 @@ def prefect_server(tmp_path_factory):
     process.wait(20)
 
 
+def write(folder: Path, texts: dict[str, str]) -> None:
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory, prefect_server) -> Project:
     """Committed, nothing has run."""
     folder = tmp_path_factory.mktemp("template")
-    for package in ("flows", "stages/lib"):
+    for package in ("flows", "apps", "stages/lib"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "stages/__init__.py", folder / "stages")
-    for stage in ("data", "prune", "export", "eval"):
-        (folder / "stages" / stage).mkdir()
-        (folder / "stages" / stage / "__main__.py").write_text(STAGE.format(stage=stage))
-        if stage != "eval":
-            (folder / "stages" / stage / "__init__.py").write_text("")
-            (folder / "stages" / stage / "toy.py").write_text(TOY)
-    (folder / "stages/eval/__init__.py").write_text(EVAL)
-    (folder / "raw").write_text("raw ")
-    (folder / "params.yaml").write_text(PARAMS)
-    others = {"prune": "stages/prune/toy.py", "export": "stages/export/toy.py", "eval": "stages/eval"}
-    entries = [OTHER.replace("STAGE", stage).replace("CODE", code) for stage, code in others.items()]
-    (folder / "dvc.yaml").write_text("stages:" + DATA + "".join(entries))
+    for stage in ("data", "prune", "export"):
+        write(folder / "stages" / stage, {
+            "__main__.py": STAGE.replace("STAGE", stage),
+            "__init__.py": CONTRACT,
+            "appends.py": TECHNIQUE.replace("STAGE", stage),
+            "parts/ends.py": PART,
+        })  # fmt: skip
+    measures = {"__main__.py": MEASURE_MAIN, "__init__.py": MEASURE, "accuracy.py": ACCURACY, "speed.py": SPEED}
+    write(folder / "stages/eval", measures)
+    others = [OTHER.replace("STAGE", stage) for stage in ("prune", "export")]
+    others += [EVAL.replace("MEASURE", measure) for measure in ("accuracy", "speed")]
+    write(folder, {"raw": "raw ", "params.yaml": PARAMS, "dvc.yaml": "".join([CODE, DATA, *others])})
     (folder / ".gitignore").write_text("/artifacts\n__pycache__\n*.log\nmlflow.db*\nmlruns\n")
     environment = (
         os.environ | prefect_server | {"PYTHONPATH": str(folder), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}

@@ -14,12 +14,12 @@ def project(done, tmp_path, monkeypatch):
 
 def export(project, name, **evaluated):
     """Another export of the same source, with what its evaluation measured."""
-    project.params(f"export.{name}", {"method": "toy", "text": name, "model": "prune/left"})
-    project.params(f"eval.{name}", {"model": f"export/{name}"})
+    project.params(f"export.{name}", {"method": "appends", "text": name, "model": "prune/left"})
+    project.params(f"eval.models.{name}", f"export/{name}")
     files.write_json(promote.ARTIFACTS / "export" / name / "model" / "weights.json", name)
     files.write_json(promote.ARTIFACTS / "export" / name / "metrics.json", {"kl": 0.1})
-    measured = {"accuracy": 0.45, "bytes": 90} | evaluated
-    files.write_json(promote.ARTIFACTS / "eval" / name / "metrics.json", measured)
+    for measure, measured in {"accuracy": {"accuracy": 0.45}, "speed": {"bytes": 90} | evaluated}.items():
+        files.write_json(promote.ARTIFACTS / "eval" / name / measure / "metrics.json", measured)
 
 
 def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(project):
@@ -27,7 +27,7 @@ def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(proj
     export(project, "large", bytes=1000)
     assert promote.offer() == [
         "export/small is candidate: orchard-small version 1",
-        "export/large stays out of the registry: it has 1,000 bytes; at most 95 allowed",
+        "export/large is refused: it has 1,000 bytes; at most 95 allowed",
         "export/final is champion: orchard-final version 1",
     ]
     assert tracking.registered("orchard-large") is None
@@ -42,14 +42,14 @@ def test_a_worse_model_leaves_the_champion_where_it_is(project):
     promote.offer()
     champion = tracking.registered("orchard-final", "champion")
     files.write_json(promote.ARTIFACTS / "export/final/model/text.json", "worse")
-    files.write_json(promote.ARTIFACTS / "eval/student/metrics.json", {"accuracy": 0.1, "bytes": 90})
+    files.write_json(promote.ARTIFACTS / "eval/student/accuracy/metrics.json", {"accuracy": 0.1})
     (verdict,) = promote.offer()
     wanted = "it keeps 20.0% of the teacher's accuracy; 80% wanted"
-    assert verdict == f"export/final stays out of the registry: {wanted}"
+    assert verdict == f"export/final is refused: {wanted}"
     assert tracking.registered("orchard-final", "champion") == tracking.registered("orchard-final") == champion
 
 
-@pytest.mark.parametrize("missing", ["eval/teacher", "eval/student", "export/final"])
+@pytest.mark.parametrize("missing", ["eval/teacher/accuracy", "eval/student/speed", "export/final"])
 def test_what_was_not_made_is_not_offered(project, missing):
     files.remove(promote.ARTIFACTS / missing / "metrics.json")
     assert promote.offer() == []

@@ -51,13 +51,21 @@ def test_damaged_artefacts_are_named(tmp_path, model_folder, rows):
     tokens.save(tmp_path / "tokens", {}, train=rows.numpy().astype("uint16"))
     file = tmp_path / "tokens" / "train.npy"
     file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(UserError, match=r"train.npy is damaged"):
+    with pytest.raises(UserError, match=r"train.npy is damaged .*; run the stage that made it again"):
         tokens.load(tmp_path / "tokens", "train")
     shutil.copytree(model_folder, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="model is damaged"):
         models.load(tmp_path / "model")
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"a": ')
+    with pytest.raises(UserError, match="metrics.json is damaged .*; run the stage that made it again"):
+        files.read_json(tmp_path / "metrics.json")
+    with pytest.raises(UserError, match="nothing.json is missing"):
+        files.read_json(tmp_path / "nothing.json")
 
 
 def test_rows_of_another_tokenizer_are_refused(tmp_path, model_folder, rows):

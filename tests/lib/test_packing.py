@@ -54,7 +54,7 @@ def test_rows_are_those_of_the_slow_way(kind, tokenizer, texts):
     """Prompt and chat tokenized one after the other, every row summed anew for every example."""
     if kind == "unigram":
         parents = {"documents": "data/corpus", "problems": "data/problems"}
-        tokenizer = unigram.train(texts, unigram.Params(method="unigram", vocab_size=512, **parents))
+        tokenizer = unigram.Unigram(method="unigram", vocab_size=512, **parents).train(texts)
     rows = [
         {"id": str(n), "prompt": f"Say {text[:n]}", "solution": f"{text[n : 3 * n]} é 3\n#### {n}"}
         for n, text in enumerate(texts * 3)

@@ -21,18 +21,18 @@ class Technique(BaseModel):
 def project(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    for name in ("in/model/weights", "in/tokens/train.bin"):
+    for name in ("in/model/weights", "in/tokens/train.bin", "code/wanda.json"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(name)
     return tmp_path
 
 
-OUT, INPUTS = Path("artifacts/prune/w"), [Path("in/model"), Path("in/tokens")]
+OUT, CODE, INPUTS = Path("artifacts/prune/w"), Path("code/wanda.json"), [Path("in/model"), Path("in/tokens")]
 
 
 def prune(content: str = "weights") -> None:
-    with tracking.run("prune", "w", Technique(), OUT, INPUTS) as run:
-        run.metrics |= {"loss": 2.5, "by_family": {"gcd": 0.25}}
+    with tracking.run("prune", "w", Technique(), OUT, CODE, INPUTS) as run:
+        run.metrics |= {"loss": 2.5, "by_family": {"gcd": 0.25}, "architecture": "llama"}
         run.timings["tokens_per_s"] = 10.0
         run.curve += [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.5, "lr": 0.1}]
         files.write_json(OUT / "model" / "weights.json", content)
@@ -47,7 +47,11 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
     parent = tracking.start_pipeline("lifecycle")
     monkeypatch.setenv(tracking.PIPELINE, parent)
     prune()
-    assert json.loads((OUT / "metrics.json").read_text()) == {"loss": 2.5, "by_family": {"gcd": 0.25}}
+    assert json.loads((OUT / "metrics.json").read_text()) == {
+        "loss": 2.5,
+        "by_family": {"gcd": 0.25},
+        "architecture": "llama",
+    }
     assert (OUT / "curve.csv").read_text() == "step,loss,lr\n1,3.0,\n2,2.5,0.1\n"
     timings = json.loads((OUT / "timings.json").read_text())
     assert timings.keys() == {"seconds", "joules", "energy_measured", "tokens_per_s"} and timings["joules"] > 0
@@ -59,6 +63,8 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
     assert stage.data.params == {"method": "wanda", "calibration.rows": "8"}
     assert stage.data.metrics.items() >= {"loss": 2.5, "by_family.gcd": 0.25, "tokens_per_s": 10.0, "lr": 0.1}.items()
     assert stage.data.tags["mlflow.parentRunId"] == parent
+    assert "architecture" not in stage.data.metrics  # MLflow keeps numbers alone
+    assert stage.data.tags["orchard.code"] == files.digest(CODE)
     assert stage.data.tags["orchard.input.1"] == f"in/tokens {files.digest(INPUTS[1])}"
     assert stage.data.tags["orchard.output.model"] == f"{OUT}/model {files.digest(OUT / 'model')}"
     assert [each.dataset.name for each in stage.inputs.dataset_inputs] == ["in/tokens"]  # a model is no data set
@@ -67,7 +73,7 @@ def test_a_clean_run_is_in_its_files_and_in_mlflow(project, monkeypatch):
 def test_a_failed_run_leaves_no_metrics_and_no_secret(project, monkeypatch):
     prune()
     monkeypatch.setenv("HUB_TOKEN", "hf_abcdefgh")
-    with pytest.raises(ValueError), tracking.run("prune", "w", Technique(), OUT, INPUTS) as run:
+    with pytest.raises(ValueError), tracking.run("prune", "w", Technique(), OUT, CODE, INPUTS) as run:
         run.metrics["loss"] = 1.0
         raise ValueError("refused hf_abcdefgh")
     assert not (OUT / "metrics.json").exists() and not (OUT / "curve.csv").exists()
@@ -89,9 +95,32 @@ def test_the_same_content_is_registered_once_and_found_by_its_hash(project):
     assert tracking.registered("orchard-unknown") is None
 
 
+def test_the_experiment_opens_on_its_runs_old_or_new(project):
+    """As MLflow's own page reads it: ExperimentKind.CUSTOM_MODEL_DEVELOPMENT in its bundle."""
+    with tracking.client() as mlflow:
+        mlflow.create_experiment(tracking.EXPERIMENT)
+        for _ in range(2):
+            kind = mlflow.get_experiment(tracking.experiment(mlflow)).tags["mlflow.experimentKind"]
+            assert kind == "custom_model_development"
+
+
+def test_a_place_for_checkpoints_changes_with_inputs_code_and_params(project):
+    def place(technique=Technique()) -> Path:  # noqa: B008
+        with tracking.run("prune", "w", technique, OUT, CODE, INPUTS) as run:
+            return run.place(Path("kept"), technique)
+
+    first = place()
+    assert place() == first and first.parent == Path("kept")
+    CODE.write_text("edited")
+    second = place()
+    (INPUTS[0] / "weights").write_text("others")
+    third = place()
+    assert len({first, second, third, place(Technique(method="magnitude"))}) == 4
+
+
 @pytest.mark.slow
 def test_parallel_stages_may_meet_a_fresh_database(project):
-    code = "from stages.lib import tracking; print(tracking.start_pipeline('p'))"
+    code = "from stages.lib.frame import tracking; print(tracking.start_pipeline('p'))"
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     started = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]

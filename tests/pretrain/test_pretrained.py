@@ -12,27 +12,23 @@ from stages.lib.store.hub import External
 from stages.pretrain import pretrained
 
 
-def params(path):
-    return pretrained.Params(
-        method="pretrained", tokens="tokenize/bpe", external={"source": str(path), "sha256": files.digest(path)}
-    )
+def technique(path, sha256=None):
+    external = {"source": str(path), "sha256": sha256 or files.digest(path)}
+    return pretrained.Pretrained(method="pretrained", tokens="tokenize/bpe", external=external)
 
 
 def test_a_gguf_file_gives_the_weights_it_was_written_from(model_folder, tokenizer, tmp_path):
     model = models.load(model_folder)
     gguf.write(model, tokenizer, tmp_path, gguf.Params(method="gguf", model="a/b", tokens="a/b", type="F16"))
-    back = pretrained.build(tokenizer, params(tmp_path / "model.gguf"))
+    back = technique(tmp_path / "model.gguf").build(tokenizer)
     ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(back(ids).logits, model(ids).logits, atol=2e-2, rtol=0)
 
 
 def test_a_source_that_changed_is_refused(model_folder, tokenizer):
-    changed = pretrained.Params(
-        method="pretrained", tokens="tokenize/bpe", external={"source": str(model_folder), "sha256": "0" * 64}
-    )
     with pytest.raises(UserError, match="it changed"):
-        pretrained.build(tokenizer, changed)
+        technique(model_folder, "0" * 64).build(tokenizer)
 
 
 def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
@@ -45,10 +41,9 @@ def test_what_is_not_pinned_is_refused_and_says_how(model_folder):
 
 
 def test_a_pinned_file_that_is_not_there_yet_passes_the_check_but_not_the_stage(tokenizer, tmp_path):
-    missing = {"source": str(tmp_path / "later.gguf"), "sha256": "0" * 64}
-    p = pretrained.Params(method="pretrained", tokens="tokenize/bpe", external=missing)
+    later = technique(tmp_path / "later.gguf", "0" * 64)
     with pytest.raises(UserError, match="later.gguf is missing; put it there"):
-        pretrained.build(tokenizer, p)
+        later.build(tokenizer)
 
 
 def test_shuffled_channels_are_the_same_function_but_no_block_keeps_its_weights(model_folder):

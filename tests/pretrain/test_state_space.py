@@ -12,13 +12,13 @@ from stages.pretrain import state_space
 SHAPE = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 8}
 
 
-def params(**more):
-    return state_space.Params(method="state_space", tokens="tokenize/bpe", **SHAPE | more)
+def technique(**more):
+    return state_space.StateSpace(method="state_space", tokens="tokenize/bpe", **SHAPE | more)
 
 
 @pytest.fixture
 def model(tokenizer):
-    return state_space.build(tokenizer, params()).eval()
+    return technique().build(tokenizer).eval()
 
 
 def test_a_block_is_the_recurrence_by_loops(model):
@@ -49,7 +49,7 @@ def test_parameters_by_hand(model, tokenizer):
 @pytest.mark.parametrize("wrong", [{"head_dim": 24}, {"groups": 3}])
 def test_shapes_that_do_not_divide_are_refused(wrong):
     with pytest.raises(ValidationError, match="hidden x expand must be a multiple of head_dim, the heads of that of"):
-        params(**wrong)
+        technique(**wrong)
 
 
 def test_saved_loaded_and_run_by_the_runtime(model, tokenizer, rows, tmp_path):

@@ -1,7 +1,6 @@
 """What every pretraining technique must hold. A new file in stages/pretrain/ is picked up here."""
 
 from functools import partial
-from importlib import import_module
 
 import pytest
 import torch
@@ -12,19 +11,20 @@ from stages.lib.training.config import Training
 
 
 @pytest.fixture(params=params.techniques("pretrain"))
-def technique(request):
-    return import_module(f"stages.pretrain.{request.param}")
-
-
-@pytest.fixture
-def build(technique, tokenizer, model_folder):
-    name = technique.__name__.rsplit(".", 1)[1]
+def technique(request, model_folder):
+    name = request.param
     given = {"hidden": 64, "layers": 2, "heads": 4, "kv_heads": 2, "ffn": 128}
     if name == "state_space":
         given = {"hidden": 64, "layers": 2, "head_dim": 32, "state": 8}
     if name == "pretrained":
         given = {"external": {"source": str(model_folder), "sha256": files.digest(model_folder)}}
-    return lambda: technique.build(tokenizer, technique.Params(method=name, tokens="tokenize/bpe", **given))
+    kind = params.technique_class("pretrain", name)
+    return kind.model_validate({"method": name, "tokens": "tokenize/bpe", **given})
+
+
+@pytest.fixture
+def build(technique, tokenizer):
+    return lambda: technique.build(tokenizer)
 
 
 def test_the_same_params_give_the_same_weights(build):

@@ -31,7 +31,7 @@ def read(folder):
     file = folder / "model.gguf"
     parents = {"documents": "data/corpus", "problems": "data/problems"}
     external = {"source": str(file), "sha256": files.digest(file)}
-    return pretrained.train([], pretrained.Params(method="pretrained", external=external, **parents))
+    return pretrained.Pretrained(method="pretrained", external=external, **parents).train([])
 
 
 @pytest.mark.parametrize("text", HARD)

@@ -1,7 +1,5 @@
 """What every tokenizer must hold. A new file in stages/tokenize/ is picked up here."""
 
-from importlib import import_module
-
 import pytest
 from transformers import AutoTokenizer
 
@@ -22,15 +20,16 @@ HARD = [
 
 @pytest.fixture(params=params.techniques("tokenize"))
 def technique(request):
-    return import_module(f"stages.tokenize.{request.param}")
+    return params.technique_class("tokenize", request.param)
 
 
-def train(technique, texts, model_folder, **more):
-    name = technique.__name__.rsplit(".", 1)[1]
-    given = {"vocab_size": 600}
-    if name == "pretrained":
-        given = {"external": External(source=str(model_folder), sha256=files.digest(model_folder))}
-    return technique.train(texts, technique.Params(method=name, documents="data/a", problems="data/b", **given, **more))
+def train(technique, texts, model_folder):
+    given = {"method": technique.__module__.rsplit(".", 1)[1], "documents": "data/a", "problems": "data/b"}
+    if given["method"] == "pretrained":
+        given["external"] = External(source=str(model_folder), sha256=files.digest(model_folder))
+    else:
+        given["vocab_size"] = 600
+    return technique.model_validate(given).train(texts)
 
 
 def test_decode_of_encode_is_the_text(technique, texts, model_folder):

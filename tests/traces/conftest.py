@@ -7,6 +7,7 @@ import pytest
 
 from stages.data import problems as source
 from stages.export import gguf
+from stages.export.parts import dense_model
 from stages.lib.nets import packed
 from stages.lib.store import models
 from stages.lib.text import packing
@@ -36,7 +37,7 @@ def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
     models.save(taught, tokenizer, dense)
     folder.mkdir()
     p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(dense.load(dense), models.load_tokenizer(dense), folder, p)
+    gguf.write(dense_model.load(dense), models.load_tokenizer(dense), folder, p)
     return folder
 
 

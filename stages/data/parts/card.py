@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from stages.data import Source
+from stages.data import Dataset
 
 
-def write(variant: str, p: Source, metrics: Mapping[str, float]) -> str:
+def write(variant: str, data: Dataset, metrics: Mapping[str, float]) -> str:
     """Markdown; the same data give the same bytes."""
     kinds = sorted(key.removeprefix("train_records_") for key in metrics if key.startswith("train_records_"))
     rows = [f"| {kind} | {metrics.get(f'train_records_{kind}', 0):,} | {metrics.get(f'held_out_records_{kind}', 0):,} |"
@@ -14,7 +14,7 @@ def write(variant: str, p: Source, metrics: Mapping[str, float]) -> str:
         [
             f"# Data card: {variant}",
             "",
-            f"Source `{p.source}`, technique `{p.method}`, licence: {p.licence}",
+            f"Source `{data.source}`, technique `{data.method}`, licence: {data.licence}",
             "",
             f"{metrics['records_read']:,} records read, {metrics['records_too_short']:,} too short, "
             f"{metrics['records_duplicate']:,} duplicates or near-duplicates dropped.",

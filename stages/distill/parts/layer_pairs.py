@@ -6,7 +6,7 @@ D hidden of the student, E hidden of the teacher.
 """
 
 from contextlib import nullcontext
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
 
 import torch
 from pydantic import Field, NonNegativeInt
@@ -16,11 +16,14 @@ from stages.lib.frame.errors import UserError
 from stages.lib.nets import attention, packed
 from stages.lib.text import packing
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Pair = tuple[NonNegativeInt, NonNegativeInt]  # layer of the student, layer of the teacher
 Pairs = Annotated[list[Pair], Field(min_length=1)]
 
 
-class Seen(NamedTuple):
+class Inside(NamedTuple):
     """What one model holds on a batch."""
 
     states: list[Tensor]  # (N, D), embedding first
@@ -29,45 +32,46 @@ class Seen(NamedTuple):
     tokens: Tensor  # (N,), what comes next
 
 
-def see(model: Any, batch: packing.Batch, maps: bool = False) -> Seen:
+def look_inside(model: "PreTrainedModel", batch: packing.Batch, maps: bool = False) -> Inside:
     # fused kernels never hold the maps
     with attention.attending(model, "eager") if maps else nullcontext():
         output, learnt_BT, tokens_N = packed.forward(model, batch, output_hidden_states=True, output_attentions=maps)
     states = [state_BTD[:, :-1][learnt_BT] for state_BTD in output.hidden_states]
     rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in (output.attentions if maps else ())]
-    return Seen(states, rows, model.get_output_embeddings()(states[-1]), tokens_N)
+    head = cast(nn.Module, model.get_output_embeddings())
+    return Inside(states, rows, head(states[-1]), tokens_N)
 
 
-def pair(student: Any, teacher: Any, asked: list[Pair] | None, teacher_name: str) -> list[Pair]:
-    """The asked pairs, or every block of the student with one of the teacher's: evenly spread, last to last."""
-    have, theirs = student.config.num_hidden_layers, teacher.config.num_hidden_layers
-    for mine, other in asked or ():
-        if mine > have:
-            raise UserError(f"layers has [{mine}, {other}], but the student has no layer {mine}; allowed: 0 to {have}")
-        if other > theirs:
-            raise UserError(
-                f"layers has [{mine}, {other}], but {teacher_name} has no layer {other}; allowed: 0 to {theirs}"
-            )
-    return asked or [(i, -(-i * theirs // have)) for i in range(1, have + 1)]
+def pair(
+    student: "PreTrainedModel", teacher: "PreTrainedModel", wanted: list[Pair] | None, teacher_name: str
+) -> list[Pair]:
+    """The wanted pairs, or every block of the student with one of the teacher's: evenly spread, last to last."""
+    own, others = student.config.num_hidden_layers, teacher.config.num_hidden_layers
+    for i, j in wanted or ():
+        if i > own:
+            raise UserError(f"layers has [{i}, {j}], but the student has no layer {i}; allowed: 0 to {own}")
+        if j > others:
+            raise UserError(f"layers has [{i}, {j}], but {teacher_name} has no layer {j}; allowed: 0 to {others}")
+    return wanted or [(i, -(-i * others // own)) for i in range(1, own + 1)]
 
 
-def projections(student: Any, teacher: Any, pairs: list[Pair]) -> nn.ModuleList:
+def projections(student: "PreTrainedModel", teacher: "PreTrainedModel", pairs: list[Pair]) -> nn.ModuleList:
     """One W_ED a pair, the identity where both are as wide: a student cut from its teacher shall keep its states.
 
     Of another width it begins at zero, which asks nothing of the student until W knows how the two bases relate.
     """
     sizes = student.config.hidden_size, teacher.config.hidden_size
-    each = [nn.Linear(*sizes, bias=False, device=student.device) for _ in pairs]
-    for linear in each:
+    linears = [nn.Linear(*sizes, bias=False, device=student.device) for _ in pairs]
+    for linear in linears:
         (nn.init.eye_ if sizes[0] == sizes[1] else nn.init.zeros_)(linear.weight)
-    return nn.ModuleList(each)
+    return nn.ModuleList(linears)
 
 
-def distance(mine: Seen, theirs: Seen, scaffold: Any, pairs: list[Pair]) -> Tensor:
+def distance(student: Inside, teacher: Inside, projections: nn.Module, pairs: list[Pair]) -> Tensor:
     """Mean over pairs of |W h_student - h_teacher|^2 / |h_teacher|^2: a share, whatever the scale of a layer."""
-    total = torch.zeros((), device=mine.tokens.device)
-    for project_ED, (i, j) in zip(scaffold, pairs, strict=True):
-        wanted_NE = theirs.states[j].float()
-        missed_NE = project_ED(mine.states[i]).float() - wanted_NE
-        total = total + missed_NE.square().sum() / wanted_NE.square().sum()
+    total = torch.zeros((), device=student.tokens.device)
+    for project_ED, (i, j) in zip(projections.children(), pairs, strict=True):
+        target_NE = teacher.states[j].float()
+        error_NE = project_ED(student.states[i]).float() - target_NE
+        total = total + error_NE.square().sum() / target_NE.square().sum()
     return total / len(pairs)

@@ -1,40 +1,30 @@
 """The records that a model is measured on; none of them was in a training split."""
 
-from collections import defaultdict
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.lib.frame.errors import UserError
-from stages.lib.store import records
+from stages.lib.store.records import Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Row = TypeVar("Row")
 
 
-class HeldOut(NamedTuple):
-    documents: list[records.Record]
-    problems: list[records.Record]
+def texts(records: list[Record], measure: str) -> list[str]:
+    """Of documents; other records are refused."""
+    if other := next((record for record in records if "text" not in record), None):
+        raise UserError(f"eval.{measure}.records: record '{other['id']}' has no text; documents are wanted here")
+    return [record["text"] for record in records]
 
 
-def load(documents: Path, problems: Path) -> HeldOut:
-    data = HeldOut(records.load(documents, "held_out"), records.load(problems, "held_out"))
-    for place, rows in zip((documents, problems), data, strict=True):
-        if not rows:
-            raise UserError(f"{place / 'held_out.jsonl'} is empty: there is nothing to measure on")
-    return data
-
-
-def start(tokenizer: Any) -> int:
+def start(tokenizer: "PreTrainedTokenizerFast") -> int:
     """The token that a document starts with: BOS, or the end of the one before where a model has no BOS."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    first: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return first
 
 
-def spread(rows: list[Any], number: int) -> list[Any]:
+def spread(rows: list[Row], number: int) -> list[Row]:
     """At most `number` rows at even distances, so that every source of a sorted file is among them."""
     step = max(1.0, len(rows) / number)
     return [rows[int(i * step)] for i in range(min(number, len(rows)))]
-
-
-def per_family(problems: list[records.Record], number: int) -> list[records.Record]:
-    """The first `number` problems of every family."""
-    families = defaultdict(list)
-    for problem in problems:
-        families[problem["family"]].append(problem)
-    return [problem for name in sorted(families) for problem in families[name][:number]]

@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} is missing") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise UserError(f"{path} is damaged ({error}); run the stage that made it again") from None
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -5,13 +5,13 @@ works, so that a typo in the last stage is found at once and yet a broken export
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, NonNegativeInt, PositiveInt, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 from ruamel.yaml import YAML
 
 from stages.lib.frame.errors import UserError
@@ -21,7 +21,7 @@ STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune",
 SECTIONS = {"endpoints": "traces"}  # variants of a stage that stand in a section of their own -> the stage
 BESIDE = ("compare", "gates")  # what params.yaml may hold besides variants
 MODELS = "models"  # of eval: what is measured; its other keys are measures
-NAME = "[A-Za-z0-9._-]+"
+NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"  # a folder, an argument in a shell, a step of a path with dots in DVC's params
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Tree = Mapping[str, Any]  # params.yaml as it was read
@@ -32,6 +32,11 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    def refuse_idle(self, name: str, where: str) -> None:
+        """For validators: refuse a value that changes nothing in this combination; the default may stand there."""
+        if (value := getattr(self, name)) != (default := type(self).model_fields[name].default):
+            raise ValueError(f"{name} is {value!r}, but it counts only {where}: leave it out (default {default!r})")
+
 
 class Parent(str):
     """The name of another variant, "stage/variant"; dvc.yaml turns it into the path of its artefact."""
@@ -40,8 +45,13 @@ class Parent(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        pattern = core_schema.str_schema(pattern=f"^[a-z]+/{NAME}$")
-        return core_schema.no_info_after_validator_function(cls, pattern)
+        return core_schema.no_info_after_validator_function(cls.parse, core_schema.str_schema())
+
+    @classmethod
+    def parse(cls, name: str) -> "Parent":
+        if not re.fullmatch(f"[a-z]+/{NAME}", name):
+            raise PydanticCustomError("parent", "it must be stage/variant")
+        return cls(name)
 
 
 class Technique(Params):
@@ -80,41 +90,53 @@ def load(contract: type[Contract], variant: str, file: Path = PARAMS_FILE) -> Co
 
 
 def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
-    """The file as it stands, not checked."""
+    """The file as it stands; only that it is a mapping of mappings is checked."""
     if not file.is_file():
         raise UserError(f"{file.absolute()} is missing: run from the project's folder")
     try:
-        return YAML(typ="safe").load(file)  # the reader DVC uses: `1e-4` is a number here
+        tree = YAML(typ="safe").load(file)  # the reader DVC uses: `1e-4` is a number here
     except Exception as error:  # ruamel has no one base class for what can be wrong with a file
         raise UserError(f"{file} is not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} must be a mapping of stages, not {tree!r}")
+    for section in (*STAGES, *SECTIONS):
+        check_mapping(f"{file}: {section}", tree.get(section, {}))
+    check_mapping(f"{file}: eval.{MODELS}", tree.get("eval", {}).get(MODELS, {}))
+    return tree
 
 
 def variants(tree: Tree, stage: str) -> dict[str, Any]:
     """Name -> entry of every variant of a stage, in the file's order; of eval the measures."""
     sections = [stage, *(section for section, of in SECTIONS.items() if of == stage)]
-    found = {name: entry for section in sections for name, entry in (tree.get(section) or {}).items()}
+    found = {name: entry for section in sections for name, entry in tree.get(section, {}).items()}
     return {name: entry for name, entry in found.items() if stage != "eval" or name != MODELS}
 
 
 def models(tree: Tree) -> dict[str, str]:
     """Name -> "stage/variant" of every model that is evaluated, in the file's order."""
-    return (tree.get("eval") or {}).get(MODELS) or {}
+    return tree.get("eval", {}).get(MODELS, {})
 
 
 def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
     """Every variant of every stage: known technique, known keys, right types, existing parents."""
-    allowed = (*STAGES, *SECTIONS, *BESIDE)
-    if unknown := [stage for stage in tree if stage not in allowed]:
-        raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names(allowed)}")
+    sections = (*STAGES, *SECTIONS)
+    if unknown := [section for section in tree if section not in (*sections, *BESIDE)]:
+        raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names((*sections, *BESIDE))}")
+    if missing := [section for section in sections if section not in tree]:
+        raise UserError(f"{file}: {missing[0]} is missing, which dvc.yaml wants; without variants it is `{{}}`")
     for section, stage in SECTIONS.items():
-        if twice := set(tree.get(section) or {}) & set(tree.get(stage) or {}):
-            raise UserError(f"{file}: {names(sorted(twice))} stands under {section} and under {stage}: rename one")
+        if twice := [name for name in tree[section] if name in tree[stage]]:
+            raise UserError(f"{file}: {names(twice)} stands under {section} and under {stage}: rename one")
     for stage in STAGES:
         for variant, entry in variants(tree, stage).items():
             check_parents(tree, f"{stage}.{variant}", technique(stage, variant, entry, file), file)
     for name, model in models(tree).items():
         check_name(f"{file}: eval.{MODELS}", name)
         check_parent(tree, f"eval.{MODELS}.{name}", model, file)
+    if models(tree) and (missing := [measure for measure in techniques("eval") if measure not in tree["eval"]]):
+        raise UserError(
+            f"{file}: eval.{missing[0]} is missing; every model is measured by: {names(techniques('eval'))}"
+        )
     check_compare(tree, file)
 
 
@@ -136,9 +158,14 @@ def check_compare(tree: Tree, file: Path = PARAMS_FILE) -> None:
         raise UserError(f"{place} pairs evaluations by position, so every path needs as many as the first: {counts}")
 
 
+def check_mapping(place: str, value: object) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{place} is {value!r}; it must be a mapping, without entries `{{}}`")
+
+
 def check_name(place: str, name: object) -> None:
-    if not re.fullmatch(NAME, str(name)):
-        raise UserError(f"{place}: {name!r} can't be a name; letters, digits and . _ - can")
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise UserError(f"{place}: {name!r} cannot be a name; letters, digits, _ and - can, the last not in front")
 
 
 def check_evaluated(tree: Tree, place: str, name: object, file: Path = PARAMS_FILE) -> None:
@@ -165,8 +192,8 @@ def check_needs(tree: Tree, place: str, parent: Parent, file: Path = PARAMS_FILE
     """A parent may need what its variant can leave out: an adapter `lora`."""
     if not parent.needs:
         return
-    each = [(f"{stage}/{name}", entry) for stage in STAGES for name, entry in variants(tree, stage).items()]
-    able = [name for name, entry in each if isinstance(entry, dict) and entry.get(parent.needs) is not None]
+    entries = [(f"{stage}/{name}", entry) for stage in STAGES for name, entry in variants(tree, stage).items()]
+    able = [name for name, entry in entries if isinstance(entry, dict) and entry.get(parent.needs) is not None]
     if parent not in able:
         raise UserError(f"{file}: {place} is '{parent}', which has no `{parent.needs}`; with it: {names(able)}")
 
@@ -177,44 +204,49 @@ def parents(params: BaseModel) -> dict[str, Parent]:
 
 
 def technique(stage: str, variant: str, entry: object, file: Path = PARAMS_FILE) -> Technique:
-    """The technique that an entry of params.yaml asks for, checked by itself; of eval's measures the name says which."""
+    """The technique of an entry of params.yaml, checked by itself. `method` says which; of eval's measures the name."""
     place = f"{file}: {stage}.{variant}"
     check_name(f"{file}: {stage}", variant)
     if not isinstance(entry, dict):
         raise UserError(f"{place} must be a mapping, not {entry!r}")
-    key, method = (place, variant) if stage == "eval" else (f"{place}.method", entry.get("method"))
+    if stage != "eval" and "method" not in entry:
+        raise UserError(f"{place}.method is missing; there are: {names(techniques(stage))}")
+    key, method = (place, variant) if stage == "eval" else (f"{place}.method", entry["method"])
     if method not in techniques(stage):
         raise UserError(f"{key} is {method!r}; there are: {names(techniques(stage))}")
     kind = technique_class(stage, method)
     try:
         return kind.model_validate(entry)
     except ValidationError as error:
-        raise UserError("\n".join(complaint(place, kind, each) for each in error.errors())) from None
+        raise UserError("\n".join(complaint(place, kind, wrong) for wrong in error.errors())) from None
 
 
 def technique_class(stage: str, method: str) -> type[Technique]:
     """The one technique of stages/STAGE/METHOD.py."""
     module = import_module(f"stages.{stage}.{method}")
-    own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
-    [found] = [each for each in own if issubclass(each, Technique)]
+    classes = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
+    [found] = [kind for kind in classes if issubclass(kind, Technique)]
     return found
 
 
-def complaint(place: str, schema: type[BaseModel], error: Any) -> str:
+def complaint(place: str, schema: type[BaseModel], error: ErrorDetails) -> str:
     """One line for one wrong value: where, what it is, what is allowed."""
     where = ".".join([place, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
         return f"{where} is not a parameter; there are: {names(fields(schema, error['loc'][:-1]))}"
     if error["type"] == "missing":
         return f"{where} is missing"
-    return f"{where} is {error['input']!r}: {error['msg'].lower()}"
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where}: {message}" if isinstance(error["input"], dict) else f"{where} is {error['input']!r}: {message}"
 
 
-def fields(schema: type[BaseModel], path: tuple[Any, ...]) -> list[str]:
+def fields(schema: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Names of the parameters at a place inside a params class, e.g. ("training",)."""
     for name in path:
-        kinds = [schema.model_fields[name].annotation, *get_args(schema.model_fields[name].annotation)]
-        schema = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+        annotation = schema.model_fields[str(name)].annotation
+        inside = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        schema = next(kind for kind in inside if issubclass(kind, BaseModel))
     return list(schema.model_fields)
 
 
@@ -224,5 +256,5 @@ def techniques(stage: str) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
 
 
-def names(values: Any) -> str:
-    return ", ".join(map(str, values or ())) or "none"
+def names(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values)) or "none"

@@ -12,14 +12,23 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from stages.lib.frame import energy, files
+from stages.lib.frame.errors import UserError
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+STORE, LOCAL_STORE = "MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"  # environment variable, and MLflow's own default
+PATIENCE = 5  # seconds a server may take to answer
 EXPERIMENT = "orchard"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on the runs, not on GenAI's empty one
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
 BATCH = 1000  # metrics that MLflow takes in one call
 
@@ -45,6 +54,7 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inpu
 
     `code` is the technique's file of the `code` stage (stages/lib/frame/code.py).
     """
+    require_store()
     start, current = time.time(), Run(digests={path: files.digest(path) for path in [code, *inputs]})
     for stale in ("metrics.json", "curve.csv"):
         files.remove(out / stale)
@@ -99,7 +109,7 @@ def log(name: str, start: float, params: BaseModel, current: Run, tags: dict, in
         mlflow.set_terminated(run_id, status)
 
 
-def numbers(values: Mapping[str, Any]) -> list[Any]:
+def numbers(values: Mapping[str, Any]) -> "list[Metric]":
     """What of `values` MLflow can keep as a metric."""
     from mlflow.entities import Metric
 
@@ -107,11 +117,41 @@ def numbers(values: Mapping[str, Any]) -> list[Any]:
     return [Metric(key, value, now, 0) for key, value in values.items() if isinstance(value, int | float)]
 
 
+def store() -> str:
+    """Where runs are kept."""
+    return os.environ.get(STORE) or LOCAL_STORE
+
+
+def require_store() -> None:
+    if (address := store()).startswith(("http://", "https://")):
+        require_server(STORE, address)
+
+
+@cache
+def require_server(variable: str, address: str) -> None:
+    """Refuse to start work that a dead server would hold up for minutes: MLflow and Prefect try again and again."""
+    import http.client
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        urlopen(f"{address.rstrip('/')}/health", timeout=PATIENCE).close()
+    except HTTPError:
+        pass  # it answers, only not to this
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise UserError(
+            f"{variable} is {address}, and no server answers there within {PATIENCE} s ({reason}); "
+            f"start it, or unset {variable}"
+        ) from error
+
+
 @contextmanager
-def client() -> Iterator[Any]:
+def client() -> "Iterator[MlflowClient]":
     """MLflow's client, one process at a time: SQLite takes one writer, and only one may create the tables."""
     import fcntl
 
+    require_store()
     import mlflow
 
     with Path("mlflow.db.lock").open("w") as file:
@@ -119,9 +159,14 @@ def client() -> Iterator[Any]:
         yield mlflow.MlflowClient()
 
 
-def experiment(mlflow: Any) -> str:
+def experiment(mlflow: "MlflowClient") -> str:
     found = mlflow.get_experiment_by_name(EXPERIMENT)
-    return found.experiment_id if found else mlflow.create_experiment(EXPERIMENT)
+    if found is None:
+        return mlflow.create_experiment(EXPERIMENT, tags=KIND)
+    for key, value in KIND.items():
+        if found.tags.get(key) != value:
+            mlflow.set_experiment_tag(found.experiment_id, key, value)
+    return found.experiment_id
 
 
 def start_pipeline(name: str) -> str:
@@ -150,6 +195,7 @@ class Past:
     stage: str
     variant: str
     git: str
+    code: str
     params: dict[str, str]
     inputs: list[tuple[str, str]]  # path, sha256
 
@@ -160,9 +206,10 @@ def producer(path: Path, sha256: str) -> Past | None:
     with client() as mlflow:
         found = mlflow.search_runs([experiment(mlflow)], wanted, max_results=1, order_by=["attributes.start_time DESC"])
     for data, info in ((each.data, each.info) for each in found):
-        inputs = [tuple(data.tags[key].rsplit(" ", 1)) for key in sorted(data.tags) if key.startswith("orchard.input.")]
-        stage, variant, git = (data.tags[f"orchard.{key}"] for key in ("stage", "variant", "git"))
-        return Past(info.run_id, stage, variant, git, data.params, inputs)
+        named = [data.tags[key].rpartition(" ") for key in sorted(data.tags) if key.startswith("orchard.input.")]
+        inputs = [(path, sha256) for path, _, sha256 in named]
+        stage, variant, git, code = (data.tags.get(f"orchard.{key}", "") for key in ("stage", "variant", "git", "code"))
+        return Past(info.run_id, stage, variant, git, code, data.params, inputs)
     return None
 
 

@@ -28,8 +28,8 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder} is damaged ({error}); delete it and run again") from error
-    return model.to(torch.device(device())).eval()  # pyright: ignore[reportArgumentType]
+        raise UserError(f"{folder} is damaged ({error}); run the stage that made it again") from error
+    return place(model).eval()
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -75,6 +75,13 @@ def quiet() -> None:
 def logits(model: "PreTrainedModel") -> "Callable[[Tensor], Tensor]":
     """The model as a function ids (B, T) -> logits (B, T, V)."""
     return lambda ids_BT: model(ids_BT.to(model.device), use_cache=False).logits
+
+
+def place(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model on the accelerator, if there is one."""
+    import torch
+
+    return model.to(torch.device(device()))  # pyright: ignore[reportArgumentType]
 
 
 def device() -> str:

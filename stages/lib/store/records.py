@@ -33,7 +33,8 @@ def load(folder: Path, split: str) -> list[Record]:
 
 
 def parse(path: Path, number: int, line: str) -> Record:
+    """The record in a line of a file."""
     try:
         return json.loads(line)
     except ValueError as error:
-        raise UserError(f"{path}, line {number}, is damaged ({error}); delete the file and run again") from None
+        raise UserError(f"{path}, line {number}, is damaged: {error}") from None

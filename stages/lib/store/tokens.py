@@ -42,7 +42,7 @@ def load(folder: Path, split: str) -> "np.ndarray":
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); delete it and run again") from error
+        raise UserError(f"{path} is damaged ({error}); run the stage that made it again") from error
 
 
 def about(folder: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Trace artefacts: `train.jsonl` of solutions, or shards of recorded distributions; `about.json` says whose.
 
 A shard holds R rows of T positions: ids (R, T), and for each position `code` (R, T, W), W bytes for the k likeliest
-next tokens and their log-probabilities at the recording's temperature (stages/lib/store/topk.py). `about.json` names the code
-and the sha256 of every shard, so that a recording that is damaged or not all there is refused before it is learnt from.
+next tokens and their log-probabilities at the recording's temperature (stages/lib/store/topk.py). `about.json` names
+the code and the sha256 of every shard, so that a recording that is damaged or not all there is refused before it is
+learnt from.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,48 +16,62 @@ from typing import TYPE_CHECKING, Any
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records, topk
+from stages.lib.store.records import Record
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
-Item = dict[str, Any]
 REPLAYED = 32  # rows on which a recording is compared with its teacher
 
 
-def save(folder: Path, about: dict[str, Any], items: Iterator[Item]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Shard:
+    """What a teacher says of R rows: at each of T positions the K likeliest next tokens, the likeliest first."""
+
+    ids: "Tensor"  # (R, T)
+    index: "Tensor"  # (R, T, K), token numbers
+    logprob: "Tensor"  # (R, T, K), over the whole vocabulary
+    vocab: int
+
+
+def save(folder: Path, about: dict[str, Any], items: Iterator[Record | Shard]) -> dict[str, float]:
     """Write items as they come; returns counts and sizes."""
-    solutions, counts, shards, codec = [], {"rows": 0, "tokens": 0}, {}, None
+    solutions: list[Record] = []
+    shards: dict[str, str] = {}
+    codec: dict[str, Any] = {}
+    rows = tokens = 0
     for number, item in enumerate(items):
-        if "prompt" in item:
+        if not isinstance(item, Shard):
             solutions.append(item)
             continue
         path = folder / f"{number:05}.safetensors"
-        codec = {"name": topk.NAME, "k": item["index"].shape[-1], "vocab": item["vocab"]}
-        shard(path, item)
+        codec = {"name": topk.NAME, "k": item.index.shape[-1], "vocab": item.vocab}
+        write(path, item)
         shards[path.name] = files.digest(path)
-        counts = {"rows": counts["rows"] + len(item["ids"]), "tokens": counts["tokens"] + item["ids"].numel()}
-    files.write_json(
-        folder / "about.json", about | ({"codec": codec, "shards": shards, "rows": counts["rows"]} if codec else {})
-    )
+        rows, tokens = rows + len(item.ids), tokens + item.ids.numel()
     if codec:
-        return counts | {"bytes_per_token": files.size(folder) / counts["tokens"]}
+        about = about | {"codec": codec, "shards": shards, "rows": rows}
+    files.write_json(folder / "about.json", about)
+    if codec:
+        return {"rows": rows, "tokens": tokens, "bytes_per_token": files.size(folder) / tokens}
     records.save(folder, train=solutions)
     return {"solutions": len(solutions), "bytes": files.size(folder)}
 
 
-def shard(path: Path, item: Item) -> None:
+def write(path: Path, shard: Shard) -> None:
     import torch
     from safetensors.torch import save_file
 
-    index, logprob = (item[name].flatten(0, 1).numpy() for name in ("index", "logprob"))
-    code = torch.from_numpy(topk.encode(index, logprob, item["vocab"])).unflatten(0, item["ids"].shape)
-    small = torch.uint16 if item["vocab"] <= 2**16 else torch.int32
-    save_file({"ids": item["ids"].to(small).contiguous(), "code": code.contiguous()}, path)
+    index_NK, logprob_NK = shard.index.flatten(0, 1).numpy(), shard.logprob.flatten(0, 1).numpy()
+    code = torch.from_numpy(topk.encode(index_NK, logprob_NK, shard.vocab)).unflatten(0, shard.ids.shape)
+    small = torch.uint16 if shard.vocab <= 2**16 else torch.int32
+    save_file({"ids": shard.ids.to(small).contiguous(), "code": code.contiguous()}, path)
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """{"technique": its params, "teacher", "tokenizer", "tokens"}: hashes of what the recording was made from; of
-    distributions also {"codec", "shards": their sha256, "rows"}."""
+    """{"technique": its params, "teacher": hash of the model, if it is one of ours}; of distributions also the hashes
+    "tokenizer" and "tokens", "codec", "shards": their sha256, "rows"."""
     return files.read_json(folder / "about.json")
 
 
@@ -66,52 +82,58 @@ def distributions(folder: Path) -> bool:
 
 def require(folder: Path, **identity: str) -> None:
     """Refuse recorded distributions of another tokenizer, teacher or rows than the named ones."""
-    said = about(folder)
+    recorded = about(folder)
     for name, wanted in identity.items():
-        if said[name] != wanted:
+        if recorded[name] != wanted:
             raise UserError(
-                f"{folder} was recorded with {name} {str(said[name])[:12]}; that of this variant is "
+                f"{folder} was recorded with {name} {str(recorded[name])[:12]}; that of this variant is "
                 f"{wanted[:12]}: name the same one, or record again"
             )
 
 
-def batches(folder: Path, size: int) -> "Callable[[int], dict[str, Tensor]]":
-    """Batch number i, round and round the recorded rows, read from memory-mapped shards: ids, index, logprob."""
+def batches(folder: Path, size: int, seed: int = 0) -> "Callable[[int], dict[str, Tensor]]":
+    """Batch number i, round and round the recorded rows, read from memory-mapped shards: ids, index, logprob.
+
+    Seed 0 leaves the rows in the order in which they were recorded; any other shuffles them.
+    """
+    import numpy as np
     from safetensors import safe_open
 
     codec = checked(folder)
     shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("*.safetensors"))]
     lengths = [shard.get_slice("ids").get_shape()[0] for shard in shards]
-    where = [(shard, row) for shard, length in zip(shards, lengths, strict=True) for row in range(length)]
-    return partial(_batch, where, codec, size)
+    rows = [(shard, row) for shard, length in zip(shards, lengths, strict=True) for row in range(length)]
+    if seed:
+        rows = [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+    return partial(_batch, rows, codec, size)
 
 
-def checked(folder: Path) -> Item:
+def checked(folder: Path) -> dict[str, Any]:
     """The codec of a recording of which every byte is as it was written."""
     if not distributions(folder):
         raise UserError(f"{folder} has no recorded distributions; this technique learns from `method: logits` traces")
-    said = about(folder)
-    if (name := said["codec"]["name"]) != topk.NAME:
+    recorded = about(folder)
+    if (name := recorded["codec"]["name"]) != topk.NAME:
         raise UserError(f"{folder} is coded as {name!r}; this version reads {topk.NAME!r}: record again")
-    for name, sha256 in said["shards"].items():
+    for name, sha256 in recorded["shards"].items():
         if not (folder / name).is_file():
             raise UserError(f"{folder / name} is missing; run its traces variant again")
         if files.digest(folder / name) != sha256:
             raise UserError(f"{folder / name} is damaged: not the bytes that were recorded; run its variant again")
-    return said["codec"]
+    return recorded["codec"]
 
 
-def _batch(where: list[tuple[Any, int]], codec: Item, size: int, index: int) -> "dict[str, Tensor]":
+def _batch(rows: list[tuple[Any, int]], codec: dict[str, Any], size: int, index: int) -> "dict[str, Tensor]":
     import torch
 
-    rows = [where[(index * size + i) % len(where)] for i in range(size)]
-    ids, code = (torch.stack([shard.get_slice(name)[row] for shard, row in rows]) for name in ("ids", "code"))
+    chosen = [rows[(index * size + i) % len(rows)] for i in range(size)]
+    ids, code = (torch.stack([shard.get_slice(name)[row] for shard, row in chosen]) for name in ("ids", "code"))
     decoded = topk.decode(code.flatten(0, 1).numpy(), codec["k"], codec["vocab"])
-    index_, logprob = (torch.from_numpy(each).unflatten(0, ids.shape) for each in decoded)
-    return {"ids": ids.long(), "index": index_, "logprob": logprob}
+    token, logprob = (torch.from_numpy(part).unflatten(0, ids.shape) for part in decoded)
+    return {"ids": ids.long(), "index": token, "logprob": logprob}
 
 
-def fidelity(folder: Path, teacher: Any, temperature: float) -> dict[str, float]:
+def fidelity(folder: Path, teacher: "PreTrainedModel", temperature: float) -> dict[str, float]:
     """Read back what was written and ask the teacher again: nats/token that a reader of the recording is off.
 
     kl_to_full: KL(teacher || recording) over the vocabulary, what lies outside the k tokens spread evenly; kl_of_code:
@@ -121,10 +143,11 @@ def fidelity(folder: Path, teacher: Any, temperature: float) -> dict[str, float]
 
     rows, batch = min(REPLAYED, int(about(folder)["rows"])), batches(folder, 1)
     total = torch.zeros(2, dtype=torch.float64)
-    for read in (batch(i) for i in range(rows)):
+    for number in range(rows):
+        row = batch(number)
         with torch.no_grad():
-            logits_BTV = teacher(input_ids=read["ids"].to(teacher.device), use_cache=False).logits
-        total += divergence((logits_BTV.float() / temperature).log_softmax(-1).cpu(), read["index"], read["logprob"])
+            logits_BTV = teacher(input_ids=row["ids"].to(teacher.device), use_cache=False).logits
+        total += divergence((logits_BTV.float() / temperature).log_softmax(-1).cpu(), row["index"], row["logprob"])
     return dict(zip(("kl_to_full", "kl_of_code"), (total / rows).tolist(), strict=True))
 
 
@@ -132,8 +155,8 @@ def divergence(p_BTV: "Tensor", index_BTK: "Tensor", q_BTK: "Tensor") -> "Tensor
     """(over the vocabulary, over k tokens and the rest): mean KL of log-probabilities p to those of k tokens, q."""
     import torch
 
-    def rest(each_BTK: "Tensor") -> "Tensor":
-        return (1 - each_BTK.double().exp().sum(-1)).clamp_min(topk.LEAST / 10).log()
+    def rest(logprob_BTK: "Tensor") -> "Tensor":
+        return (1 - logprob_BTK.double().exp().sum(-1)).clamp_min(topk.LEAST / 10).log()
 
     vocab, k = p_BTV.shape[-1], index_BTK.shape[-1]
     p_BTK, rest_BT = p_BTV.gather(-1, index_BTK), rest(q_BTK)

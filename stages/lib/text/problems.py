@@ -10,6 +10,16 @@ if TYPE_CHECKING:
 MARK = "####"  # a solution ends in "#### answer", as in GSM8K (Cobbe et al. 2021, arXiv:2110.14168)
 
 
+def solution(steps: str, answer: str) -> str:
+    """A worked solution: lines of working out, perhaps none, and the answer."""
+    return f"{steps}{MARK} {answer}"
+
+
+def steps(solution: str) -> str:
+    """The lines of a worked solution before its answer."""
+    return solution.rpartition(MARK)[0]
+
+
 def extract(text: str) -> str | None:
     """The answer that a worked solution ends in; None if it never says."""
     _, mark, answer = text.rpartition(MARK)

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.lib.frame.params import Params
 from stages.lib.nets.rounding import FakeQuantize
@@ -23,5 +23,18 @@ class Training(Params):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
     keep_zeros: bool = False  # a pruned model's zeros stay zeros
     fake_quantize: FakeQuantize | None = None  # weights are rounded in every pass, and for good at the end
-    checkpoint_seconds: PositiveInt = 60
-    seed: NonNegativeInt = 0
+    checkpoint_seconds: PositiveInt = 60  # between two; changes no result
+    seed: NonNegativeInt = 0  # of the examples' order, adapters and dropout
+
+    @model_validator(mode="after")
+    def whole_parts(self) -> "Training":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} can't be worked off in {self.accumulation} equal parts")
+        if self.schedule != "wsd":
+            self.refuse_idle("decay", "with `schedule: wsd`")
+        return self
+
+    @property
+    def part_size(self) -> int:
+        """Rows of one accumulated part."""
+        return self.batch_size // self.accumulation

@@ -22,17 +22,19 @@ from stages.lib.training.optimizers import optimizers
 from stages.lib.training.schedule import rate
 
 Part = Tensor | dict[str, Any]  # token ids (B, T), or those as "ids" with what else a loss needs
+Loss = Tensor | tuple[Tensor, dict[str, Tensor]]  # of a part: its mean, and what else the curve shall show of it
 
 
 def fit(
     model: nn.Module,
     batch: Callable[[int], Any],
-    loss: Callable[[Any], Tensor],
+    loss: Callable[[Any], Loss],
     p: Training,
     curve: list[dict[str, float]],
     checkpoints: Path,
 ) -> dict[str, float]:
-    """Train in place; `batch(i)` gives part i of the run, `loss(part)` its mean loss. Returns this machine's speed.
+    """Train in place; `batch(i)` gives part i of the run, `loss(part)` its mean loss, alone or with measures, which the
+    curve then shows too. Returns this machine's speed.
 
     `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
     """
@@ -46,10 +48,10 @@ def fit(
         seen = 0
         with progress(p.steps, first) as bar:
             for step in range(first, p.steps):
-                value, tokens = update(model, steppers, batch, loss, p, step, held)
+                means, tokens = update(model, steppers, batch, loss, p, step, held)
                 seen += tokens
-                curve.append({"step": step + 1, "loss": value, "lr": p.lr * rate(step, p)})
-                bar.set_postfix_str(f"loss {value:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
+                curve.append({"step": step + 1, "loss": means.pop("loss"), "lr": p.lr * rate(step, p)} | means)
+                bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
                 bar.update()
                 if monotonic() - saved > p.checkpoint_seconds:
                     checkpoint.save(checkpoints, model, steppers, curve)
@@ -63,25 +65,31 @@ def fit(
 def update(
     model: nn.Module,
     steppers: list[torch.optim.Optimizer],
-    batch: Any,
-    loss: Any,
+    batch: Callable[[int], Any],
+    loss: Callable[[Any], Loss],
     p: Training,
     step: int,
     held: Sequence[tuple[Tensor, Tensor]] = (),
-) -> tuple[float, int]:
-    """One optimizer step, `held` weights left at zero; returns the mean loss and the number of tokens seen."""
+) -> tuple[dict[str, float], int]:
+    """One optimizer step, `held` weights left at zero; returns means, of "loss" and measures, and how many tokens."""
     for group in (group for stepper in steppers for group in stepper.param_groups):
         group["lr"] = p.lr * rate(step, p)
-    total, tokens, device = 0.0, 0, next(model.parameters()).device
+    means, tokens, device = {"loss": 0.0}, 0, next(model.parameters()).device
     for index in range(step * p.accumulation, (step + 1) * p.accumulation):
         part = to_device(batch(index), device)
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p)):
-            value = loss(part) / p.accumulation
+            result = loss(part)
+            value, measures = result if isinstance(result, tuple) else (result, {})
+            value = value / p.accumulation
         value.backward()
-        total += value.item()
+        means["loss"] += value.item()
+        for name, measure in measures.items():
+            means[name] = means.get(name, 0.0) + measure.item() / p.accumulation
         tokens += count(part)
-    if not math.isfinite(total):
-        raise UserError(f"training diverged: the loss is {total} at step {step + 1}; try a smaller lr than {p.lr}")
+    if not math.isfinite(means["loss"]):
+        raise UserError(
+            f"training diverged: the loss is {means['loss']} at step {step + 1}; try a smaller lr than {p.lr}"
+        )
     for weight, zero in held:
         if weight.grad is not None:
             weight.grad.masked_fill_(zero, 0)  # what does not move neither counts as length nor in the moments
@@ -91,7 +99,7 @@ def update(
     for weight, zero in held:
         weight.data.masked_fill_(zero, 0)  # Muon moves every weight of a matrix
     model.zero_grad(set_to_none=True)
-    return total, tokens
+    return means, tokens
 
 
 def zeros(model: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -1,1 +1,1 @@
-"""The pieces of the report."""
+"""The pieces of the report: numbers for programs (summary), for people (page, charts), and model cards."""

@@ -14,7 +14,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from stages.lib.frame import files
+from stages.lib.frame import files, params
+from stages.lib.frame.params import Tree
+from stages.report.parts import evaluated
 
 SPENT = ("seconds", "joules")
 COSTS = ("tokens_seen", "student_flops", "teacher_flops")
@@ -25,7 +27,7 @@ EVALUATED = ("accuracy", "accuracy_low", "accuracy_high", "bits_per_byte")
 FINISHING = ("prune", "quantize", "export")  # between a trained student and the model that was evaluated
 
 
-def links(tree: dict[str, Any], model: str) -> list[str]:
+def links(tree: Tree, model: str) -> list[str]:
     """The distill variants that trained a model, the last one first."""
     found = []
     while True:
@@ -37,11 +39,11 @@ def links(tree: dict[str, Any], model: str) -> list[str]:
         model = tree[stage][variant]["model"]
 
 
-def students(tree: dict[str, Any], models: list[dict], artifacts: Path) -> dict[str, dict[str, Any]]:
+def students(tree: Tree, models: list[dict], artifacts: Path) -> dict[str, dict[str, Any]]:
     """Of every distill variant that was run: kinds, cost, acceptance; its evaluation where there is one."""
     evaluated = {row["model"]: row for row in models}
     found = {}
-    for variant, entry in (tree.get("distill") or {}).items():
+    for variant, entry in params.variants(tree, "distill").items():
         model = f"distill/{variant}"
         line = links(tree, model)
         if all((artifacts / "distill" / link / "metrics.json").is_file() for link in line):
@@ -60,7 +62,7 @@ def students(tree: dict[str, Any], models: list[dict], artifacts: Path) -> dict[
     return found
 
 
-def compare(tree: dict[str, Any], models: list[dict], artifacts: Path) -> dict[str, dict[str, Any]]:
+def compare(tree: Tree, models: list[dict], artifacts: Path) -> dict[str, dict[str, Any]]:
     """Of every path in params.yaml's `compare`: means over its seeds, and their difference to the first path's."""
     rows = {row["variant"]: row for row in models}
     found, baseline = {}, None
@@ -128,7 +130,7 @@ def acceptance(model: str, artifacts: Path) -> float | None:
     return metrics(artifacts, variant).get("acceptance_after") if stage == "distill" else None
 
 
-def begins_as(tree: dict[str, Any], line: list[str]) -> str | None:
+def begins_as(tree: Tree, line: list[str]) -> str | None:
     """The model that the first link started from."""
     return tree["distill"][line[-1]]["model"] if line else None
 
@@ -139,5 +141,4 @@ def metrics(artifacts: Path, variant: str) -> dict[str, float]:
 
 def timings(artifacts: Path, made: str) -> dict[str, float]:
     """Of "stage/variant"; empty if it came from another machine's cache."""
-    path = artifacts / made / "timings.json"
-    return files.read_json(path) if path.is_file() else {}
+    return evaluated.optional(artifacts / made / "timings.json")

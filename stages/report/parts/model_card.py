@@ -1,15 +1,17 @@
-"""The README.md of an exported model: what it is, from which data, how faithful, how to run it.
+"""The model card of an export: what it is, how good, how faithful, how to run it, from which data and licences.
 
-It says what this stage knows and what params.yaml says of every ancestor, so that the same inputs give the same bytes;
-accuracy, speed and energy are measured later, and joined to it when the model is released (flows/release.py).
+It takes what the export says of itself, what eval measured of it and what params.yaml says of all it was made from, so
+that the same inputs give the same bytes. Speed and energy are numbers of one machine; they join the card when the model
+is released (flows/release.py).
 """
 
-from types import ModuleType
+import textwrap
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from stages.lib.frame import params
+from stages.lib.frame import files, gates, params
+from stages.lib.frame.params import Tree
+from stages.report.parts import evaluated, numbers
 
 CARD = """\
 # {variant}
@@ -19,9 +21,12 @@ A language model exported by Orchard from `{source}` as {format}.
 | | |
 |---|---|
 | parameters | {parameters:,} |
+| bytes of the weights file | {bytes:,} |
 | bits per weight, scales counted | {bits_per_weight:.2f} |
 | architecture | {architecture} |
-| vocabulary, context | {vocabulary:,} tokens, {context} |
+| vocabulary, context | {vocabulary:,} tokens, {length} |
+| accuracy, {problems} held-out problems | {accuracy} |
+| bits per byte, held-out documents | {bits_per_byte} |
 | KL divergence from its source, held out | {kl:.4f} nats/token |
 | same most likely token as its source | {same_top:.2%} |
 | held-out loss: source, this file | {loss_before:.4f}, {loss_after:.4f} nats/token |
@@ -31,7 +36,7 @@ A language model exported by Orchard from `{source}` as {format}.
 {run}
 Chat template (Jinja):
 
-    {template}
+{template}
 
 ## Data and licences
 
@@ -43,56 +48,81 @@ Chat template (Jinja):
 """
 
 
-def text(technique: ModuleType, variant: str, p: Any, config: Any, tokenizer: Any, metrics: dict[str, Any]) -> str:
-    made_from = ancestors(params.read(), p)
-    context = getattr(config, "max_position_embeddings", None)
-    return CARD.format(
-        variant=variant,
-        source=p.model,
-        format=f"{technique.NAME} {getattr(p, 'type', '')}".strip(),
-        architecture=architecture(config),
-        vocabulary=config.vocab_size,
-        context=f"{context:,} tokens" if context else "of any length",
-        run=technique.RUN,
-        template=tokenizer.chat_template or "none",
-        data="\n".join(source(name, each) for name, each in made_from.items() if origin(each)) or "- not known",
-        lineage="\n".join(step(name, each) for name, each in made_from.items()),
-        **metrics,
-    )
+def write_all(tree: Tree, artifacts: Path, folder: Path) -> None:
+    """FOLDER/EXPORT.md for every export that was made."""
+    with files.writing(folder) as temporary:
+        for variant in params.variants(tree, "export"):
+            if (artifacts / "export" / variant / "metrics.json").is_file():
+                (temporary / f"{variant}.md").write_text(text(tree, artifacts, variant), encoding="utf-8")
 
 
-def architecture(config: Any) -> str:
-    shape = f"{config.model_type}: {config.num_hidden_layers} layers, width {config.hidden_size}"
-    if not (kv_heads := getattr(config, "num_key_value_heads", None)):  # a state space has none
-        return shape
-    return f"{shape}, {config.num_attention_heads} heads, {kv_heads} key-value heads"
+def text(tree: Tree, artifacts: Path, variant: str) -> str:
+    made = files.read_json(artifacts / "export" / variant / "metrics.json")
+    name = gates.measured(tree).get(f"export/{variant}")
+    quality = evaluated.read(tree, artifacts, name) if name else {}
+    entries = ancestors(tree, f"export/{variant}")
+    return CARD.format_map({
+        **made,
+        "variant": variant,
+        "source": params.variants(tree, "export")[variant]["model"],
+        "length": f"{made['context']:,} tokens" if made["context"] else "of any length",
+        "problems": quality.get("num_problems", ""),
+        "accuracy": accuracy(quality),
+        "bits_per_byte": numbers.number(quality.get("bits_per_byte")),
+        "template": textwrap.indent(chat_template(artifacts / "export" / variant / "model"), "    "),
+        "data": "\n".join(filter(None, map(origin, entries, entries.values()))) or "- not known",
+        "lineage": "\n".join(step(tree, name, entry) for name, entry in entries.items()),
+    })  # fmt: skip
 
 
-def ancestors(tree: dict[str, Any], p: BaseModel) -> dict[str, BaseModel]:
-    """The variants that a variant with these params comes from, "stage/variant" -> params; parents before theirs."""
-    found: dict[str, BaseModel] = {}
-    queue = list(params.parents(p).values())
+def accuracy(quality: dict[str, Any]) -> str:
+    """With its interval."""
+    if "accuracy" not in quality:
+        return numbers.MISSING
+    low, high = quality["accuracy_low"], quality["accuracy_high"]
+    return f"{quality['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}"
+
+
+def chat_template(folder: Path) -> str:
+    """Of the tokenizer in an exported folder: in a file of its own or among the tokenizer's settings."""
+    own = folder / "chat_template.jinja"
+    if own.is_file():
+        return own.read_text(encoding="utf-8")
+    return evaluated.optional(folder / "tokenizer_config.json").get("chat_template") or "none"
+
+
+def ancestors(tree: Tree, model: str) -> dict[str, dict[str, Any]]:
+    """What a variant was made from, "stage/variant" -> entry of params.yaml; parents before theirs."""
+    found: dict[str, dict[str, Any]] = {}
+    queue = list(parents(tree, model).values())
     while queue:
         name = queue.pop(0)
         if name not in found:
             stage, variant = name.split("/", 1)
-            _, found[name] = params.technique(stage, variant, tree[stage][variant])
-            queue += params.parents(found[name]).values()
+            found[name] = params.variants(tree, stage)[variant]
+            queue += parents(tree, name).values()
     return found
 
 
-def origin(p: Any) -> Any:
-    """What came from outside: the source of data, or somebody else's model or tokenizer."""
-    return getattr(p, "licence", None) and p or getattr(p, "external", None)
+def parents(tree: Tree, model: str) -> dict[str, str]:
+    """The parameters of "stage/variant" that name another variant. Data has none: its source is a path."""
+    stage, variant = model.split("/", 1)
+    entry = params.variants(tree, stage)[variant]
+    made = {f"{each}/{name}" for each in params.STAGES for name in params.variants(tree, each)}
+    named = {key: value for key, value in entry.items() if isinstance(value, str) and value in made}
+    return {} if stage == "data" else named
 
 
-def source(name: str, p: Any) -> str:
-    if hasattr(p, "licence"):
-        return f"- {name}: `{p.source}`, {p.licence}"
-    pinned = p.external.revision or p.external.sha256
-    return f"- {name}: `{p.external.source}` ({pinned}), under the licence its owner gave it"
+def origin(name: str, entry: dict[str, Any]) -> str | None:
+    """A line for what came from outside: data with its licence, or somebody else's model or tokenizer."""
+    if "licence" in entry:
+        return f"- {name}: `{entry['source']}`, {entry['licence']}"
+    if external := entry.get("external"):
+        pinned = external.get("revision") or external.get("sha256")
+        return f"- {name}: `{external['source']}` ({pinned}), under the licence its owner gave it"
+    return None
 
 
-def step(name: str, p: Any) -> str:
-    inputs = ", ".join(f"{key} {parent}" for key, parent in params.parents(p).items())
-    return f"- {name}: {p.method}{' of ' if inputs else ''}{inputs}"
+def step(tree: Tree, name: str, entry: dict[str, Any]) -> str:
+    inputs = ", ".join(f"{key} {parent}" for key, parent in parents(tree, name).items())
+    return f"- {name}: {entry['method']}{' of ' if inputs else ''}{inputs}"

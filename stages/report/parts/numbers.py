@@ -33,6 +33,17 @@ def share(value: float) -> str:
 
 
 @measured
+def with_interval(value: float, low: float, high: float) -> str:
+    return f"{share(value)} ({interval(low, high)})"
+
+
+@measured
+def interval(low: float, high: float) -> str:
+    """Of shares, in per cent: 59.0–71.4."""
+    return f"{100 * low:.1f}–{100 * high:.1f}"
+
+
+@measured
 def points(value: float) -> str:
     """A difference of shares, in percentage points."""
     return f"{100 * value:+.1f}".replace("-", "\u2212")
@@ -73,4 +84,4 @@ def prefixed(value: float, units: tuple[str, ...], largest: float | None = None)
     return f"{text}\u00a0{units[power]}".strip()
 
 
-FILTERS = {show.__name__: show for show in (size, count, share, points, signed, joules, number, brief)}
+FILTERS = {show.__name__: show for show in (size, count, share, interval, points, signed, joules, number, brief)}

@@ -9,62 +9,93 @@ first             the first sample that says anything, right or wrong: behaviour
 A record says how it was chosen: "chosen_by", and "votes" of self-consistency.
 """
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
 
+from stages.lib.store import records
 from stages.lib.store.records import Record
-from stages.lib.text import problems as tasks
+from stages.lib.text import problems
 from stages.traces import Recording
 
 Ask = Callable[[list[str], int], list[str]]  # prompts, number of the attempt -> a reply to each
 
 
-class Sampling(Recording):
-    """What every technique that asks for text has in its params."""
+class Writer(ABC):
+    """A teacher that replies in text."""
 
+    @abstractmethod
+    def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
+        """A reply to each prompt; what is drawn depends on the numbers of the batch and of the attempt."""
+
+    def spent(self) -> dict[str, float]:
+        """What all its replies took, where they are counted."""
+        return {}
+
+
+class Answers(Recording[Writer], ABC):
+    """Recordings of text: what every technique that asks for replies has in its params, and how it asks."""
+
+    seed: int = 0  # of the choice of problems, and of the replies
     count: PositiveInt  # problems asked
     choose: Literal["verifier", "self_consistency", "first"] = "verifier"
     attempts: PositiveInt = 2
-    temperature: NonNegativeFloat = 0.7  # 0: the likeliest token, so that one attempt is enough
+    temperature: NonNegativeFloat = 0.7  # 0: the likeliest token, in every attempt the same
     max_new_tokens: PositiveInt = 64
     batch_size: PositiveInt = 64
 
+    @model_validator(mode="after")
+    def attempts_count(self) -> "Answers":
+        if self.temperature == 0 and self.attempts > 1:
+            raise ValueError(f"attempts is {self.attempts}, but at temperature 0 all are the same: write `attempts: 1`")
+        return self
 
-def drawn(rows: list[Record], p: Any) -> list[list[Record]]:
+    def record(self, teacher: Writer, source: Path) -> Iterator[Record]:
+        asked = drawn(records.load(source / "records", "train"), self.seed, self.count, self.batch_size)
+        for number, rows in enumerate(asked):
+            yield from self.kept(rows, partial(teacher.reply, number))
+
+    def measure(self, teacher: Writer, records: Path) -> dict[str, float]:
+        return teacher.spent()
+
+    def kept(self, rows: list[Record], ask: Ask) -> Iterator[Record]:
+        """One batch of problems with the chosen solution to each."""
+        choose = {"verifier": verified, "self_consistency": agreed, "first": first}[self.choose]
+        for record in choose(rows, ask, self.attempts):
+            yield record | {"chosen_by": self.choose}
+
+
+def drawn(rows: list[Record], seed: int, count: int, batch_size: int) -> list[list[Record]]:
     """`count` problems in a seeded order, in batches, each from the shortest prompt to the longest."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(p.seed))[: p.count]
-    return [sorted((rows[i] for i in part), key=lambda row: len(row["prompt"]))
-            for part in map(torch.Tensor.tolist, order.split(p.batch_size))]  # fmt: skip
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:count]
+    return [
+        sorted((rows[i] for i in part.tolist()), key=lambda row: len(row["prompt"])) for part in order.split(batch_size)
+    ]
 
 
-def kept(asked: list[Record], ask: Ask, p: Any) -> Iterator[Record]:
-    """One batch of problems with the chosen solution to each."""
-    choose = {"verifier": verified, "self_consistency": agreed, "first": first}[p.choose]
-    for record in choose(asked, ask, p.attempts):
-        yield record | {"chosen_by": p.choose}
-
-
-def verified(asked: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
+def verified(rows: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
     for attempt in range(attempts):
-        replies = ask([row["prompt"] for row in asked], attempt)
-        marks = [tasks.correct(row, reply) for row, reply in zip(asked, replies, strict=True)]
-        for row, reply, right in zip(asked, replies, marks, strict=True):
+        replies = ask([row["prompt"] for row in rows], attempt)
+        correct = [problems.correct(row, reply) for row, reply in zip(rows, replies, strict=True)]
+        for row, reply, right in zip(rows, replies, correct, strict=True):
             if right:
                 yield row | {"solution": reply, "attempt": attempt}
-        asked = [row for row, right in zip(asked, marks, strict=True) if not right]
-        if not asked:
+        rows = [row for row, right in zip(rows, correct, strict=True) if not right]
+        if not rows:
             return
 
 
-def agreed(asked: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
-    prompts = [row["prompt"] for row in asked]
+def agreed(rows: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
+    prompts = [row["prompt"] for row in rows]
     samples = zip(*(ask(prompts, attempt) for attempt in range(attempts)), strict=True)
-    for row, replies in zip(asked, samples, strict=True):
-        answers = [tasks.extract(reply) for reply in replies]
+    for row, replies in zip(rows, samples, strict=True):
+        answers = [problems.extract(reply) for reply in replies]
         votes = Counter(answer for answer in answers if answer)
         if votes:
             answer, count = votes.most_common(1)[0]  # of equally many the one that came first
@@ -72,13 +103,13 @@ def agreed(asked: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
             yield row | {"solution": replies[number], "attempt": number, "votes": count}
 
 
-def first(asked: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
+def first(rows: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
     for attempt in range(attempts):
         silent = []
-        for row, reply in zip(asked, ask([row["prompt"] for row in asked], attempt), strict=True):
+        for row, reply in zip(rows, ask([row["prompt"] for row in rows], attempt), strict=True):
             if reply.strip():
                 yield row | {"solution": reply, "attempt": attempt}
             else:
                 silent.append(row)
-        if not (asked := silent):
+        if not (rows := silent):
             return

@@ -1,26 +1,31 @@
-"""A teacher behind an OpenAI-compatible endpoint: paced, retried, and every answer written down the moment it comes.
+"""A client of OpenAI-compatible endpoints: openai's, which retries and waits as it should, with pacing before it and a
+journal behind it, so that every answer is written down the moment it comes.
 
 The journal is keyed by a hash of the request, so a run that was killed asks for nothing twice, and neither does one
 that only changes what is kept. It lies outside the pipeline's outputs and stays there: answers may have been paid for.
+Nothing goes anywhere but to the one url, and of headers only what HTTP and the endpoint need.
 """
 
 import hashlib
 import json
 import os
-import random
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
 
+if TYPE_CHECKING:
+    from httpx2 import Request, Response
+    from openai import OpenAI
+
 KEY = "ORCHARD_API_KEY"  # environment variable; a key is never in params, journal or message
-AGAIN = {408, 409, 425, 429, *range(500, 600)}  # status codes that may be gone at the next attempt
-LONGEST = 60.0  # seconds between two attempts
+LOCAL = ("127.0.0.1", "localhost", "::1")
+HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
 
 
 class Journal:
@@ -40,106 +45,128 @@ class Journal:
             self.answers[answer["key"]] = answer
 
 
-class Endpoint:
-    """`ask` gives a reply to each prompt; `spent` counts tokens and cost of all that this recording asked for."""
+class Client:
+    """`ask` gives an answer to each prompt; `spent` counts what this client's answers took, whenever they came."""
 
-    def __init__(self, p: Any, folder: Path):
-        import httpx
-
-        name = hashlib.sha256(f"{p.url}\0{p.name}".encode()).hexdigest()[:16]
-        self.p, self.journal, self.used = p, Journal(folder / f"answers-{name}.jsonl"), set()
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        folder: Path,
+        timeout: float,
+        retries: int,
+        concurrency: int,
+        requests_per_second: float | None,
+    ):
+        identity = hashlib.sha256(f"{url}\0{name}".encode()).hexdigest()[:16]
+        self.url, self.name, self.retries, self.concurrency = url, name, retries, concurrency
+        self.journal, self.used = Journal(folder / f"answers-{identity}.jsonl"), set[str]()
+        self.pause = 1 / requests_per_second if requests_per_second else 0.0
         self.lock, self.turn = Lock(), 0.0
         self.key = os.environ.get(KEY, "")
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        local = httpx.URL(p.url).host in ("127.0.0.1", "localhost", "::1")
-        self.client = httpx.Client(headers=headers, timeout=p.timeout, trust_env=not local)  # no proxy to itself
+        self.openai = connect(url, self.key, timeout, retries, self.before_request)
 
-    def ask(self, prompts: list[str], attempt: int) -> list[str]:
-        """From the journal what it knows, the rest from the endpoint; a reply that was cut short counts as none."""
-        bodies = {prompt: self.request(prompt, attempt) for prompt in prompts}
-        keys = {prompt: self.identity(body) for prompt, body in bodies.items()}
+    def ask(self, prompts: list[str], **sampling: float) -> list[dict[str, Any]]:
+        """Each with "text", "finish", "prompt_tokens" and "completion_tokens": from the journal what it knows, the rest
+        from the endpoint."""
+        requests = {prompt: self.request(prompt, sampling) for prompt in prompts}
+        keys = {prompt: self.identity(request) for prompt, request in requests.items()}
         self.used |= set(keys.values())
-        self.fetch({keys[prompt]: body for prompt, body in bodies.items() if keys[prompt] not in self.journal.answers})
-        answers = [self.journal.answers[keys[prompt]] for prompt in prompts]
-        return [answer["text"] if answer["finish"] != "length" else "" for answer in answers]
+        self.fetch({keys[prompt]: requests[prompt] for prompt in prompts if keys[prompt] not in self.journal.answers})
+        return [self.journal.answers[keys[prompt]] for prompt in prompts]
 
-    def request(self, prompt: str, attempt: int) -> dict[str, Any]:
-        messages = [{"role": "user", "content": prompt}]
-        sampling = {"temperature": self.p.temperature, "seed": self.p.seed + attempt}
-        return {"model": self.p.name, "messages": messages, "max_tokens": self.p.max_new_tokens, **sampling}
+    def request(self, prompt: str, sampling: dict[str, float]) -> dict[str, Any]:
+        return {"model": self.name, "messages": [{"role": "user", "content": prompt}], **sampling}
 
-    def identity(self, body: dict[str, Any]) -> str:
-        return hashlib.sha256((self.p.url + json.dumps(body, sort_keys=True)).encode()).hexdigest()
+    def identity(self, request: dict[str, Any]) -> str:
+        return hashlib.sha256((self.url + json.dumps(request, sort_keys=True)).encode()).hexdigest()
 
-    def fetch(self, bodies: dict[str, dict[str, Any]]) -> None:
+    def fetch(self, requests: dict[str, dict[str, Any]]) -> None:
         """All at once, `concurrency` at a time; after the first that fails for good none is begun."""
-        pool = ThreadPoolExecutor(self.p.concurrency)
+        pool = ThreadPoolExecutor(self.concurrency)
         try:
-            for future in as_completed([pool.submit(self.one, key, body) for key, body in bodies.items()]):
+            for future in as_completed([pool.submit(self.fetch_one, *item) for item in requests.items()]):
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def one(self, key: str, body: dict[str, Any]) -> None:
-        complaint = ""
-        for pause in [0.0, *pauses(self.p.retries, self.p.backoff)]:
-            sleep(pause)
-            self.await_turn()
-            answer, complaint, asked = self.post(body)
-            if answer:
+    def fetch_one(self, key: str, request: dict[str, Any]) -> None:
+        """What answers but is no chat completion is asked again too."""
+        content = ""
+        for _ in range(self.retries + 1):
+            response = self.post(request)
+            if answer := parse(response.content):
                 return self.journal.add({"key": key} | answer)
-            sleep(asked)
-        raise UserError(
-            f"{self.p.url} gave no answer in {self.p.retries + 1} attempts: {complaint}. "
+            content = self.without_key(response.text)
+        raise self.gave_up(f"no chat completion: status 200, {content!r}")
+
+    def post(self, request: dict[str, Any]) -> "Response":
+        import httpx2
+        import openai
+
+        try:
+            return self.openai.post("/chat/completions", cast_to=httpx2.Response, body=request)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise self.gave_up(f"{type(cause).__name__} {cause}".strip()) from error
+        except openai.APIStatusError as error:
+            found = f"status {error.status_code}, {self.without_key(error.response.text)!r}"
+            if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                raise self.gave_up(found) from error
+            text = f"{self.url} refuses: {found}. Look at url, name and the environment variable {KEY}"
+            raise UserError(text) from error
+
+    def gave_up(self, complaint: str) -> UserError:
+        return UserError(
+            f"{self.url} gave no answer in {self.retries + 1} attempts: {complaint}. "
             f"{len(self.journal.answers)} answers are kept in {self.journal.path}; run again to go on"
         )
 
-    def post(self, body: dict[str, Any]) -> tuple[dict[str, Any] | None, str, float]:
-        """(answer, or None with what was wrong, and the seconds that the endpoint wants us to wait)."""
-        import httpx
+    def without_key(self, text: str) -> str:
+        return text[:200].replace(self.key or "\0", f"<{KEY}>")
 
-        try:
-            reply = self.client.post(f"{self.p.url.rstrip('/')}/chat/completions", json=body)
-        except httpx.TransportError as error:
-            return None, f"{type(error).__name__} {error}".strip(), 0.0
-        said = f"status {reply.status_code}, {reply.text[:200]!r}".replace(self.key or "\0", f"<{KEY}>")
-        if reply.status_code in AGAIN:
-            after = reply.headers.get("retry-after", "0")
-            return None, said, min(float(after), LONGEST) if after.isdigit() else 0.0
-        if reply.status_code != 200:
-            raise UserError(f"{self.p.url} refuses: {said}. Look at url, name and the environment variable {KEY}")
-        answer = parse(reply.content)
-        return answer, "" if answer else f"no chat completion: {said}", 0.0
-
-    def await_turn(self) -> None:
-        """Requests begin at least 1 / requests_per_second apart."""
+    def before_request(self, request: "Request") -> None:
+        """Every attempt waits for its turn, at least 1 / requests_per_second after the one before, and takes no headers
+        along that describe this machine or come from an environment meant for somebody else."""
+        for name in set(request.headers) - HEADERS - ({"authorization"} if self.key else set()):
+            del request.headers[name]
         with self.lock:
             self.turn = max(self.turn, monotonic())
-            mine = self.turn
-            self.turn += 1 / self.p.requests_per_second if self.p.requests_per_second else 0.0
-        sleep(max(0.0, mine - monotonic()))
+            begin = self.turn
+            self.turn += self.pause
+        sleep(max(0.0, begin - monotonic()))
 
-    @property
     def spent(self) -> dict[str, float]:
         answers = [self.journal.answers[key] for key in self.used]
         tokens = {name: sum(answer[name] for answer in answers) for name in ("prompt_tokens", "completion_tokens")}
-        prices = self.p.price_per_million_input, self.p.price_per_million_output
-        cost = sum(count * price / 1e6 for count, price in zip(tokens.values(), prices, strict=True))
-        return {"requests": len(answers), **tokens, "cost": cost}
+        return {"requests": len(answers), **tokens}
+
+
+def connect(url: str, key: str, timeout: float, retries: int, before_request: "Callable[[Request], None]") -> "OpenAI":
+    import httpx2
+    import openai
+
+    transport = httpx2.Client(
+        timeout=timeout,
+        trust_env=httpx2.URL(url).host not in LOCAL,  # no proxy to itself
+        event_hooks={"request": [before_request]},
+    )
+    return openai.OpenAI(
+        base_url=url,
+        api_key=key or "none",  # it wants one; without a key the header is taken off again
+        timeout=timeout,
+        max_retries=retries,
+        http_client=transport,
+    )
 
 
 def parse(content: bytes) -> dict[str, Any] | None:
     """The first choice of a chat completion; None if it is anything else."""
     try:
-        said = json.loads(content)
-        choice, usage = said["choices"][0], said.get("usage") or {}
+        completion = json.loads(content)
+        choice, usage = completion["choices"][0], completion.get("usage") or {}
         counts = {name: int(usage.get(name, 0)) for name in ("prompt_tokens", "completion_tokens")}
         answer = {"text": choice["message"]["content"], "finish": choice.get("finish_reason")} | counts
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         return None
     return answer if isinstance(answer["text"], str) else None
-
-
-def pauses(retries: int, first: float) -> Iterator[float]:
-    """Twice as long after each failure, with jitter, so that many clients don't come back at once."""
-    return (min(LONGEST, first * 2**i) * random.uniform(0.5, 1.0) for i in range(retries))

@@ -1,0 +1,1 @@
+"""What the techniques of align and the stage share."""

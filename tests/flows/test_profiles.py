@@ -1,0 +1,104 @@
+"""Profiles against RFC 7396 and against each other: real files, no mocks."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from flows import profiles
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
+
+RFC_7396 = """
+{"a":"b"} {"a":"c"} {"a":"c"}
+{"a":"b"} {"b":"c"} {"a":"b","b":"c"}
+{"a":"b"} {"a":null} {}
+{"a":"b","b":"c"} {"a":null} {"b":"c"}
+{"a":["b"]} {"a":"c"} {"a":"c"}
+{"a":"c"} {"a":["b"]} {"a":["b"]}
+{"a":{"b":"c"}} {"a":{"b":"d","c":null}} {"a":{"b":"d"}}
+{"a":[{"b":"c"}]} {"a":[1]} {"a":[1]}
+["a","b"] ["c","d"] ["c","d"]
+{"a":"b"} ["c"] ["c"]
+{"a":"foo"} null null
+{"a":"foo"} "bar" "bar"
+{"e":null} {"a":1} {"e":null,"a":1}
+[1,2] {"a":"b","c":null} {"a":"b"}
+{} {"a":{"bb":{"ccc":null}}} {"a":{"bb":{}}}
+"""  # Appendix A: original, patch, result
+
+
+@pytest.mark.parametrize("line", RFC_7396.split("\n")[1:-1])
+def test_the_examples_of_the_standard(line):
+    original, patch, result = map(json.loads, line.split())
+    before = json.dumps(original)
+    assert profiles.patch(original, patch) == result
+    assert json.dumps(original) == before
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    profiles.PROFILES.mkdir(parents=True)
+    save("laptop", "# The default\n\ndata:\n  a: {seed: 1} # first\n  b: {seed: 2}\n")
+    save("other", "# Another\n\ndata:\n  b: null\n  c: {seed: 3} # third\n")
+    return tmp_path
+
+
+def save(name: str, text: str) -> None:
+    (profiles.PROFILES / f"{name}.yaml").write_text(text)
+
+
+def test_an_overlay_keeps_its_header_the_order_of_the_base_and_the_comments_of_both(folder):
+    shown = profiles.show("other").splitlines()
+    assert shown[:5] == ["# Another", "", "data:", "  a: {seed: 1} # first", "  c: {seed: 3} # third"]
+    assert {"prune: {}", "endpoints: {}"} <= set(shown)  # dvc.yaml wants every stage
+    assert profiles.show("laptop") == Path("infra/profiles/laptop.yaml").read_text()  # complete: as it stands
+
+
+def test_a_profile_may_name_another_base_or_none(folder):
+    save("third", "base: other\ndata: {c: {seed: 4}}\n")
+    save("alone", "base: none\ndata: {z: {seed: 9}}\n")
+    assert profiles.merged("third")["data"] == {"a": {"seed": 1}, "c": {"seed": 4}}
+    assert profiles.merged("alone")["data"] == {"z": {"seed": 9}}
+    assert "base" not in profiles.merged("third") and "base" not in profiles.show("alone")
+
+
+def test_what_is_wrong_with_a_profile_is_one_line(folder):
+    save("a", "base: b\n")
+    save("b", "base: a\n")
+    save("typo", "distil: {}\n")
+    save("broken", "data: {a: b: c}\n")
+    for name, message in {
+        "a": "b.yaml: base is 'a', which is built on 'b'",
+        "typo": "typo.yaml: unknown key distil; there are: base, data, ",
+        "broken": "broken.yaml is not YAML",
+        "huge": "no profile 'huge' in infra/profiles; there are: a, b, broken, laptop, other, typo",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            profiles.merged(name)
+
+
+def test_a_profile_is_chosen_unless_edits_would_be_lost(folder):
+    target = Path("params.yaml")
+    for name in ("other", "laptop", "other"):
+        profiles.use(name)
+        assert target.read_text() == profiles.show(name)
+    target.write_text("name: mine\n")
+    with pytest.raises(UserError, match="has edits that are in no profile"):
+        profiles.use("laptop")
+    assert target.read_text() == "name: mine\n"
+
+
+@pytest.mark.parametrize("name", profiles.known())
+def test_every_profile_of_the_project_is_valid_and_reads_as_it_is_shown(name):
+    tree = YAML(typ="safe").load(profiles.show(name))
+    assert tree == profiles.merged(name)
+    params.check(tree)
+    assert set(tree) >= {*params.STAGES, *params.SECTIONS}
+    assert next(iter(params.models(tree))) == "teacher"  # the first is what all are compared with
+
+
+def test_the_default_profile_is_the_params_file_of_the_repository():
+    assert profiles.show(profiles.DEFAULT) == params.PARAMS_FILE.read_text()

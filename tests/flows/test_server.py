@@ -1,0 +1,60 @@
+"""A server that is named and does not answer is told at once, not after minutes: real sockets."""
+
+import socket
+import sys
+import time
+
+import pytest
+
+from stages.lib.frame import tracking
+from stages.lib.frame.errors import UserError
+
+
+@pytest.fixture(params=["closed", "silent"])
+def dead(request):
+    """The address of a port that nobody listens on, or where a connection is taken and nothing is ever said."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        if request.param == "closed":
+            server.close()
+        yield f"http://127.0.0.1:{port}"
+
+
+def test_a_server_that_answers_is_enough_whatever_it_says(prefect_server):
+    tracking.require_server("PREFECT_API_URL", prefect_server["PREFECT_API_URL"])
+    tracking.require_server("PREFECT_API_URL", prefect_server["PREFECT_API_URL"] + "/no/such/page")
+
+
+def test_the_message_names_the_variable_and_the_address(dead):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=f"MLFLOW_TRACKING_URI is {dead}, and no server answers there within 5 s"):
+        tracking.require_server("MLFLOW_TRACKING_URI", dead)
+    assert time.monotonic() - start < 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["MLFLOW_TRACKING_URI", "PREFECT_API_URL"])
+def test_the_flow_says_so_before_any_work(project, dead, variable):
+    project.environment[variable] = dead
+    assert_one_line(project.flow(check=1), variable)
+    assert project.ran() == [] and not (project.folder / "artifacts").exists()
+
+
+@pytest.mark.slow
+def test_a_stage_by_itself_says_so_too(done, dead):
+    done.environment["MLFLOW_TRACKING_URI"] = dead
+    command = "-m stages.data words --source raw --code artifacts/code/data/appends.json --out artifacts/data/words"
+    start = time.monotonic()
+    assert_one_line(done.run(sys.executable, *command.split(), check=1), "MLFLOW_TRACKING_URI")
+    assert time.monotonic() - start < 20 and done.ran() == []
+
+
+def assert_one_line(shown: str, variable: str) -> None:
+    [line] = shown.strip().splitlines()
+    assert line.startswith(f"{variable} is http://127.0.0.1:") and "no server answers" in line
+
+
+@pytest.mark.slow
+def test_the_servers_in_use_are_named(done):
+    shown = done.flow()
+    assert f"MLflow: sqlite:///mlflow.db   Prefect: {done.environment['PREFECT_API_URL']}\n" in shown
