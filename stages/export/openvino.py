@@ -70,8 +70,8 @@ def caches(config: Any) -> list[str]:
 
 def named(graph: Any, config: Any) -> Any:
     """The names that others look for; the caches come in the order of the layers."""
-    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{each}" for each in caches(config))]
-    outputs = ["logits", *(f"present.{each}" for each in caches(config))]
+    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{cache}" for cache in caches(config))]
+    outputs = ["logits", *(f"present.{cache}" for cache in caches(config))]
     for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for value, name in zip(values, names, strict=True):
             value.set_names({name})

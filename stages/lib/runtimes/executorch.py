@@ -41,4 +41,4 @@ class ExecuTorch(Stepwise):
         total = past + len(ids)
         mask, places = torch.ones(1, total, dtype=torch.int64), torch.arange(past, total)[None]
         logits, *memory = self.method.execute([torch.tensor([ids]), mask, places, *memory])
-        return logits[0].float().numpy(), [each.clone() for each in memory]  # its own are written over in the next call
+        return logits[0].float().numpy(), [cache.clone() for cache in memory]  # its own serve the next call

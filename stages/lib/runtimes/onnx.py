@@ -33,7 +33,7 @@ class Onnx(Stepwise):
             self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
-        self.inputs = {each.name for each in self.session.get_inputs()}
+        self.inputs = {value.name for value in self.session.get_inputs()}
         self.empty: Cache = {
             cache.name: np.zeros((1, cache.shape[1], 0, cache.shape[3]), TYPES[cache.type])
             for cache in self.session.get_inputs()
@@ -57,8 +57,8 @@ class Onnx(Stepwise):
             "attention_mask": np.ones((1, past + len(ids)), np.int64),
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
-        asked = {name: value for name, value in given.items() if name in self.inputs}
-        outputs: Any = self.session.run(["logits", *self.present], asked | memory)
+        fed = {name: value for name, value in given.items() if name in self.inputs}
+        outputs: Any = self.session.run(["logits", *self.present], fed | memory)
         return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
 
 

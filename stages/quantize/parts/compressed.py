@@ -46,7 +46,7 @@ def oneshot(model: Any, modifiers: list[Any], rows_NT: Tensor | None = None, bat
 def scheme(model: nn.Module, weights: dict[str, Any], activations: dict[str, Any] | None = None) -> dict[str, Any]:
     """Arguments of a quantization modifier for every Linear that `calibrate.linears` names: all but the head."""
     changed = calibrate.linears(model)
-    ignore = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and name not in changed]
+    ignore = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in changed]
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
     return {"config_groups": {"group_0": group}, "ignore": ignore}
 
@@ -69,7 +69,7 @@ def require_linears(model: "PreTrainedModel", variant: str, parent: str) -> None
 @torch.no_grad()
 def round_rest(model: nn.Module, dtype: torch.dtype) -> None:
     """Round to the type they will be stored in: scales, embeddings, norms; not the weights that become integers."""
-    integers = {id(each.weight) for each in model.modules() if hasattr(each, "quantization_scheme")}
+    integers = {id(layer.weight) for layer in model.modules() if hasattr(layer, "quantization_scheme")}
     for parameter in model.parameters():
         if parameter.is_floating_point() and id(parameter) not in integers:
             parameter.copy_(parameter.to(dtype))
