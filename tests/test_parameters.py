@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import cyclopts
@@ -143,7 +144,12 @@ WITHOUT = {
     "endpoint.timeout": "the same",
 }
 # Fields whose other value the stage must refuse, with a word of the message.
-REFUSED = {".min_records": "min_records", ".external.sha256": "sha256", ".external.revision": "revision"}
+REFUSED = {
+    ".min_records": "min_records",
+    ".external.source": "sha256",
+    ".external.sha256": "sha256",
+    ".external.revision": "revision",
+}
 
 
 def longest(table: dict[str, Any], key: str) -> str | None:
@@ -175,8 +181,9 @@ def cases() -> Iterator[tuple[str, str, str]]:
         if type(technique) in shown and name not in MORE:
             continue
         shown.add(type(technique))
-        for field, *_ in fields(technique):
-            if not longest(WITHOUT, f"{name}.{field}") and (not field.startswith("training.") or name in ONE_LOOP):
+        for field, kind, _ in fields(technique):
+            left_out = kind is NoneType or longest(WITHOUT, f"{name}.{field}")
+            if not left_out and (not field.startswith("training.") or name in ONE_LOOP):
                 yield section, variant, field
 
 
@@ -215,8 +222,20 @@ class Project:
         """Something of ours as if it came from outside, pinned by its hash; beside it another one."""
         for copied in (name, "other"):
             shutil.copytree(self.folder / "artifacts" / made, self.folder / "given" / copied, dirs_exist_ok=True)
+        (self.folder / "given/other/README.md").write_text("another")
         pinned = {"source": f"given/{name}", "sha256": files.digest(self.folder / "given" / name)}
         self.tree[section][variant]["external"] = pinned
+
+    def changed(self, section: str, variant: str, entry: Any) -> dict[str, str]:
+        """The same as `run`; but what the variant wrote before stays, for those that read it."""
+        stage = params.SECTIONS.get(section, section)
+        written = self.folder / "artifacts" / stage / (variant if section != "eval" else "teacher")
+        shutil.copytree(written, self.folder / "kept")
+        try:
+            return self.run(section, variant, entry)
+        finally:
+            shutil.rmtree(written)
+            (self.folder / "kept").rename(written)
 
     def run(self, section: str, variant: str, entry: Any) -> dict[str, str]:
         """Hashes of the outputs and metrics of one variant with this entry."""
@@ -310,6 +329,8 @@ def test_a_changed_field_changes_what_is_written(made, endpoints, section, varia
     node[name] = endpoints[1] if name == "url" else other(section, variant, field)
     if refused := longest(REFUSED, f"{section}/{variant}.{field}"):
         with pytest.raises(UserError, match=REFUSED[refused]):
-            project.run(section, variant, entry)
+            project.changed(section, variant, entry)
     else:
-        assert project.run(section, variant, entry) != written[section, variant], f"{node[name]!r} makes no difference"
+        assert project.changed(section, variant, entry) != written[section, variant], (
+            f"{node[name]!r} makes no difference"
+        )
