@@ -47,7 +47,7 @@ ORDER = (
     "eval",
 )
 ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
-MORE = ("align/lora", "distill/live")  # variants of a technique that had one already, for fields which need them
+MORE = ("align/lora", "distill/logits")  # variants of a technique that had one already, for fields which need them
 Written = dict[tuple[str, str], dict[str, str]]
 
 # What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
@@ -87,6 +87,10 @@ OTHER: dict[str, Any] = {
     "gguf.model": "pretrain/wider",
     "gguf_mixed.model": "pretrain/wider",
     "adapter.model": "align/more-lora",
+    "depth.model": "pretrain/deeper",
+    "multi_teacher.model": "pretrain/teacher",
+    "cross_tokenizer.model": "pretrain/foreign-other",
+    "state-space.layers": 2,
     "compressed.model": "quantize/rtn",
     "bitnet.model": "pretrain/ternary-other",
     "llama_cpp.model": "export/wider-gguf",
@@ -108,7 +112,26 @@ OTHER: dict[str, Any] = {
     ".training.precision": "bfloat16",
     ".training.fake_quantize": {"weights": "int4", "group_size": 32},
     ".traces": "data/more-problems",
-    "logits.traces": "traces/other-logits",
+    "distill/logits.traces": "traces/fewer-logits",
+    "distill/logits.teacher": "pretrain/other",
+    "solutions.context": 48,
+    "dpo.context": 48,
+    "cross_tokenizer.context": 40,
+    ".context": 56,
+    "tokenize/bpe.context": 32,
+    "tokenize/unigram.context": 32,
+    "tokenize/same.context": 32,
+    "decoder.context": 256,
+    "teacher.context": 256,
+    "bits_per_byte.context": 16,
+    ".max_kl": 1e-12,
+    ".pattern": "2of4",
+    ".measured_rows": 1,
+    ".on_policy": 0.0,
+    ".share": 1.0,
+    ".prompt_words": 3,
+    ".preference_loss": "hinge",
+    ".label_smoothing": 0.3,
     "multi_teacher.source": "traces/other-logits",
     "logits.source": "tokenize/same",
     ".source": "data/more-problems",
@@ -142,6 +165,15 @@ WITHOUT = {
     "endpoint.requests_per_second": "how fast an endpoint is asked",
     "endpoint.retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
     "endpoint.timeout": "the same",
+    "speed.records": "speed belongs to this machine; tests/eval/test_speed.py counts tokens",
+    "speed.prompt_tokens": "the same",
+    "speed.new_tokens": "the same",
+    "speed.repeats": "the same",
+    "speed.energy_seconds": "the same",
+    "teacher.training.keep_zeros": "weights that were just drawn hold no zeros",
+    "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
+    "compressed.max_kl": "a copy never strays",
+    "adapter.max_kl": "a copy never strays",
 }
 # Fields whose other value the stage must refuse, with a word of the message.
 REFUSED = {
@@ -149,6 +181,33 @@ REFUSED = {
     ".external.source": "sha256",
     ".external.sha256": "sha256",
     ".external.revision": "revision",
+    ".max_kl": "max_kl",
+    "multi_teacher.temperature": "temperature",
+    "distill/logits.teacher": "recorded with teacher",
+    "distill/logits.tokens": "recorded with tokens",
+    "distill/logits.examples": "examples",
+    "distill/logits.text_rows": "text_rows",
+    "distill/logits.context": "context",
+    "distill/logits.temperature": "temperature",
+    "cross_tokenizer.tokens": "vocabularies differ",
+    "cross_tokenizer.text_rows": "text_rows",
+}
+# What else must be so before a field can do something: on both sides of the comparison.
+WITH: dict[str, dict[str, Any]] = {
+    ".training.decay": {"training.schedule": "wsd"},
+    ".training.keep_zeros": {"model": "prune/magnitude"},
+    ".label_smoothing": {"preference_loss": "robust"},
+    "gguf.calibration": {"type": "Q4_K_M"},
+    ".prompt_words": {"evolve": 1},
+    "on_policy.text_rows": {"on_policy": 0.0},
+    "on_policy.temperature": {"on_policy": 1.0},
+    "on_policy.max_new_tokens": {"on_policy": 1.0},
+}
+# What must change together with a field.
+TOGETHER: dict[str, dict[str, Any]] = {
+    ".pattern": {"sparsity": None},
+    "width.kv_heads": {"heads": 2},
+    "gguf.fallback": {"type": "Q4_K_M", "model": "pretrain/student"},
 }
 
 
@@ -321,16 +380,27 @@ def made(tmp_path_factory, endpoints) -> tuple[Project, Written]:
 @pytest.mark.parametrize(("section", "variant", "field"), list(cases()), ids=str)
 def test_a_changed_field_changes_what_is_written(made, endpoints, section, variant, field):
     project, written = made
-    entry = copy.deepcopy(project.tree[section][variant])
-    *path, name = field.split(".")
-    node = entry
-    for key in path:
-        node = node.setdefault(key, {})
-    node[name] = endpoints[1] if name == "url" else other(section, variant, field)
-    if refused := longest(REFUSED, f"{section}/{variant}.{field}"):
+    key, base = f"{section}/{variant}.{field}", project.tree[section][variant]
+    before = written[section, variant]
+    if needed := longest(WITH, key):
+        base = replaced(base, WITH[needed])
+        before = project.changed(section, variant, base)
+    value = endpoints[1] if field == "url" else other(section, variant, field)
+    entry = replaced(base, {field: value, **TOGETHER.get(longest(TOGETHER, key) or "", {})})
+    if refused := longest(REFUSED, key):
         with pytest.raises(UserError, match=REFUSED[refused]):
             project.changed(section, variant, entry)
     else:
-        assert project.changed(section, variant, entry) != written[section, variant], (
-            f"{node[name]!r} makes no difference"
-        )
+        assert project.changed(section, variant, entry) != before, f"{value!r} makes no difference"
+
+
+def replaced(entry: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy with these values at these dotted names."""
+    entry = copy.deepcopy(entry)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = entry
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return entry
