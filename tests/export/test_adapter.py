@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages.align import __main__ as align
-from stages.export import __main__ as export
 from stages.export import Export, adapter
+from stages.export import __main__ as export
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
