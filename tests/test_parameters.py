@@ -1,22 +1,22 @@
 """A parameter that changes nothing is a lie: every field of every technique changes what its stage writes.
 
-Each stage runs as dvc.yaml says, in this process, on models of a few hundred thousand weights (parameters.yaml). What
-counts as written are the outputs and metrics that DVC keeps. A field that changes none of them stands in WITHOUT, with
-the reason.
+Each stage runs as dvc.yaml says, in this process, on models of some ten thousand weights (parameters.yaml). What counts
+as written are the outputs and metrics that DVC keeps, so that a field may act on the artefact or on what is measured.
 """
 
 import copy
+import hashlib
 import json
 import lzma
 import re
 import shlex
-import threading
+import shutil
 from collections.abc import Iterator
 from contextlib import chdir
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from types import NoneType
+from threading import Thread
 from typing import Any, Literal, get_args, get_origin
 
 import cyclopts
@@ -25,42 +25,129 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from stages.lib.frame import code, files, params
+from stages.lib.frame.errors import UserError
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 TREE = YAML(typ="safe").load(Path(__file__).with_name("parameters.yaml"))
+ORDER = (
+    "data",
+    "tokenize",
+    "pretrain",
+    "align",
+    "quantize",
+    "export",
+    "traces",
+    "endpoints",
+    "prune",
+    "distill",
+    "eval",
+)
+ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
+MORE = ("align/lora", "distill/live")  # variants of a technique that had one already, for fields which need them
+Written = dict[tuple[str, str], dict[str, str]]
 
-# What a field becomes where its type alone doesn't tell; keys are ends of "section/variant.field", the longest counts.
+# What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
 OTHER: dict[str, Any] = {
     "data/corpus.source": "more.jsonl",
-    "data/problems.source": "given/worked.py",
-    "problems.families": {"chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}},
+    "data/problems.source": "stages/data/parts/clean.py",  # without a function for any family: answers alone
     "instructions.source": "artifacts/data/more-corpus/records",
     "pairs.source": "artifacts/data/more-problems/records",
+    ".families": {"chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}},
     ".licence": "another",
     ".text_field": "body",
-    "corpus.min_records": 10_000,  # refused
     ".min_records": 10_000,
     ".documents": "data/more-corpus",
+    "bits_per_byte.documents": 2,
     ".problems": "data/more-problems",
+    "accuracy.records": "data/more-problems",
+    ".records": "data/more-corpus",
+    ".external.source": "given/other",
+    ".external.sha256": "0" * 64,
+    ".sample_bytes": 20_000,
+    ".train_tokens": 8192,
+    ".held_out_tokens": 2048,
+    ".hidden": 128,
+    "width.hidden": 32,
+    ".ffn": 64,
+    "width.heads": 2,
+    "width.kv_heads": 1,
+    "decoder.heads": 2,
+    "teacher.heads": 2,
+    "teacher.kv_heads": 1,
+    ".head_dim": 64,
+    ".groups": 2,
+    ".shuffle": 1,
+    ".tokens": "tokenize/same",
+    ".model": "pretrain/other",
+    ".teacher": "pretrain/other",
+    "gguf.model": "pretrain/wider",
+    "gguf_mixed.model": "pretrain/wider",
+    "adapter.model": "align/more-lora",
+    "compressed.model": "quantize/rtn",
+    "bitnet.model": "pretrain/ternary-other",
+    "llama_cpp.model": "export/wider-gguf",
+    "foreign.tokens": "tokenize/bpe",
     ".examples": 3,
     "sft.examples": "data/problems",
     "lora.examples": "data/problems",
     "dpo.examples": "data/more-pairs",
-    ".tokens": "tokenize/same",
-    "foreign.tokens": "tokenize/bpe",
-    ".model": "pretrain/other",
-    ".teacher": "pretrain/other",
-    "logits.traces": "data/problems",
+    "sft.lora": {"rank": 2, "alpha": 4},
+    "dpo.lora": {"rank": 2, "alpha": 4},
+    ".lora.dropout": 0.5,
+    ".training.steps": 3,
+    ".training.batch_size": 8,
+    ".training.accumulation": 2,
+    ".training.clip": 0.01,
+    ".training.lr_floor": 0.5,
+    ".training.warmup": 0.9,
+    ".training.weight_decay": 30.0,
+    ".training.precision": "bfloat16",
+    ".training.fake_quantize": {"weights": "int4", "group_size": 32},
     ".traces": "data/more-problems",
+    "logits.traces": "traces/other-logits",
+    "multi_teacher.source": "traces/other-logits",
+    "logits.source": "tokenize/same",
+    ".source": "data/more-problems",
+    ".choose": "self_consistency",
+    ".text_rows": 1,
+    ".layers": 1,
+    "depth.layers": 2,
+    "hidden.layers": [[1, 1]],
+    "task_specific.layers": [[1, 1]],
+    ".calibration": {"rows": 2},
+    ".calibration.rows": 2,
+    ".sparsity": 0.25,
+    ".types": ["Q4_K", "Q6_K", "Q8_0"],
+    ".widths": [2, 8],
+    ".bits": 3,
+    "mixed.bits": 6.0,
+    "gguf_mixed.bits": 8.0,
+    ".group_size": 32,
+    ".dtype": "float32",
+    "gguf.type": "F16",
+    ".training": {"steps": 1, "batch_size": 2, "precision": "float32"},
+    ".name": "another",
+    ".evolve": 1,
+    ".revision": "a commit",
 }
-# Fields that change nothing DVC keeps, and why that is right; keys are ends as above.
-WITHOUT: dict[str, str] = {
+# Fields that change nothing DVC keeps, and why that is right. Keys are ends as above.
+WITHOUT = {
     ".method": "it is another technique",
     ".training.checkpoint_seconds": "how often a training is saved: a resumed one ends in the same weights",
+    "endpoint.concurrency": "how fast an endpoint is asked",
+    "endpoint.requests_per_second": "how fast an endpoint is asked",
+    "endpoint.retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
+    "endpoint.timeout": "the same",
 }
+# Fields whose other value the stage must refuse, with a word of the message.
+REFUSED = {".min_records": "min_records", ".external.sha256": "sha256", ".external.revision": "revision"}
+
+
+def longest(table: dict[str, Any], key: str) -> str | None:
+    return max((end for end in table if key.endswith(end)), key=len, default=None)
 
 
 def fields(value: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -73,16 +160,24 @@ def fields(value: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Any]]:
             yield f"{path}{name}", field.annotation, inner
 
 
-def cases() -> Iterator[tuple[str, str, str]]:
-    for section in TREE:
+def variants() -> Iterator[tuple[str, str, params.Technique]]:
+    for section in ORDER:
         stage = params.SECTIONS.get(section, section)
-        for variant in params.variants({section: TREE[section]}, stage):
-            technique = params.technique(stage, variant, TREE[section][variant])
-            yield from ((section, variant, name) for name, *_ in fields(technique))
+        for variant, entry in params.variants({section: TREE[section]}, stage).items():
+            yield section, variant, params.technique(stage, variant, entry)
 
 
-def longest(table: dict[str, Any], key: str) -> str | None:
-    return max((end for end in table if key.endswith(end)), key=len, default=None)
+def cases() -> Iterator[tuple[str, str, str]]:
+    """Every field of the first variant of every technique; those of the training where a stage's own loop is meant."""
+    shown = set()
+    for section, variant, technique in variants():
+        name = f"{section}/{variant}"
+        if type(technique) in shown and name not in MORE:
+            continue
+        shown.add(type(technique))
+        for field, *_ in fields(technique):
+            if not longest(WITHOUT, f"{name}.{field}") and (not field.startswith("training.") or name in ONE_LOOP):
+                yield section, variant, field
 
 
 def other(section: str, variant: str, name: str) -> Any:
@@ -90,78 +185,131 @@ def other(section: str, variant: str, name: str) -> Any:
     if end := longest(OTHER, f"{section}/{variant}.{name}"):
         return OTHER[end]
     technique = params.technique(params.SECTIONS.get(section, section), variant, TREE[section][variant])
-    annotation, value = next((a, v) for n, a, v in fields(technique) if n == name)
-    return change(annotation, value)
-
-
-def change(annotation: Any, value: Any) -> Any:
-    choices = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if get_origin(annotation) is Literal or any(get_origin(kind) is Literal for kind in choices):
-        literal = annotation if get_origin(annotation) is Literal else next(k for k in choices if get_origin(k) is Literal)
+    annotation, value = next((kind, value) for field, kind, value in fields(technique) if field == name)
+    choices = [annotation, *get_args(annotation)]
+    if literal := next((kind for kind in choices if get_origin(kind) is Literal), None):
         return next(choice for choice in get_args(literal) if choice != value)
-    if isinstance(value, bool) or bool in choices:
+    if bool in choices:
         return not value
     if isinstance(value, float):
-        return value / 2 if value else 0.5
+        return value / 2 or 0.5
     if isinstance(value, int):
         return value + 1
-    raise AssertionError(f"say in OTHER what {value!r} may become")
+    raise AssertionError(f"say in OTHER what {section}/{variant}.{name} may become; it is {value!r}")
 
 
 class Project:
     """A folder in which stages run one by one, as dvc.yaml says; what they wrote is told by hashes."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.tree = folder, copy.deepcopy(TREE)
         (folder / "stages").symlink_to(ROOT / "stages")
-        corpus = ROOT / "stages/data/corpus/moby-dick.jsonl.xz"
-        with lzma.open(corpus, "rt", encoding="utf-8") as lines:
-            rows = [json.loads(line) for line, _ in zip(lines, range(120), strict=False)]
-        for name, part in {"texts": rows[:60], "more": rows[60:]}.items():
+        with lzma.open(ROOT / "stages/data/corpus/moby-dick.jsonl.xz", "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line, _ in zip(lines, range(100), strict=False)]
+        for name, part in {"texts": rows[:50], "more": rows[50:]}.items():
             texts = [{"id": row["id"], "text": row["text"][:1200], "body": row["text"][300:1500]} for row in part]
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
         code.write(folder / "artifacts/code")
-        self.tree = copy.deepcopy(TREE)
+
+    def give(self, name: str, made: str, section: str, variant: str) -> None:
+        """Something of ours as if it came from outside, pinned by its hash; beside it another one."""
+        for copied in (name, "other"):
+            shutil.copytree(self.folder / "artifacts" / made, self.folder / "given" / copied, dirs_exist_ok=True)
+        pinned = {"source": f"given/{name}", "sha256": files.digest(self.folder / "given" / name)}
+        self.tree[section][variant]["external"] = pinned
 
     def run(self, section: str, variant: str, entry: Any) -> dict[str, str]:
         """Hashes of the outputs and metrics of one variant with this entry."""
         tree = copy.deepcopy(self.tree)
         tree[section][variant] = entry
         YAML().dump(tree, self.folder / "params.yaml")
-        stage, key, item = (variant, "teacher", tree["eval"]["models"]["teacher"]) if section == "eval" else (section, variant, entry)
-        definition = DVC[stage]["do"]
+        measured = section == "eval"
+        key = next(iter(tree["eval"]["models"])) if measured else variant
+        names = {"key": key, "item": tree["eval"]["models"][key] if measured else entry, **tree}
+        definition = DVC[variant if measured else section]["do"]
 
-        def fill(text: str) -> str:
-            return re.sub(r"\$\{([\w.]+)\}", lambda found: value(found[1]), text)
-
-        def value(name: str) -> str:
-            node: Any = {"key": key, "item": item, **tree}
-            for part in name.split("."):
+        def value(found: re.Match[str]) -> str:
+            node: Any = names
+            for part in found[1].split("."):
                 node = node[part]
             return str(node)
 
+        def fill(text: str) -> str:
+            return re.sub(r"\$\{([\w.]+)\}", value, text)
+
         python, option, module, *arguments = shlex.split(fill(definition["cmd"]))
         assert (python, option) == ("python", "-m")
+        main = import_module(f"{module}.__main__").main
         with chdir(self.folder):
+            cyclopts.App(default_command=main, result_action="return_value")(arguments, exit_on_error=False)
             outs = [Path(fill(out)) for out in [*definition.get("outs", []), *definition["metrics"]]]
-            cyclopts.App(default_command=import_module(f"{module}.__main__").main)(arguments, exit_on_error=False)
             return {str(out): files.digest(out) for out in outs}
 
-    def given(self) -> None:
-        """What comes from outside: a tokenizer and a model in folders, another file of worked solutions."""
-        for name, made in {"tokenizer": "tokenize/bpe/tokenizer", "model": "pretrain/teacher/model"}.items():
-            shutil.copytree(self.folder / "artifacts" / made, self.folder / "given" / name)
-        pinned = {"source": "given/tokenizer", "sha256": files.digest(self.folder / "given/tokenizer")}
-        self.tree["tokenize"]["same"]["external"] = pinned
-        pinned = {"source": "given/model", "sha256": files.digest(self.folder / "given/model")}
-        self.tree["pretrain"]["given"]["external"] = pinned
+
+class Answers(BaseHTTPRequestHandler):
+    """An endpoint whose answer is a function of the request."""
+
+    def do_POST(self) -> None:
+        asked = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        digest = hashlib.sha256(f"{self.server.server_port} {asked}".encode()).hexdigest()
+        text = f"{digest} words #### 7"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": len(asked), "completion_tokens": len(text), "total_tokens": len(asked) + len(text)}
+        answer = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> tuple[Project, dict[str, dict[str, str]]]:
+def endpoints() -> Iterator[list[str]]:
+    """The addresses of two endpoints that answer differently."""
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), Answers) for _ in range(2)]
+    for server in servers:
+        Thread(target=server.serve_forever, daemon=True).start()
+    yield [f"http://127.0.0.1:{server.server_port}/v1" for server in servers]
+    for server in servers:
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, endpoints) -> tuple[Project, Written]:
     """The lifecycle of parameters.yaml, run once, and what each variant wrote."""
-    project = Project(tmp_path_factory.mktemp("parameters"))
-    written: dict[str, dict[str, str]] = {}
-    todo = [(section, variant) for section in TREE for variant in params.variants({section: TREE[section]}, params.SECTIONS.get(section, section))]
-    ...
+    project, written = Project(tmp_path_factory.mktemp("parameters")), {}
+    project.tree["endpoints"]["endpoint"]["url"] = endpoints[0]
+    for section, variant, _ in variants():
+        if (section, variant) == ("tokenize", "same"):
+            project.give("tokenizer", "tokenize/bpe/tokenizer", section, variant)
+        if (section, variant) == ("pretrain", "given"):
+            project.give("model", "pretrain/teacher/model", section, variant)
+        written[section, variant] = project.run(section, variant, project.tree[section][variant])
     return project, written
+
+
+@pytest.mark.parametrize(("section", "variant", "field"), list(cases()), ids=str)
+def test_a_changed_field_changes_what_is_written(made, endpoints, section, variant, field):
+    project, written = made
+    entry = copy.deepcopy(project.tree[section][variant])
+    *path, name = field.split(".")
+    node = entry
+    for key in path:
+        node = node.setdefault(key, {})
+    node[name] = endpoints[1] if name == "url" else other(section, variant, field)
+    if refused := longest(REFUSED, f"{section}/{variant}.{field}"):
+        with pytest.raises(UserError, match=REFUSED[refused]):
+            project.run(section, variant, entry)
+    else:
+        assert project.run(section, variant, entry) != written[section, variant], f"{node[name]!r} makes no difference"

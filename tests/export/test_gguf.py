@@ -277,11 +277,11 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     assert files[f"{name}.{'weight' if 'weight' in packed else 'weight_packed'}"].dtype in (torch.int8, torch.int32)
 
     dense = dense_model.load(tmp_path / "int8")
-    assert set(dense_model.state_dict()) == set(models.load(model_folder).state_dict())
+    assert set(dense.state_dict()) == set(models.load(model_folder).state_dict())
     original = models.load(model_folder).get_submodule(name).weight
     scale = original.abs().amax(1, keepdim=True) / 127
     expected = (original / scale).round().clamp(-128, 127) * scale
-    assert torch.allclose(dense_model.get_submodule(name).weight, expected, atol=1e-6)
+    assert torch.allclose(dense.get_submodule(name).weight, expected, atol=1e-6)
     (tmp_path / "gguf").mkdir()
     technique("Q8_0").write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", torch.empty(0, 0))
 

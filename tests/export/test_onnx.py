@@ -38,6 +38,32 @@ def test_greedy_text_is_that_of_transformers(float32, source_folder, prompts):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("method", ["onnx", "openvino"])
+def test_other_decoders(kind, method, tokenizer, rows, tmp_path):
+    """Configs that do not tell the width of a head, or its number of key-value heads; a window that text outgrows."""
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    settings = {
+        "qwen2": shape | {"num_key_value_heads": 2},
+        "mistral": shape | {"num_key_value_heads": 2, "sliding_window": 16},
+        "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.1, **settings[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        expected = model(rows[:1]).logits[0].numpy()
+    given = {"method": method, "type": {"onnx": "float32", "openvino": "float16"}[method], **PARENTS}
+    technique = params.technique_class("export", method).model_validate(given)
+    technique.write(model, tokenizer, tmp_path, torch.empty(0, 0))
+    runtime, ids = technique.open(tmp_path), rows[0].tolist()
+    assert runtime.logits(ids) == pytest.approx(expected, abs=0.02)
+    [answer] = runtime.generate([ids[:40]], 6, NEVER)
+    scores = torch.from_numpy(runtime.logits(ids[:40] + answer))[39:-1]
+    assert answer == scores.argmax(-1).tolist()
+
+
+@pytest.mark.slow
 def test_the_stop_token_and_the_seed_count(float32, prompts):
     runtime = open_runtime(float32)
     [whole] = runtime.generate(prompts[:1], 8, NEVER)
@@ -124,7 +150,7 @@ def test_more_than_one_file_can_hold_is_refused():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UserError, match="use onnx_genai"):
-        onnx.check(model)
+        onnx.check(model, "pretrain/base")
 
 
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):

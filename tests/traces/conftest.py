@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.data import problems as source
 from stages.export import gguf
@@ -36,8 +37,8 @@ def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
     dense, folder = tmp_path_factory.mktemp("dense") / "model", tmp_path_factory.mktemp("gguf") / "model"
     models.save(taught, tokenizer, dense)
     folder.mkdir()
-    p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(dense_model.load(dense), models.load_tokenizer(dense), folder, p)
+    technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
+    technique.write(dense_model.load(dense), models.load_tokenizer(dense), folder, torch.empty(0, 0))
     return folder
 
 

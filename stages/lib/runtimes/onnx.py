@@ -24,7 +24,6 @@ Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
 class Onnx(Stepwise):
     def __init__(self, folder: Path):
         import onnxruntime
-        from transformers import AutoConfig
 
         self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
         options = onnxruntime.SessionOptions()
@@ -34,11 +33,12 @@ class Onnx(Stepwise):
             self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
-        self.inputs = {each.name for each in self.session.get_inputs()}
-        config: Any = AutoConfig.from_pretrained(folder)
-        shape = (1, config.num_key_value_heads, 0, config.head_dim)
-        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
-        self.empty: Cache = {each.name: np.zeros(shape, TYPES[each.type]) for each in caches}
+        self.inputs = {value.name for value in self.session.get_inputs()}
+        self.empty: Cache = {
+            cache.name: np.zeros((1, cache.shape[1], 0, cache.shape[3]), TYPES[cache.type])
+            for cache in self.session.get_inputs()
+            if cache.name.startswith("past_key_values")
+        }
         self.present = [name.replace("past_key_values", "present") for name in self.empty]
 
     def size(self) -> tuple[int, int]:
@@ -57,8 +57,8 @@ class Onnx(Stepwise):
             "attention_mask": np.ones((1, past + len(ids)), np.int64),
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
-        asked = {name: value for name, value in given.items() if name in self.inputs}
-        outputs: Any = self.session.run(["logits", *self.present], asked | memory)
+        fed = {name: value for name, value in given.items() if name in self.inputs}
+        outputs: Any = self.session.run(["logits", *self.present], fed | memory)
         return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
 
 
