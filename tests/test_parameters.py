@@ -106,6 +106,7 @@ OTHER: dict[str, Any] = {
     ".training.batch_size": 8,
     ".training.accumulation": 2,
     ".training.clip": 0.01,
+    ".training.decay": 0.9,
     ".training.lr_floor": 0.5,
     ".training.warmup": 0.9,
     ".training.weight_decay": 30.0,
@@ -116,7 +117,7 @@ OTHER: dict[str, Any] = {
     "distill/logits.teacher": "pretrain/other",
     "solutions.context": 48,
     "dpo.context": 48,
-    "cross_tokenizer.context": 40,
+    "cross_tokenizer.context": 52,
     ".context": 56,
     "tokenize/bpe.context": 32,
     "tokenize/unigram.context": 32,
@@ -143,6 +144,9 @@ OTHER: dict[str, Any] = {
     "task_specific.layers": [[1, 1]],
     ".calibration": {"rows": 2},
     ".calibration.rows": 2,
+    "depth.calibration.rows": 32,
+    "depth.calibration.seed": 7,
+    "mixed.model": "pretrain/deeper",
     ".sparsity": 0.25,
     ".types": ["Q4_K", "Q6_K", "Q8_0"],
     ".widths": [2, 8],
@@ -191,15 +195,17 @@ REFUSED = {
     "distill/logits.temperature": "temperature",
     "cross_tokenizer.tokens": "vocabularies differ",
     "cross_tokenizer.text_rows": "text_rows",
+    "task_specific.text_rows": "text_rows",
 }
 # What else must be so before a field can do something: on both sides of the comparison.
 WITH: dict[str, dict[str, Any]] = {
-    ".training.decay": {"training.schedule": "wsd"},
+    ".training.decay": {"training.schedule": "wsd", "training.steps": 4},
     ".training.keep_zeros": {"model": "prune/magnitude"},
-    ".label_smoothing": {"preference_loss": "robust"},
+    ".label_smoothing": {"preference_loss": "robust", "label_smoothing": 0.1},
     "gguf.calibration": {"type": "Q4_K_M"},
     ".prompt_words": {"evolve": 1},
-    "on_policy.text_rows": {"on_policy": 0.0},
+    "on_policy.text_rows": {"on_policy": 0.0, "max_new_tokens": 64},
+    "on_policy.context": {"on_policy": 0.5},
     "on_policy.temperature": {"on_policy": 1.0},
     "on_policy.max_new_tokens": {"on_policy": 1.0},
 }
@@ -207,6 +213,7 @@ WITH: dict[str, dict[str, Any]] = {
 TOGETHER: dict[str, dict[str, Any]] = {
     ".pattern": {"sparsity": None},
     "width.kv_heads": {"heads": 2},
+    "on_policy.on_policy": {"max_new_tokens": 64},
     "gguf.fallback": {"type": "Q4_K_M", "model": "pretrain/student"},
 }
 

@@ -1,4 +1,4 @@
-"""Code identity, on a small project and on copies of this one: what changes nothing, and what changes which technique."""
+"""Code identity, on a small project and on copies of this one: what changes nothing, and what changes which file."""
 
 import ast
 import json

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 KEY = "ORCHARD_API_KEY"  # environment variable; a key is never in params, journal or message
 LOCAL = ("127.0.0.1", "localhost", "::1")
-HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+RAW = "x-stainless-raw-response"  # by it openai knows later that the body was asked for as it came
+HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", RAW}
 
 
 class Journal:
