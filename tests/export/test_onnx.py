@@ -41,11 +41,11 @@ def test_greedy_text_is_that_of_transformers(float32, source_folder, prompts):
 @pytest.mark.parametrize("kind", ["qwen2", "mistral", "gpt2"])
 @pytest.mark.parametrize("method", ["onnx", "openvino"])
 def test_other_decoders(kind, method, tokenizer, rows, tmp_path):
-    """Configs that do not tell the width of a head, or its number of key-value heads; a window that text outgrows."""
+    """Configs that do not tell the width of a head, or the number of key-value heads."""
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     settings = {
         "qwen2": shape | {"num_key_value_heads": 2},
-        "mistral": shape | {"num_key_value_heads": 2, "sliding_window": 16},
+        "mistral": shape | {"num_key_value_heads": 2, "sliding_window": None},
         "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
     }
     torch.manual_seed(0)
@@ -133,6 +133,18 @@ def test_a_state_space_is_refused(method, tokenizer, tmp_path):
     technique = params.technique_class("export", method).model_validate(given)
     with pytest.raises(UserError, match="not mamba2"):
         technique.write(model, tokenizer, tmp_path, torch.empty(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["executorch", "onnx", "openvino"])
+def test_windows_are_refused(method, tokenizer, tmp_path):
+    """The caches of such layers are cut, which the tracer does not follow."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("mistral", vocab_size=8, num_key_value_heads=1, sliding_window=16, **shape)
+    given = {"method": method} | PARENTS | ({} if method == "executorch" else {"type": "int8"})
+    technique = params.technique_class("export", method).model_validate(given)
+    with pytest.raises(UserError, match=r"not in windows as in this mistral \(align/dpo\): choose safetensors"):
+        technique.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 

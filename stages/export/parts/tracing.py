@@ -8,13 +8,17 @@ from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 
 AUTO = torch.export.Dim.AUTO
+CHOOSE = "choose safetensors"
 
 
 def require_cache(model: Any, name: str, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
     if not anatomy.attends(model):
-        other = f"not {model.config.model_type} ({parent}): choose safetensors"
+        other = f"not {model.config.model_type} ({parent}): {CHOOSE}"
         raise UserError(f"{name} export knows models with keys and values in every block (llama, qwen, ...), {other}")
+    if not anatomy.boundless(model):
+        kind = f"{model.config.model_type} ({parent})"
+        raise UserError(f"{name} export knows attention to the whole text, not in windows as in this {kind}: {CHOOSE}")
 
 
 def example(model: Any, rows: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
