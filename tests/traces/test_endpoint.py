@@ -191,6 +191,7 @@ def test_a_kill_loses_and_repeats_nothing(serve, tmp_path):
     command = [sys.executable, "-c", SCRIPT, server.url, str(tmp_path)]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while len(server.bodies) < 6:
+        assert first.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()

@@ -103,10 +103,11 @@ class Client:
 
     def post(self, request: dict[str, Any]) -> str:
         """The body of the response; openai asks again, at most `retries` times, where that may help."""
+        import httpx2
         import openai
 
-        try:
-            return self.openai.chat.completions.with_raw_response.create(**request).text
+        try:  # the body as it came: what is no chat completion is for `parse` to say
+            return self.openai.post("/chat/completions", cast_to=httpx2.Response, body=request).text
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise self.gave_up(f"{type(cause).__name__} {cause}".strip()) from error
