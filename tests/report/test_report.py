@@ -443,6 +443,7 @@ def test_the_chart_holds_every_model_and_tells_its_numbers():
     assert all(set(told) <= set(point) for point in data)
     shown = [data[0][field].replace("\u00a0", " ") for field in told]
     assert shown == ["variant-number-0", "10 MB", "80.0 % (75.0–85.0)", "4.3", "0.01", "321"]
+    assert charts.points([rows[0] | {"model": "align/sft", "kl": None}])[0]["kl"] == "none, it was trained"
     [bars] = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
     assert (bars["encoding"]["y"]["field"], bars["encoding"]["y2"]["field"]) == ("low", "high")
 
@@ -490,13 +491,13 @@ def test_a_crowd_leaves_some_without_a_name_but_never_who_matters():
 def labels(rows):
     """(name, left, top, right, bottom) of the names in a picture; letters are taken to be narrow."""
     spec = charts.vega(charts.pareto(rows).properties(width=900), in_browser=False)
-    found, at_least = [], 5.0
+    found, letter = [], 5.5
     for node in ElementTree.fromstring(vl_convert.vega_to_svg(spec)).iter():
         if node.text and node.text.startswith("variant-") and node.get("opacity") != "0":
             x, y = map(float, re.findall(r"-?[\d.]+", node.get("transform")))
-            width = at_least * len(node.text)
+            width = letter * len(node.text)
             left = x - width * {"start": 0, "middle": 0.5, "end": 1}[node.get("text-anchor")]
-            found.append((node.text, left, y - 8, left + width, y + 1))
+            found.append((node.text, left, y - 9, left + width, y + 2))
     return found
 
 
