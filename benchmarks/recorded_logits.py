@@ -120,7 +120,7 @@ def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
         recording = record(teacher, rows, folder / "records")
         from_disk, from_rows = (
             traces.batches(folder / "records", ROWS, seed=0),
-            partial(tokens.step_batch, rows.numpy(), ROWS),
+            tokens.batches(rows.numpy(), ROWS),
         )
         for _ in range(rounds + 1):
             student = build(tokenizer, STUDENT)

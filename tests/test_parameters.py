@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from threading import Thread
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 import cyclopts
@@ -46,7 +47,7 @@ ORDER = (
     "eval",
 )
 ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
-MORE = ("align/lora", "distill/live")  # variants of a technique that had one already, for fields which need them
+MORE = ("align/lora", "distill/logits")  # variants of a technique that had one already, for fields which need them
 Written = dict[tuple[str, str], dict[str, str]]
 
 # What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
@@ -86,6 +87,10 @@ OTHER: dict[str, Any] = {
     "gguf.model": "pretrain/wider",
     "gguf_mixed.model": "pretrain/wider",
     "adapter.model": "align/more-lora",
+    "depth.model": "pretrain/deeper",
+    "multi_teacher.model": "pretrain/teacher",
+    "cross_tokenizer.model": "pretrain/foreign-other",
+    "state-space.layers": 2,
     "compressed.model": "quantize/rtn",
     "bitnet.model": "pretrain/ternary-other",
     "llama_cpp.model": "export/wider-gguf",
@@ -107,7 +112,26 @@ OTHER: dict[str, Any] = {
     ".training.precision": "bfloat16",
     ".training.fake_quantize": {"weights": "int4", "group_size": 32},
     ".traces": "data/more-problems",
-    "logits.traces": "traces/other-logits",
+    "distill/logits.traces": "traces/fewer-logits",
+    "distill/logits.teacher": "pretrain/other",
+    "solutions.context": 48,
+    "dpo.context": 48,
+    "cross_tokenizer.context": 40,
+    ".context": 56,
+    "tokenize/bpe.context": 32,
+    "tokenize/unigram.context": 32,
+    "tokenize/same.context": 32,
+    "decoder.context": 256,
+    "teacher.context": 256,
+    "bits_per_byte.context": 16,
+    ".max_kl": 1e-12,
+    ".pattern": "2of4",
+    ".measured_rows": 1,
+    ".on_policy": 0.0,
+    ".share": 1.0,
+    ".prompt_words": 3,
+    ".preference_loss": "hinge",
+    ".label_smoothing": 0.3,
     "multi_teacher.source": "traces/other-logits",
     "logits.source": "tokenize/same",
     ".source": "data/more-problems",
@@ -141,9 +165,50 @@ WITHOUT = {
     "endpoint.requests_per_second": "how fast an endpoint is asked",
     "endpoint.retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
     "endpoint.timeout": "the same",
+    "speed.records": "speed belongs to this machine; tests/eval/test_speed.py counts tokens",
+    "speed.prompt_tokens": "the same",
+    "speed.new_tokens": "the same",
+    "speed.repeats": "the same",
+    "speed.energy_seconds": "the same",
+    "teacher.training.keep_zeros": "weights that were just drawn hold no zeros",
+    "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
+    "compressed.max_kl": "a copy never strays",
+    "adapter.max_kl": "a copy never strays",
 }
 # Fields whose other value the stage must refuse, with a word of the message.
-REFUSED = {".min_records": "min_records", ".external.sha256": "sha256", ".external.revision": "revision"}
+REFUSED = {
+    ".min_records": "min_records",
+    ".external.source": "sha256",
+    ".external.sha256": "sha256",
+    ".external.revision": "revision",
+    ".max_kl": "max_kl",
+    "multi_teacher.temperature": "temperature",
+    "distill/logits.teacher": "recorded with teacher",
+    "distill/logits.tokens": "recorded with tokens",
+    "distill/logits.examples": "examples",
+    "distill/logits.text_rows": "text_rows",
+    "distill/logits.context": "context",
+    "distill/logits.temperature": "temperature",
+    "cross_tokenizer.tokens": "vocabularies differ",
+    "cross_tokenizer.text_rows": "text_rows",
+}
+# What else must be so before a field can do something: on both sides of the comparison.
+WITH: dict[str, dict[str, Any]] = {
+    ".training.decay": {"training.schedule": "wsd"},
+    ".training.keep_zeros": {"model": "prune/magnitude"},
+    ".label_smoothing": {"preference_loss": "robust"},
+    "gguf.calibration": {"type": "Q4_K_M"},
+    ".prompt_words": {"evolve": 1},
+    "on_policy.text_rows": {"on_policy": 0.0},
+    "on_policy.temperature": {"on_policy": 1.0},
+    "on_policy.max_new_tokens": {"on_policy": 1.0},
+}
+# What must change together with a field.
+TOGETHER: dict[str, dict[str, Any]] = {
+    ".pattern": {"sparsity": None},
+    "width.kv_heads": {"heads": 2},
+    "gguf.fallback": {"type": "Q4_K_M", "model": "pretrain/student"},
+}
 
 
 def longest(table: dict[str, Any], key: str) -> str | None:
@@ -175,8 +240,9 @@ def cases() -> Iterator[tuple[str, str, str]]:
         if type(technique) in shown and name not in MORE:
             continue
         shown.add(type(technique))
-        for field, *_ in fields(technique):
-            if not longest(WITHOUT, f"{name}.{field}") and (not field.startswith("training.") or name in ONE_LOOP):
+        for field, kind, _ in fields(technique):
+            left_out = kind is NoneType or longest(WITHOUT, f"{name}.{field}")
+            if not left_out and (not field.startswith("training.") or name in ONE_LOOP):
                 yield section, variant, field
 
 
@@ -215,8 +281,20 @@ class Project:
         """Something of ours as if it came from outside, pinned by its hash; beside it another one."""
         for copied in (name, "other"):
             shutil.copytree(self.folder / "artifacts" / made, self.folder / "given" / copied, dirs_exist_ok=True)
+        (self.folder / "given/other/README.md").write_text("another")
         pinned = {"source": f"given/{name}", "sha256": files.digest(self.folder / "given" / name)}
         self.tree[section][variant]["external"] = pinned
+
+    def changed(self, section: str, variant: str, entry: Any) -> dict[str, str]:
+        """The same as `run`; but what the variant wrote before stays, for those that read it."""
+        stage = params.SECTIONS.get(section, section)
+        written = self.folder / "artifacts" / stage / (variant if section != "eval" else "teacher")
+        shutil.copytree(written, self.folder / "kept")
+        try:
+            return self.run(section, variant, entry)
+        finally:
+            shutil.rmtree(written)
+            (self.folder / "kept").rename(written)
 
     def run(self, section: str, variant: str, entry: Any) -> dict[str, str]:
         """Hashes of the outputs and metrics of one variant with this entry."""
@@ -302,14 +380,27 @@ def made(tmp_path_factory, endpoints) -> tuple[Project, Written]:
 @pytest.mark.parametrize(("section", "variant", "field"), list(cases()), ids=str)
 def test_a_changed_field_changes_what_is_written(made, endpoints, section, variant, field):
     project, written = made
-    entry = copy.deepcopy(project.tree[section][variant])
-    *path, name = field.split(".")
-    node = entry
-    for key in path:
-        node = node.setdefault(key, {})
-    node[name] = endpoints[1] if name == "url" else other(section, variant, field)
-    if refused := longest(REFUSED, f"{section}/{variant}.{field}"):
+    key, base = f"{section}/{variant}.{field}", project.tree[section][variant]
+    before = written[section, variant]
+    if needed := longest(WITH, key):
+        base = replaced(base, WITH[needed])
+        before = project.changed(section, variant, base)
+    value = endpoints[1] if field == "url" else other(section, variant, field)
+    entry = replaced(base, {field: value, **TOGETHER.get(longest(TOGETHER, key) or "", {})})
+    if refused := longest(REFUSED, key):
         with pytest.raises(UserError, match=REFUSED[refused]):
-            project.run(section, variant, entry)
+            project.changed(section, variant, entry)
     else:
-        assert project.run(section, variant, entry) != written[section, variant], f"{node[name]!r} makes no difference"
+        assert project.changed(section, variant, entry) != before, f"{value!r} makes no difference"
+
+
+def replaced(entry: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A copy with these values at these dotted names."""
+    entry = copy.deepcopy(entry)
+    for name, value in values.items():
+        *path, last = name.split(".")
+        node = entry
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return entry

@@ -21,6 +21,7 @@ KINDS = {
     "mixtral": SIZES | EXPERTS,
     "qwen3_moe": SIZES | EXPERTS,
     "gpt_oss": SIZES | EXPERTS,
+    "llama4_text": SIZES | EXPERTS,
     "gpt2": {"n_embd": 32, "n_head": 4, "n_positions": 128},
     "smollm3": SIZES,
     "gemma3_text": SIZES,
@@ -154,6 +155,14 @@ def test_weights_of_an_unknown_kind_are_refused_before_anything_changes(name, ro
     with pytest.raises(UserError, match=f"pretrain/base is a mixtral; {name} can prune .*layers.1.mlp.experts.extra"):
         make(name, **TECHNIQUES.get(name, {})).prune(model, given(rows))
     assert all(torch.equal(weight, dense[key]) for key, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_experts_that_are_called_otherwise_are_refused(name, rows, given):
+    """Llama 4 multiplies all experts at once, by another way than the others."""
+    model = build("llama4_text")
+    with pytest.raises(UserError, match=f"pretrain/base is a llama4_text; {name} can prune .*experts.gate_up_proj"):
+        make(name, sparsity=0.5).prune(model, given(rows))
 
 
 @pytest.mark.parametrize("name", ["width", "spectral_width"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 from stages.lib.runtimes.base import Ids, parameters
 from stages.lib.runtimes.stepwise import Stepwise
 from stages.lib.store import models
@@ -24,6 +25,7 @@ Cache = dict[str, np.ndarray]  # past key or value -> (1, heads, P, head size)
 class Onnx(Stepwise):
     def __init__(self, folder: Path):
         import onnxruntime
+        from transformers import AutoConfig
 
         self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
         options = onnxruntime.SessionOptions()
@@ -34,8 +36,9 @@ class Onnx(Stepwise):
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {value.name for value in self.session.get_inputs()}
+        heads = anatomy.heads(AutoConfig.from_pretrained(folder))  # a graph may leave the size of a head open
         self.empty: Cache = {
-            cache.name: np.zeros((1, cache.shape[1], 0, cache.shape[3]), TYPES[cache.type])
+            cache.name: np.zeros((1, heads.keys_values, 0, heads.size), TYPES[cache.type])
             for cache in self.session.get_inputs()
             if cache.name.startswith("past_key_values")
         }
