@@ -9,17 +9,16 @@ import torch
 
 from apps import chat
 from stages.export import gguf
-from stages.export.parts import dense_model
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 
 @pytest.fixture(scope="module")
 def folder(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
     technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    technique.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
+    technique.write(dense.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
     return folder
 
 

@@ -27,8 +27,8 @@ def other(texts):
     """Another, larger vocabulary, of other words."""
     from stages.tokenize import bpe
 
-    p = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
-    return bpe.train([*SAID, *texts[::9]], p)
+    p = bpe.BPE(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
+    return p.train([*SAID, *texts[::9]])
 
 
 @pytest.fixture

@@ -140,8 +140,8 @@ def test_a_layer_that_does_not_exist_is_refused(tiny, tokenizer, llama):
 
 def test_a_state_space_model_is_seen_example_by_example(batch, tiny, tokenizer):
     """Its states stand beside the teacher's, reply token by reply token, and no example has seen another."""
-    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
-    student = state_space.build(tokenizer, p).eval()
+    p = state_space.StateSpace(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    student = p.build(tokenizer).eval()
     mine, theirs = layer_pairs.look_inside(student, batch), layer_pairs.look_inside(tiny, batch)
     assert torch.equal(mine.tokens, theirs.tokens) and len(mine.states) == len(theirs.states)
     assert torch.equal(mine.logits, packed.logits(student, batch)[0])

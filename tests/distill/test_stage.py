@@ -40,7 +40,7 @@ def project(tmp_path, monkeypatch, rows, tokenizer):
     lines += [f"  {name}: {{{more}{kept}}}, {PARENTS}}}" for name, kept in SPARSE.items()]
     Path("params.yaml").write_text("\n".join(["distill:", *lines]))
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
-    student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
+    student = state_space.StateSpace(method="state_space", tokens="a/b", **p).build(tokenizer)
     models.save(student, tokenizer, Path("student"))
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(Path("student/tokenizer.json"))}
     numbers = rows.numpy().astype(np.uint16)
@@ -57,8 +57,8 @@ def stranger(texts, llama, tmp_path):
     """A teacher with another vocabulary."""
     from stages.tokenize import bpe
 
-    p = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
-    vocabulary = bpe.train(texts[::9], p)
+    p = bpe.BPE(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
+    vocabulary = p.train(texts[::9])
     models.save(llama(len(vocabulary)), vocabulary, tmp_path / "stranger")
     return tmp_path / "stranger"
 

@@ -168,6 +168,6 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
 
 
 def test_a_model_without_attention_is_refused(tiny, tokenizer):
-    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    p = state_space.StateSpace(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
     with pytest.raises(UserError, match="compares attention maps, and a/b has layers without"):
-        make().scaffold(state_space.build(tokenizer, p), Teacher(tiny, tokenizer))
+        make().scaffold(p.build(tokenizer), Teacher(tiny, tokenizer))

@@ -6,11 +6,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.export import compressed, onnx, onnx_genai
-from stages.export.parts import dense_model
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -20,7 +19,7 @@ NEVER = 2**31 - 1
 def float32(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     technique, tokenizer = onnx.ONNX(method="onnx", type="float32", **PARENTS), models.load_tokenizer(source_folder)
-    technique.write(dense_model.load(source_folder), tokenizer, folder, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 
@@ -100,7 +99,7 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
     import onnxruntime_genai
 
     technique = onnx_genai.ONNXGenAI(method="onnx_genai", type="int4", **PARENTS)
-    technique.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), tmp_path, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), models.load_tokenizer(source_folder), tmp_path, torch.empty(0, 0))
     ours, theirs = open_runtime(tmp_path), onnxruntime_genai.Model(str(tmp_path))
     parameters, stored = ours.size()
     assert 4 < 8 * stored / parameters < 6
@@ -168,7 +167,7 @@ def test_more_than_one_file_can_hold_is_refused():
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):
     technique = compressed.Compressed(method="compressed", **PARENTS)
     with pytest.raises(UserError, match="align/dpo is not quantized"):
-        technique.write(dense_model.stored(source_folder), tokenizer, tmp_path, torch.empty(0, 0))
+        technique.write(dense.stored(source_folder), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 

@@ -6,13 +6,13 @@ import torch
 from apps import chat
 from stages.export import gguf
 from stages.export.__main__ import size
-from stages.export.parts import dense_model, gguf_file
+from stages.export.parts import gguf_file
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes import mainstream
 from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 BITS = {"TQ1_0": 8 * 54 / 256, "TQ2_0": 8 * 66 / 256}  # bytes of a block of 256 weights, scale included
@@ -27,7 +27,7 @@ def type(request):
 def folder(type, ternary_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp(type)
     technique, tokenizer = gguf.GGUF(method="gguf", type=type, **PARENTS), models.load_tokenizer(ternary_folder)
-    technique.write(dense_model.load(ternary_folder), tokenizer, folder, torch.empty(0, 0))
+    technique.write(dense.load(ternary_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 

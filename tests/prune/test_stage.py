@@ -9,13 +9,12 @@ import torch
 
 from apps import chat
 from stages.export import gguf
-from stages.export.parts import dense_model
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, losses
 from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models, tokens
+from stages.lib.store import dense, models, tokens
 from stages.prune import __main__ as stage
 from stages.prune import width
 
@@ -145,7 +144,7 @@ def write(type, folder):
     technique = gguf.GGUF(method="gguf", type=type, model="prune/wanda-50", tokens="tokenize/bpe")
     Path(folder).mkdir()
     tokenizer = models.load_tokenizer(Path("out/model"))
-    technique.write(dense_model.load(Path("out/model")), tokenizer, Path(folder), torch.empty(0, 0))
+    technique.write(dense.load(Path("out/model")), tokenizer, Path(folder), torch.empty(0, 0))
 
 
 @pytest.mark.slow

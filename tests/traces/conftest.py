@@ -8,7 +8,6 @@ import torch
 
 from stages.data import problems as source
 from stages.export import gguf
-from stages.export.parts import dense_model
 from stages.lib.nets import packed
 from stages.lib.store import models
 from stages.lib.text import packing
@@ -18,8 +17,8 @@ from stages.lib.training.config import Training
 
 @pytest.fixture(scope="session")
 def asked():
-    p = source.Params(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
-    return list(source.read(Path("stages/data/parts/worked.py"), p))
+    p = source.Problems(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
+    return list(p.records(Path("stages/data/parts/worked.py")))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +37,7 @@ def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
     models.save(taught, tokenizer, dense)
     folder.mkdir()
     technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    technique.write(dense_model.load(dense), models.load_tokenizer(dense), folder, torch.empty(0, 0))
+    technique.write(dense.load(dense), models.load_tokenizer(dense), folder, torch.empty(0, 0))
     return folder
 
 
