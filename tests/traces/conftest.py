@@ -33,11 +33,11 @@ def taught(asked, llama, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
-    dense, folder = tmp_path_factory.mktemp("dense") / "model", tmp_path_factory.mktemp("gguf") / "model"
-    models.save(taught, tokenizer, dense)
+    source, folder = tmp_path_factory.mktemp("source") / "model", tmp_path_factory.mktemp("gguf") / "model"
+    models.save(taught, tokenizer, source)
     folder.mkdir()
     technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    technique.write(dense.load(dense), models.load_tokenizer(dense), folder, torch.empty(0, 0))
+    technique.write(dense.load(source), models.load_tokenizer(source), folder, torch.empty(0, 0))
     return folder
 
 
