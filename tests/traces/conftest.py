@@ -9,7 +9,7 @@ import torch
 from stages.data import problems as source
 from stages.export import gguf
 from stages.lib.nets import packed
-from stages.lib.store import models
+from stages.lib.store import dense, models
 from stages.lib.text import packing
 from stages.lib.training import loop
 from stages.lib.training.config import Training
