@@ -67,7 +67,7 @@ def test_instructions(run):
 def test_pairs(run, variant):
     metrics, curve = run(variant)
     assert metrics.keys() == {"reply_loss_before", "reply_loss_after", "kl_reference"} | PREFERENCES
-    assert metrics["margin"] > 1 and metrics["kl_reference"] > 0
+    assert metrics["margin"] > 0.1 and metrics["kl_reference"] > 0
     assert metrics["preference_accuracy_after"] > metrics["preference_accuracy_before"]
     assert list(curve[0]) == ["step", "loss", "lr", *MEASURES] and float(curve[-1]["margin"]) > 0
     gap = {
