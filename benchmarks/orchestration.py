@@ -6,6 +6,7 @@ FOLDER keeps the clone; without it the profile `tiny` runs first, some minutes. 
 waits for most; a start of it alone is measured beside, so that what the flow itself costs can be told.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -34,8 +35,9 @@ COMMANDS = {
 
 
 def seconds(words: list[str], project: Path) -> float:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # `python`
     start = time.perf_counter()
-    done = subprocess.run(words, capture_output=True, text=True, cwd=project)
+    done = subprocess.run(words, capture_output=True, text=True, cwd=project, env=environment)
     if done.returncode:
         raise UserError(f"{' '.join(words)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
     return time.perf_counter() - start
