@@ -1,6 +1,7 @@
-"""Code identity, on a small project and on copies of this one: what changes nothing, and what changes which technique."""
+"""Code identity, on a small project and on copies of this one: which edit changes which technique, and which none."""
 
 import ast
+import io
 import json
 import os
 import shutil
@@ -25,8 +26,8 @@ PROJECT = {
     "stages/make/__main__.py": "from stages import make\n",
     "stages/make/one.py": "from stages.lib import shared\n\nprint(shared.double(2))\n",
     "stages/make/two.py": (
-        '"""Two."""\n\nfrom typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from stages.lib.types import Thing\n\n'
-        'READS = ("page.j2",)\n\n\ndef run():\n    if True:\n        import stages.lib.rare as rare\n\n'
+        '"""Two."""\n\nfrom typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from stages.lib.types import Thing\n'
+        '\nREADS = ("page.j2",)\n\n\ndef run():\n    if True:\n        import stages.lib.rare as rare\n\n'
         "    return f\"{rare.CONSTANT} {'nested'}\"\n"
     ),
     "stages/make/page.j2": "<p>",
@@ -134,25 +135,21 @@ def reformatted(text: str) -> str:
         lines[node.lineno - 1 : node.end_lineno] = [" " * node.col_offset + '"""Says something else."""']
     text = "\n".join(lines) + "\n"
 
-    lines = text.splitlines()
-    tokens = list(tokenize.generate_tokens(iter(text.splitlines(keepends=True)).__next__))
-    commas = {token.end for token in tokens if token.string == "," and depth_at(tokens, token) > 0}
-    out = []
-    for number, line in enumerate(lines, 1):
-        for column in sorted((end for row, end in commas if row == number), reverse=True):
-            line = f"{line[:column]}\n{line[column:]}" if line[column:].strip() else line
-        out.append(line)
-    in_string = {
-        row for token in tokens if token.type == tokenize.STRING for row in range(token.start[0], token.end[0])
-    }
-    spaced = [line if number in in_string else f"{line}\n" for number, line in enumerate(out, 1)]
-    return "# a comment\n\n" + "\n".join(spaced) + "\n# the end\n"
-
-
-def depth_at(tokens: list[tokenize.TokenInfo], token: tokenize.TokenInfo) -> int:
-    """How many brackets a token stands in."""
-    before = [each.string for each in tokens[: tokens.index(token)] if each.type == tokenize.OP]
-    return sum((text in "([{") - (text in ")]}") for text in before)
+    lines, depth, in_string = text.splitlines(), 0, set()
+    commas: dict[int, list[int]] = {}
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.OP:
+            depth += (token.string in "([{") - (token.string in ")]}")
+        if token.type == tokenize.STRING:
+            in_string |= set(range(token.start[0], token.end[0]))
+        if token.string == "," and depth:
+            commas.setdefault(token.end[0], []).append(token.end[1])
+    for row, columns in commas.items():
+        for column in reversed(columns):
+            before, after = lines[row - 1][:column], lines[row - 1][column:]
+            lines[row - 1] = f"{before}\n{after}" if after.strip() else before
+    blank_lines = [line if row in in_string else f"{line}\n" for row, line in enumerate(lines, 1)]
+    return "# a comment\n\n" + "\n".join(blank_lines) + "\n# the end\n"
 
 
 def test_comments_docstrings_and_layout_of_every_file_change_nothing(real):
