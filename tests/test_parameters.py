@@ -174,7 +174,7 @@ WITHOUT = {
     "speed.energy_seconds": "the same",
     "teacher.training.keep_zeros": "weights that were just drawn hold no zeros",
     "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
-    "depth.calibration.rows": "other rows may choose the same blocks, and do here; tests/prune/test_depth.py has the scores",
+    "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
     "compressed.max_kl": "a copy never strays",
     "adapter.max_kl": "a copy never strays",
