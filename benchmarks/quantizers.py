@@ -39,7 +39,7 @@ from stages.export.parts import gguf_file, gguf_vocabulary
 from stages.lib.nets import losses
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models, tokens
-from stages.quantize import awq, gptq, rtn
+from stages.quantize import Quantization, awq, gptq, rtn
 from stages.quantize.parts import compressed
 
 RESULT = Path("benchmarks/results/quantizers.json")
@@ -60,13 +60,13 @@ def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
     source, packed = folder / "artifacts/pretrain/teacher/model", folder / "artifacts/tokenize/smollm2/tokens"
     seen, unseen = tokens.sample(packed, CALIBRATION, 0), tokens.held_out(packed, HELD_OUT)
     ways: dict[str, Callable[[Path], Any]] = {
-        "ours_rtn": partial(ours, rtn, source, None),
+        "ours_rtn": partial(ours, rtn.RTN, source, torch.empty(0, 0)),
         "llmcompressor_rtn": partial(llmcompressor, "rtn", source, None),
-        "ours_gptq": partial(ours, gptq, source, seen),
+        "ours_gptq": partial(ours, gptq.GPTQ, source, seen),
         "llmcompressor_gptq": partial(llmcompressor, "gptq", source, seen),
-        "ours_awq": partial(ours, awq, source, seen, clip=False),
+        "ours_awq": partial(ours, awq.AWQ, source, seen, clip=False),
         "autoawq_awq": partial(peer_awq, autoawq, source, seen, "no clip"),
-        "ours_awq_clipped": partial(ours, awq, source, seen),
+        "ours_awq_clipped": partial(ours, awq.AWQ, source, seen),
         "autoawq_awq_clipped": partial(peer_awq, autoawq, source, seen, "clip"),
         "ours_q4_k_m": partial(ours_gguf, source, seen),
         "llama_cpp_q4_k_m": partial(llama_cpp, source),
@@ -94,9 +94,9 @@ def perplexity(folder: Path, rows_NT: Tensor) -> float:
     return exp(total / len(rows_NT))
 
 
-def ours(technique: Any, source: Path, rows_NT: Tensor | None, out: Path, **more: bool) -> None:
-    given = {"method": technique.__name__.rsplit(".", 1)[1], "group_size": GROUP} | PARENTS | more
-    net = technique.quantize(models.load(source), rows_NT, technique.Params.model_validate(given))
+def ours(kind: type[Quantization], source: Path, rows_NT: Tensor, out: Path, **more: bool) -> None:
+    given = {"method": kind.__module__.rsplit(".", 1)[1], "group_size": GROUP} | PARENTS | more
+    net = kind.model_validate(given).quantize(models.load(source), rows_NT)
     compressed.round_rest(net, torch.float16)
     models.write(compressed.pack(net, torch.float16), models.load_tokenizer(source), out)
 
@@ -127,9 +127,9 @@ def peer_awq(python: Path, source: Path, rows_NT: Tensor, clip: str, out: Path) 
 
 
 def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
-    given = {"method": "gguf", "type": "Q4_K_M", "fallback": True}
-    p = gguf.Params.model_validate(given | PARENTS)
-    gguf.write(models.load(source), models.load_tokenizer(source), out, p, rows_NT)
+    given = {"method": "gguf", "type": "Q4_K_M", "fallback": True, "calibration": {}}
+    technique = gguf.GGUF.model_validate(given | PARENTS)
+    technique.write(models.load(source), models.load_tokenizer(source), out, rows_NT)
 
 
 def llama_cpp(source: Path, out: Path) -> None:

@@ -48,7 +48,7 @@ def data() -> tuple[Any, torch.Tensor]:
     source = documents.Documents.model_validate(given)
     texts = [row["text"] for row in source.records(Path("stages/data/corpus"))][:60]
     own = {"method": "bpe", "documents": "a/b", "problems": "a/b", "vocab_size": VOCABULARY}
-    tokenizer = bpe.Bpe.model_validate(own).train(texts)
+    tokenizer = bpe.BPE.model_validate(own).train(texts)
     packed = tokens.pack(map(tokenizer.encode, texts), CONTEXT, VOCABULARY)
     return tokenizer, torch.from_numpy(packed.astype("int64"))
 
@@ -120,7 +120,7 @@ def main(*, rounds: int = 3, steps: int = 6, out: Path = RESULT) -> None:
         recording = record(teacher, rows, folder / "records")
         from_disk, from_rows = (
             traces.batches(folder / "records", ROWS, seed=0),
-            partial(tokens.step_batch, rows.numpy(), ROWS),
+            tokens.batches(rows.numpy(), ROWS),
         )
         for _ in range(rounds + 1):
             student = build(tokenizer, STUDENT)

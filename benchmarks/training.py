@@ -49,7 +49,7 @@ def main() -> None:
     solved = records.load(PROBLEMS, "train")[:4000]
     texts = [f"{row['prompt']}\n{row['solution']}" for row in solved]
     parents = {"documents": "data/corpus", "problems": "data/problems"}
-    own = bpe.Bpe.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
+    own = bpe.BPE.model_validate({"method": "bpe", "vocab_size": 1024} | parents)
     tokenizer = own.train(texts)
     batch = packing.batches(tokenizer, solved, CONTEXT, ROWS, seed=0)
     names = {"ids": "input_ids", "labels": "labels", "positions": "position_ids"}

@@ -11,13 +11,13 @@ terminal = Lock()
 ERASE = "\r\033[K"
 PATIENCE = 30  # seconds between two lines of progress in the log
 IDLE = {  # logger -> how Prefect's messages begin that only repeat what the terminal shows anyway
-    "prefect.task_runs": ("Task run failed with state", "Finished in state Cached"),
+    "prefect.task_runs": ("Task run failed with state", "Finished in state Cached", "Finished in state NotReady"),
     "prefect.flow_runs": ("Finished in state",),
 }
 
 
 def quieten() -> None:
-    """One line for a stage that did something, none for the others."""
+    """A line for a stage that did something, none for those that had nothing to do or wait for one that failed."""
     for name, beginnings in IDLE.items():
         logging.getLogger(name).addFilter(lambda record, idle=beginnings: not record.getMessage().startswith(idle))
 

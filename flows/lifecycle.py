@@ -59,7 +59,7 @@ def bring_up_to_date(step: Step) -> State:
     output = Output(step.name, get_run_logger().info)
     with HEAVY if step.meta.get("heavy") else LIGHT:
         state = warm.reproduce(step.name, dict(os.environ), output)
-    return Completed(name=state) if state else Failed(message=output.last)
+    return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
 
 
 def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
@@ -80,6 +80,11 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
     return futures
 
 
+def has_failed(state: State) -> bool:
+    """A stage that waits for a failed one stays pending."""
+    return not state.is_completed() and not state.is_pending()
+
+
 def follow(futures: dict[str, PrefectFuture]) -> None:
     """Wait for every stage; show how far the flow is in the UI."""
     shown = create_progress_artifact(0.0, key="progress", description="share of the stages that are done")
@@ -98,7 +103,7 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     if busy:
         follow(futures)
     states = {name: future.wait() or future.state for name, future in futures.items()}
-    failed = [f"{name} failed: {state.message}" for name, state in states.items() if state.is_failed()]
+    failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
     verdicts = promote.offer() if busy and not failed else []
@@ -140,7 +145,7 @@ def main(*targets: str, why: bool = False, all: bool = False, profile: str | Non
         history.wait_until_recorded(state.state_details.flow_run_id, len(steps))
     if not state.is_completed():
         raise UserError(state.message)
-    print(outcome.show(params.read()))
+    print(state.message if targets else outcome.show(params.read()))
 
 
 if __name__ == "__main__":

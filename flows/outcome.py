@@ -8,8 +8,8 @@ from stages.lib.frame import gates, params
 from stages.lib.frame.params import Tree
 
 REPORT, SUMMARY = ARTIFACTS / "report/report.html", ARTIFACTS / "report/summary.json"
-NAME = 23  # columns for a model's name
-ROW = f"{{:{NAME}}} {{:>8}}  {{:18}} {{:>5}} {{:>9}}  {{}}"  # 79 columns with the longest standing, "candidate"
+NAME = 25  # columns for a model's name
+ROW = f"{{:{NAME}}} {{:>8}}  {{:16}} {{:>5}} {{:>9}}  {{}}"  # 79 columns with the longest standing, "candidate"
 
 
 def show(tree: Tree) -> str:
@@ -18,11 +18,14 @@ def show(tree: Tree) -> str:
     for verdict in verdicts:
         if gate and verdict.export == gate.model and verdict.reasons:
             lines += [f"{verdict.export} must not ship:", *(f"  {reason}" for reason in verdict.reasons), ""]
+    after = ["make ui (all runs, in a browser)"]
     if gate and (model := ARTIFACTS / gate.model / "model").is_dir():
         lines.append(f"model that ships  {model}")
+        if (model / "model.gguf").is_file():
+            after.insert(0, "make chat (talk to it)")
     if REPORT.is_file():
         lines.append(f"report            {REPORT}")
-    return "\n".join([*lines, "next              make chat (talk to it), make ui (all runs, in a browser)"])
+    return "\n".join([*lines, f"next              {', '.join(after)}"])
 
 
 def table(tree: Tree, teacher: str | None, verdicts: list[Verdict]) -> Iterator[str]:
@@ -43,7 +46,7 @@ def row(name: str, metrics: dict[str, Any], teacher: float | None, timings: dict
     if "accuracy" in metrics:
         accuracy = f"{metrics['accuracy']:.1%}"
         if "accuracy_low" in metrics:
-            accuracy += f" ({metrics['accuracy_low']:.0%} - {metrics['accuracy_high']:.0%})"
+            accuracy += f" ({100 * metrics['accuracy_low']:.0f}-{100 * metrics['accuracy_high']:.0f})"
         kept = f"{metrics['accuracy'] / teacher:.0%}" if teacher else ""
     speed = f"{timings['decode_tokens_per_second']:,.0f}" if "decode_tokens_per_second" in timings else ""
     return ROW.format(shortened(name), size, accuracy, kept, speed, standing).rstrip()

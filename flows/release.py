@@ -12,11 +12,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from flows.promote import ARTIFACTS, evaluated
 from stages.lib.frame import files, gates, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
-ARTIFACTS, RELEASES = Path("artifacts"), Path("releases")
+RELEASES = Path("releases")
 ROWS = {  # what is measured of one machine -> how the card says it
     "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),
     "decode_tokens_per_second": ("decode, one stream", "{:,.0f} tokens/s"),
@@ -26,8 +27,8 @@ ROWS = {  # what is measured of one machine -> how the card says it
 
 
 def release(model: str, tree: dict[str, Any]) -> Path:
-    evaluated = gates.measured(tree).get(model)
-    if evaluated is None:
+    name = gates.measured(tree).get(model)
+    if name is None:
         raise UserError(f"{params.PARAMS_FILE}: no eval variant measures {model}, so its card would promise nothing")
     source, target = ARTIFACTS / model / "model", RELEASES / model.split("/", 1)[1] / "model"
     if found := manifest.problems(source):
@@ -35,7 +36,7 @@ def release(model: str, tree: dict[str, Any]) -> Path:
     card = ARTIFACTS / "report" / "cards" / f"{target.parent.name}.md"
     if not card.is_file():
         raise UserError(f"{card} is missing: run dvc repro report")
-    text = card.read_text(encoding="utf-8") + table(tree, evaluated)
+    text = card.read_text(encoding="utf-8") + table(tree, name)
     with files.writing(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(text, encoding="utf-8")
@@ -45,9 +46,8 @@ def release(model: str, tree: dict[str, Any]) -> Path:
     return target
 
 
-def table(tree: dict[str, Any], evaluated: str) -> str:
-    places = [ARTIFACTS / "eval" / evaluated / measure / "timings.json" for measure in params.variants(tree, "eval")]
-    timings = {key: value for place in places if place.is_file() for key, value in files.read_json(place).items()}
+def table(tree: dict[str, Any], name: str) -> str:
+    timings = evaluated(tree, name, "timings.json")
     rows = [f"| {label} | {shape.format(timings[key])} |" for key, (label, shape) in ROWS.items() if key in timings]
     metered = "measured" if timings.get("energy_measured") else "estimated from the load of the CPU"
     notes = f"Speed and memory are of the machine that released it; energy is {metered} (codecarbon)."

@@ -69,6 +69,7 @@ def repro(stage: str) -> int:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage import run
+    from dvc.stage.exceptions import StageCmdFailedError
 
     commands: list[str] = []
     run._run = here(run._run, commands)
@@ -77,7 +78,8 @@ def repro(stage: str) -> int:
             repo.scm_context.quiet = True  # no advice about git after every stage
             changed = repo.reproduce(targets=[stage], single_item=True)  # type: ignore[call-arg]
     except DvcException as error:
-        print(error.__cause__ or error, file=sys.stderr)
+        if not isinstance(cause := error.__cause__ or error, StageCmdFailedError):  # of that the stage has said more
+            print(cause, file=sys.stderr)
         return 1
     return 0 if commands else 4 if changed else 3
 

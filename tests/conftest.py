@@ -24,7 +24,7 @@ def texts() -> list[str]:
 def tokenizer(texts):
     from stages.tokenize import bpe
 
-    return bpe.Bpe(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=512).train(texts)
+    return bpe.BPE(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=512).train(texts)
 
 
 def build_llama(vocab_size: int, seed: int = 0, hidden: int = 64):

@@ -16,7 +16,7 @@ from stages.lib.frame.params import Technique
 DVC = YAML(typ="safe").load(Path("dvc.yaml"))["stages"]
 STAGES = (*params.STAGES, "report")
 MODULES = sorted(Path("stages").rglob("*.py"))
-AROUND = sorted(file for folder in ("flows", "apps", "benchmarks") for file in Path(folder).rglob("*.py"))
+AROUND = sorted(file for folder in ("flows", "apps") for file in Path(folder).rglob("*.py"))
 TECHNIQUES = [(stage, name) for stage in params.STAGES for name in params.techniques(stage)]
 LOW = ["frame", "store", "text", "nets"]  # rooms of lib, each may use those before it
 HIGH = ["runtimes", "sampling", "training"]  # which may use all those, and not each other

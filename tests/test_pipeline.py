@@ -9,16 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from flows import profiles
+
 ROOT = Path(__file__).parents[1]
+NETWORK = ROOT / "tests/network"  # its sitecustomize.py notes what leaves this machine
 
 pytestmark = pytest.mark.slow
 
 
-def run(folder: Path, *command: str, code: int = 0) -> str:
-    """Output of `python -m ...` in a project; its exit code must be the expected one."""
+def run(folder: Path, *command: str, code: int = 0, said: str | None = None) -> str:
+    """Output of `python -m ...` in a project, watched by tests/network; its exit code must be the expected one."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # what an activated environment does
     environment = os.environ | {"PATH": path, "PREFECT_HOME": str(folder.parent / "prefect"), "PREFECT_API_URL": ""}
-    done = subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, env=environment)
+    environment |= {"PYTHONPATH": str(NETWORK), "NETWORK_LOG": str(folder.parent / "network.log")}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True, env=environment, input=said
+    )
     assert done.returncode == code, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout + done.stderr
 
@@ -30,7 +36,7 @@ def project(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    shutil.copy(folder / "infra/profiles/tiny.yaml", folder / "params.yaml")
+    (folder / "params.yaml").write_text(profiles.show("tiny"))
     (folder / "dvc.lock").unlink(missing_ok=True)
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
@@ -59,7 +65,7 @@ def test_a_second_run_does_nothing(finished):
     run(finished, "flows.lifecycle")
     said = run(finished, "dvc", "repro")
     assert "didn't change" in said and (finished / "dvc.lock").read_bytes() == before
-    assert "Running stage" not in said
+    assert [line for line in said.splitlines() if line.startswith("Running")] == ["Running stage 'code':"]
 
 
 def test_plain_dvc_repro_gives_the_same_lock_to_the_byte(finished, tmp_path):
@@ -69,21 +75,72 @@ def test_plain_dvc_repro_gives_the_same_lock_to_the_byte(finished, tmp_path):
 
 
 def changed(folder: Path) -> set[str]:
-    return set(json.loads(run(folder, "dvc", "status", "--json").splitlines()[-1]))
+    """Stages that plain DVC would run, but for the one that always runs."""
+    status = json.loads(run(folder, "dvc", "status", "--json").splitlines()[-1])
+    return {name for name, why in status.items() if why != ["always changed"]} - {"code"}
 
 
-def test_a_change_reruns_what_depends_on_it_and_nothing_else(finished):
-    technique = finished / "stages/prune/wanda.py"
-    source = technique.read_text()
-    technique.write_text(source + "\n# a change\n")
-    assert changed(finished) == {"prune@wanda-50", "prune@wanda-2of4"}
-    technique.write_text(source)
-    assert changed(finished) == set()
+def planned(folder: Path) -> set[str]:
+    """Stages that the flow would run for a reason of their own."""
+    lines = run(folder, "flows.lifecycle", "--why").splitlines()
+    return {line.removesuffix(": reruns") for line in lines if line.endswith(": reruns")} - {"code"}
+
+
+MEASURES = ("accuracy", "bits_per_byte", "speed")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "reruns"),
+    [
+        ("stages/prune/wanda.py", "import torch", "# a comment\nimport torch", ()),
+        ("stages/prune/wanda.py", "import torch", "import torch  # and another\n", ()),
+        ("stages/prune/wanda.py", "import torch", "import math\nimport torch", ("prune@wanda-50", "prune@wanda-2of4")),
+        ("stages/eval/speed.py", "from statistics", "import math\nfrom statistics", ("speed",)),
+        ("stages/lib/runtimes/executorch.py", None, "\nUNUSED = 1\n", MEASURES),
+    ],
+)
+def test_an_edit_reruns_just_what_can_run_it(finished, file, old, new, reruns):
+    source = (finished / file).read_text()
+    assert old is None or old in source
+    (finished / file).write_text(source + new if old is None else source.replace(old, new, 1))
+    try:
+        names = set(reruns)
+        if names <= set(MEASURES):
+            models = json.loads((finished / "artifacts/report/summary.json").read_text())["models"]
+            names = {f"{measure}@{model['variant']}" for measure in reruns for model in models}
+        assert planned(finished) == names
+        assert changed(finished) == names
+        assert not names or f"because {file} changed" in run(finished, "flows.lifecycle", "--why")
+    finally:
+        (finished / file).write_text(source)
+    assert planned(finished) == changed(finished) == set()
+
+
+def test_a_parameter_reruns_what_depends_on_it(finished):
     params = (finished / "params.yaml").read_text()
     (finished / "params.yaml").write_text(params.replace("k: 16", "k: 8", 1))
     why = run(finished, "flows.lifecycle", "--why")
     (finished / "params.yaml").write_text(params)
-    assert "traces@logits" in why and "traces.logits" in why and "16" in why and "8" in why
+    assert "traces@logits: reruns\n    because parameter traces.logits.k: 16 -> 8\n" in why
+
+
+def test_the_end_of_a_run_fits_a_terminal(finished):
+    lines = run(finished, "flows.lifecycle").splitlines()  # what goes to stdout comes first
+    [last] = [number for number, line in enumerate(lines) if line.startswith("next")]
+    end = lines[: last + 1]
+    assert end[0].startswith("model") and len(end) > 12 and all(len(line) <= 80 for line in end)
+    assert "make chat" in end[-1] and "artifacts/export/gguf-q8_0/model" in end[-3]
+
+
+def test_the_model_that_ships_talks(finished):
+    assert run(finished, "apps.chat", "--max-tokens", "8", said="one\n").strip()
+
+
+def test_nothing_has_left_this_machine(finished):
+    """The whole run above, plain DVC, and the talk; that the hook works is tested in tests/flows/test_network.py."""
+    log = (finished.parent / "network.log").read_text().splitlines()
+    assert sum("flows.lifecycle" in line for line in log) >= 1 and sum(" dvc " in line for line in log) >= 1
+    assert [line for line in log if line.startswith("OUTSIDE")] == []
 
 
 def test_lineage_goes_back_to_the_raw_data(finished):

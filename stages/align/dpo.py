@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class DirectPreferenceOptimisation(Alignment):
+class DPO(Alignment):
     method: Literal["dpo"]
     beta: PositiveFloat = 0.1  # weight of staying near the reference
     preference_loss: Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero", "sppo_hard"] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # of robust: the share of pairs that are the wrong way round
 
     @model_validator(mode="after")
-    def smoothing_fits(self) -> "DirectPreferenceOptimisation":
+    def smoothing_fits(self) -> "DPO":
         if self.preference_loss != "robust":
             self.refuse_idle("label_smoothing", "with `preference_loss: robust`")
         elif not self.label_smoothing:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class SupervisedFineTuning(Alignment):
+class SFT(Alignment):
     method: Literal["sft"]
 
     def batches(

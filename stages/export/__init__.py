@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from stages.export.parts import dense_model
 from stages.lib.frame.params import Calibration, Parent, Variant
+from stages.lib.store import dense
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Export(Variant, ABC):
 
     def load(self, folder: Path) -> Any:
         """The model of an artefact as `write` wants it: plain 32-bit floats, whatever it is stored as."""
-        return dense_model.load(folder)
+        return dense.load(folder)
 
     def needs_rows(self) -> Calibration | None:
         """The training rows that `write` looks at, if any."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import dense_model
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.transformers import Transformers
+from stages.lib.store import dense
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -27,7 +27,7 @@ class Compressed(Export):
     method: Literal["compressed"]
 
     def load(self, folder: Path) -> Any:
-        return dense_model.stored(folder)
+        return dense.stored(folder)
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
         if getattr(model.config, "quantization_config", None) is None:

@@ -29,7 +29,7 @@ class ExecuTorch(Export):
     method: Literal["executorch"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        tracing.require_cache(model, "ExecuTorch")
+        tracing.require_cache(model, "ExecuTorch", self.model)
         with quiet.quiet():
             program = lower(model.half())
         (folder / "model.pte").write_bytes(program.buffer)

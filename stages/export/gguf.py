@@ -129,17 +129,17 @@ class GGUF(Export):
 
     def check(self, model: Any) -> None:
         """Refuse what the file could only hold wrongly: llama.cpp would take other types or other mathematics."""
-        gguf_file.require_llama(model.config)
+        gguf_file.require_llama(model.config, self.model)
         format = FORMATS[self.type]
         if format.ternary:
             rounding.require_ternary(model, f"GGUF {self.type}")
         block = FALLBACK_BLOCK if self.fallback else format.block
         for name, width in blocks.short_rows(model, block).items():
-            others = [type for type, other in FORMATS.items() if width % other.block == 0]
-            if format.fallback and width % FALLBACK_BLOCK == 0:
-                others.insert(0, "fallback")
-            needed = f"{self.type} needs multiples of {block}"
-            raise UserError(f"{name} has rows of {width} weights; {needed}: choose {' or '.join(others)}")
+            others = " or ".join(type for type, other in FORMATS.items() if width % other.block == 0)
+            choice = f"fallback, or {others}" if format.fallback and width % FALLBACK_BLOCK == 0 else others
+            raise UserError(
+                f"{name} has rows of {width} weights; {self.type} needs multiples of {block}: choose {choice}"
+            )
 
     def rules(self, model: Any) -> list[str]:
         """Which matrices llama.cpp must not choose the type of: short rows, then those of a mix of ours."""

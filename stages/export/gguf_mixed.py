@@ -46,7 +46,7 @@ class GGUFMixed(Export):
         return self.calibration
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        gguf_file.require_llama(model.config)
+        gguf_file.require_llama(model.config, self.model)
         types = {name: self.fitting(name, weight) for name, weight in model.named_parameters() if weight.ndim == 2}
         vocabulary, rename = gguf_vocabulary.read(tokenizer, model.config.vocab_size), gguf_file.renamer(model)
         with TemporaryDirectory(dir=folder) as place:
@@ -81,13 +81,14 @@ class GGUFMixed(Export):
         import gguf
 
         stored = {type: {t.name: t for t in gguf.GGUFReader(uniform / type).tensors} for type in self.types}
-        rename, weights = gguf_file.renamer(model), {name: model.get_parameter(name) for name in types}
+        rename, rotated = gguf_file.renamer(model), gguf_file.rotated(model)
+        weights = {name: model.get_parameter(name) for name in types}
 
         def forms(name: str, _: Tensor) -> Iterator[Tensor]:
             for type in types[name]:
                 tensor = stored[type][rename(name)]
                 weight = torch.from_numpy(gguf.dequantize(tensor.data, tensor.tensor_type))
-                yield gguf_file.reorder(name, weight, model.config, back=True)
+                yield gguf_file.reorder(weight, rotated[name], back=True) if name in rotated else weight
 
         costs = [[8 * int(stored[type][rename(name)].n_bytes) for type in fits] for name, fits in types.items()]
         norms = sum(weight.numel() for weight in model.parameters() if weight.ndim == 1)

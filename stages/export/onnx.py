@@ -35,7 +35,7 @@ class ONNX(Export):
     type: Literal["float32", "int8", "int4"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        check(model)
+        check(model, self.model)
         with quiet.quiet():
             graph = bare(named(trace(model)))
             if self.type in BITS:
@@ -48,9 +48,9 @@ class ONNX(Export):
         return Onnx(folder)
 
 
-def check(model: Any) -> None:
+def check(model: Any, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    tracing.require_cache(model, "ONNX")
+    tracing.require_cache(model, "ONNX", parent)
     if (size := 4 * model.num_parameters()) >= LIMIT:
         raise UserError(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
 

@@ -34,7 +34,7 @@ class ONNXGenAI(Export):
     type: Literal["int8", "int4"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        check(model)
+        check(model, self.model)
         source = folder / "source"
         model.cpu().save_pretrained(source)
         tokenizer.save_pretrained(source)
@@ -48,11 +48,11 @@ class ONNXGenAI(Export):
         return Onnx(folder)
 
 
-def check(model: Any) -> None:
+def check(model: Any, parent: str) -> None:
     """Refuse what the builder would write wrongly, or only after a while."""
     config = model.config
     if config.model_type != "llama":
-        raise UserError(f"onnx_genai export knows llama models, not {config.model_type}")
+        raise UserError(f"onnx_genai export knows llama models, not {config.model_type} ({parent}): choose onnx")
     head = model.get_output_embeddings()
     for name, layer in model.named_modules():
         if isinstance(layer, torch.nn.Linear) and layer.out_features == config.vocab_size and layer is not head:

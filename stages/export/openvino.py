@@ -16,6 +16,7 @@ from torch import Tensor
 from stages.export import Export
 from stages.export.parts import blocks, quiet, tracing
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 from stages.lib.runtimes import openvino as runtime
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class OpenVINO(Export):
     type: Literal["float16", "int8", "int4"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        check(model, self.type)
+        check(model, self.type, self.model)
         openvino = runtime.library()
         with quiet.quiet():
             graph = remembering(named(trace(model), model.config), model.config)
@@ -48,9 +49,9 @@ class OpenVINO(Export):
         return runtime.OpenVINO(folder)
 
 
-def check(model: Any, type: str) -> None:
+def check(model: Any, type: str, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
-    tracing.require_cache(model, "OpenVINO")
+    tracing.require_cache(model, "OpenVINO", parent)
     for name, width in blocks.short_rows(model, BLOCK).items() if type == "int4" else ():
         raise UserError(f"{name} has rows of {width} weights; int4 needs multiples of {BLOCK}: take int8")
 
@@ -69,8 +70,8 @@ def caches(config: Any) -> list[str]:
 
 def named(graph: Any, config: Any) -> Any:
     """The names that others look for; the caches come in the order of the layers."""
-    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{each}" for each in caches(config))]
-    outputs = ["logits", *(f"present.{each}" for each in caches(config))]
+    inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{cache}" for cache in caches(config))]
+    outputs = ["logits", *(f"present.{cache}" for cache in caches(config))]
     for values, names in ((graph.inputs, inputs), (graph.outputs, outputs)):
         for value, name in zip(values, names, strict=True):
             value.set_names({name})
@@ -83,12 +84,13 @@ def remembering(graph: Any, config: Any) -> Any:
     from openvino import opset13 as ops
     from openvino.passes import MakeStateful, Manager
 
+    heads = anatomy.heads(config)
     beam = ops.parameter([-1], np.int32, name="beam_idx")
     beam.output(0).set_names({"beam_idx"})
     graph.add_parameters([beam])
     for name in caches(config):
         past = graph.input(f"past_key_values.{name}")
-        past.node.set_partial_shape(PartialShape([-1, config.num_key_value_heads, -1, config.head_dim]))
+        past.node.set_partial_shape(PartialShape([-1, heads.keys_values, -1, heads.size]))
         users = past.get_target_inputs()
         chosen = ops.gather(past.node, beam, ops.constant(0))
         for user in users:
@@ -97,15 +99,15 @@ def remembering(graph: Any, config: Any) -> Any:
     passes = Manager()
     passes.register_pass(MakeStateful({f"past_key_values.{name}": f"present.{name}" for name in caches(config)}))
     passes.run_passes(graph)
-    return emptied(graph, config)
+    return emptied(graph, heads)
 
 
-def emptied(graph: Any, config: Any) -> Any:
+def emptied(graph: Any, heads: anatomy.Heads) -> Any:
     """At first a state has no tokens, in as many rows as are asked for."""
     from openvino import opset13 as ops
 
     rows = ops.gather(ops.shape_of(graph.input("input_ids").node, "i64"), ops.constant([0]), ops.constant(0))
-    rest = ops.constant(np.array([config.num_key_value_heads, 0, config.head_dim]))
+    rest = ops.constant(np.array([heads.keys_values, 0, heads.size]))
     nothing = ops.broadcast(ops.constant(np.float32(0)), ops.concat([rows, rest], 0))
     for node in graph.get_ops():
         if node.get_type_name() == "ReadValue":

@@ -32,7 +32,7 @@ def main(
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
         if training := technique.training:
             size = training.batch_size // training.accumulation
-            batch = partial(rows.step_batch, rows.load(tokens, "train"), size)
+            batch = rows.batches(rows.load(tokens, "train"), size, training.seed)
             place = run.place(checkpoints, technique)
             run.timings |= loop.fit(model, batch, partial(technique.loss, model), training, run.curve, place)
         else:

@@ -25,8 +25,7 @@ def main(
         files.require_space(out, files.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
-        if not calibrate.linears(parent):
-            raise UserError(f"quantize.{variant}: a {parent.config.model_type} has no Linear layers but its head")
+        compressed.require_linears(parent, variant, technique.model)
         require_tokenizer(tokens, model)
         unseen, rows = held_out(tokens, technique.held_out_rows), torch.empty(0, 0, dtype=torch.int64)
         if calibration:

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
 from stages.quantize import Grouped
 from stages.quantize.parts import compressed
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHARES = [1 - step / 20 for step in range(11)]
-QUERIES_KEYS = ("q_proj", "k_proj")
+UNCLIPPED = ("queries", "keys")
 
 
 class AWQ(Grouped):
@@ -38,15 +38,17 @@ class AWQ(Grouped):
     clip: bool = True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        compressed.require_known(model, self.method)
+        compressed.require_plain(model, self)
         calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQModifier
 
+        axes = anatomy.axes(model)
+        spaces = {name: axes[f"{name}.weight"][0].space for name in calibrate.linears(model)}
         scheme = compressed.scheme(model, self.integers(self.bits))
         model = compressed.oneshot(model, [AWQModifier(n_grid=self.grid), QuantizationModifier(**scheme)], rows)
         if self.clip:
-            layers = {name: each for name, each in calibrate.linears(model).items() if not name.endswith(QUERIES_KEYS)}
+            layers = {n: layer for n, layer in calibrate.linears(model).items() if spaces[n] not in UNCLIPPED}
             for name, moments_GSS in group_moments(model, rows, layers, self.group_size).items():
                 clip(layers[name], moments_GSS)
         return model
@@ -54,7 +56,7 @@ class AWQ(Grouped):
 
 def group_moments(model: nn.Module, rows_NT: Tensor, layers: dict[str, nn.Linear], size: int) -> dict[str, Tensor]:
     """sum_m x_m x_m^T of every group of inputs, (G, S, S) for each layer."""
-    sums_GSS = {name: each.weight.new_zeros(each.in_features // size, size, size) for name, each in layers.items()}
+    sums_GSS = {n: layer.weight.new_zeros(layer.in_features // size, size, size) for n, layer in layers.items()}
 
     def add(name: str, x_MI: Tensor) -> None:
         x_GMS = x_MI.unflatten(1, (-1, size)).transpose(0, 1)
@@ -75,7 +77,7 @@ def clip(layer: Any, moments_GSS: Tensor) -> None:
     largest_OG = weight_OGS.abs().amax(-1)
     least_OG = torch.full_like(largest_OG, torch.inf)
     for share in SHARES:
-        low_OG, high_OG = (each.clamp(-share * largest_OG, share * largest_OG) for each in weight_OGS.aminmax(dim=-1))
+        low_OG, high_OG = (end.clamp(-share * largest_OG, share * largest_OG) for end in weight_OGS.aminmax(dim=-1))
         scale_OG, zero_OG = calculate_qparams(low_OG, high_OG, scheme)
         error_OGS = (fake_quantize(layer.weight, scale_OG, zero_OG, scheme) - layer.weight).view_as(weight_OGS)
         loss_OG = (torch.einsum("ogs,gst->ogt", error_OGS, moments_GSS) * error_OGS).sum(-1)

@@ -27,7 +27,7 @@ class SmoothQuant(Quantization):
     strength: Share = 0.5
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        compressed.require_known(model, self.method)
+        compressed.require_plain(model, self)
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class Bpe(Tokenization):
+class BPE(Tokenization):
     method: Literal["bpe"]
     vocab_size: int = Field(2048, ge=512, le=65_536)
 

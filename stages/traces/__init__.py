@@ -40,8 +40,8 @@ class Recording(Variant, ABC, Generic[Teacher]):
     def record(self, teacher: Teacher, source: Path) -> Iterator[Record | traces.Shard]:
         """Solutions, or distributions of rows, written by the stage as they come."""
 
-    def measure(self, teacher: Teacher, records: Path) -> dict[str, float]:
-        """What is to be said of a finished recording besides its size."""
+    def measure(self, teacher: Teacher, folder: Path) -> dict[str, float]:
+        """What is to be said of the finished recording in `folder` besides its size."""
         return {}
 
 

@@ -46,5 +46,5 @@ class Logits(Distributions):
             logprob_RTK, index_RTK = (logits_RTV.float() / self.temperature).log_softmax(-1).topk(self.k)
             yield traces.Shard(ids_RT, index_RTK.cpu(), logprob_RTK.cpu(), vocab)
 
-    def measure(self, teacher: "PreTrainedModel", records: Path) -> dict[str, float]:
-        return traces.fidelity(records, teacher, self.temperature)
+    def measure(self, teacher: "PreTrainedModel", folder: Path) -> dict[str, float]:
+        return traces.fidelity(folder, teacher, self.temperature)

@@ -26,9 +26,7 @@ TRAINING = {"steps": 1, "batch_size": 4, "warmup": 0, "lr_floor": 1, "weight_dec
 
 def make(loss="sigmoid", training=TRAINING, **more):
     given = LOSSES[loss] | more
-    return dpo.DirectPreferenceOptimisation(
-        method="dpo", **PARENTS, preference_loss=loss, training=TRAINING | training, **given
-    )
+    return dpo.DPO(method="dpo", **PARENTS, preference_loss=loss, training=TRAINING | training, **given)
 
 
 @pytest.fixture
@@ -72,8 +70,8 @@ def test_log_probabilities_are_those_of_each_reply_token_by_token(tiny, tokenize
 
 
 def test_a_state_space_model_finds_the_same_in_a_batch_as_alone(tokenizer):
-    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
-    model = state_space.build(tokenizer, p).eval()
+    p = state_space.StateSpace(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    model = p.build(tokenizer).eval()
     with torch.no_grad():
         chosen_B, _ = pairs.log_probabilities(model, pairs.together(pairs.encode(tokenizer, PAIRS, 256)))
     expected = torch.stack([log_probability(model, tokenizer, pair, "chosen") for pair in PAIRS])

@@ -2,21 +2,23 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from apps import chat
 from stages.export import gguf
-from stages.export.parts import dense_model
+from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 
 @pytest.fixture(scope="module")
 def folder(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, p)
+    technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
+    technique.write(dense.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
     return folder
 
 
@@ -35,6 +37,16 @@ def test_answers_every_line_and_ends(folder):
 def test_no_model_is_one_line(folder, name):
     done = talk(folder / name, "one\n")
     assert done.returncode == 1 and name in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_without_a_name_it_is_the_model_that_ships(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gate = "gates: {model: export/q8, teacher: t, student: s, accuracy_kept: 0.7, kl: 0.1, bytes: 9}"
+    Path("params.yaml").write_text(f"export: {{q8: {{}}}}\neval: {{models: {{t: export/q8, s: export/q8}}}}\n{gate}\n")
+    assert chat.shipped() == Path("artifacts/export/q8/model/model.gguf")
+    Path("params.yaml").write_text("export: {}\n")
+    with pytest.raises(UserError, match="no gates that say which model ships"):
+        chat.shipped()
 
 
 def test_says_what_the_model_says(folder, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.distill import cross_tokenizer
+from stages.distill import Teacher, cross_tokenizer
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
@@ -19,7 +19,7 @@ ROWS = [{"id": str(n), "prompt": f"Say {n}", "solution": said} for n, said in en
 
 
 def params(**more):
-    return cross_tokenizer.Params(**GIVEN | PARENTS | more)
+    return cross_tokenizer.CrossTokenizer(**GIVEN | PARENTS | more)
 
 
 @pytest.fixture(scope="module")
@@ -27,21 +27,19 @@ def other(texts):
     """Another, larger vocabulary, of other words."""
     from stages.tokenize import bpe
 
-    p = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
-    return bpe.train([*SAID, *texts[::9]], p)
+    p = bpe.BPE(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
+    return p.train([*SAID, *texts[::9]])
 
 
 @pytest.fixture
 def teacher(other, llama):
-    model = llama(len(other), seed=5)
-    model.tokenizer = other
-    return model
+    return Teacher(llama(len(other), seed=5), other)
 
 
 @pytest.fixture
 def batch(tokenizer, tmp_path):
     records.save(tmp_path, train=ROWS)
-    return lambda p: cross_tokenizer.batches(tokenizer, tmp_path, p)(0)
+    return lambda p: p.batches(tokenizer, tmp_path)(0)
 
 
 def reply_bytes(tokenizer, row):
@@ -101,9 +99,8 @@ def test_the_distance_by_loops():
 
 @pytest.mark.parametrize("align", ["spans", "positions"])
 def test_of_the_teacher_itself_only_the_data_is_left(batch, tiny, tokenizer, align):
-    tiny.tokenizer = tokenizer
     b = batch(params(align=align))
-    torch.testing.assert_close(cross_tokenizer.loss(tiny, tiny, b, params(align=align)), packed.loss(tiny, b))
+    torch.testing.assert_close(params(align=align).loss(tiny, Teacher(tiny, tokenizer), b), packed.loss(tiny, b))
 
 
 def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
@@ -112,7 +109,7 @@ def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
     total = number = 0
     for row in ROWS:
         sides = []
-        for model, vocabulary in ((tiny, tokenizer), (teacher, teacher.tokenizer)):
+        for model, vocabulary in ((tiny, tokenizer), teacher):
             ids = problems.chat_ids(vocabulary, row["prompt"], row["solution"])
             begin = len(problems.prompt_ids(vocabulary, row["prompt"]))
             sides.append(model(torch.tensor([ids])).logits[0, begin - 1 : -1].softmax(-1))
@@ -123,7 +120,7 @@ def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
     b = batch(p)
     expected = packed.loss(tiny, b) + 1.5 * total / number
     assert sorted(b["rows"], key=lambda row: row["id"]) == ROWS
-    torch.testing.assert_close(cross_tokenizer.loss(tiny, teacher, b, p), expected)
+    torch.testing.assert_close(p.loss(tiny, teacher, b), expected)
 
 
 @pytest.mark.slow
@@ -138,7 +135,7 @@ def test_it_is_trls(tiny, tokenizer, teacher, align):
     said |= {"uld_student_temperature": 1, "uld_teacher_temperature": 1, "uld_token_merge_strategy": "bayesian"}
     said |= dict.fromkeys(("uld_skip_student_eos", "uld_skip_teacher_eos", "use_extended_uld"), spans)
     given = []
-    for model, vocabulary in ((tiny, tokenizer), (teacher, teacher.tokenizer)):
+    for model, vocabulary in ((tiny, tokenizer), teacher):
         ids = torch.tensor([problems.chat_ids(vocabulary, row["prompt"], row["solution"])])
         begin = len(problems.prompt_ids(vocabulary, row["prompt"]))
         labels = ids.clone()
@@ -160,9 +157,11 @@ def test_it_is_trls(tiny, tokenizer, teacher, align):
 def test_the_student_is_taught_and_the_teacher_is_not(batch, tiny, teacher):
     p = params()
     b = batch(p)
-    cross_tokenizer.loss(tiny, teacher, b, p).backward()
-    assert all(w.grad is not None for w in tiny.parameters()) and all(w.grad is None for w in teacher.parameters())
-    assert cross_tokenizer.loss(tiny, teacher, b, params(weight=0)) == packed.loss(tiny, b)
+    p.loss(tiny, teacher, b).backward()
+    assert all(w.grad is not None for w in tiny.parameters()) and all(
+        w.grad is None for w in teacher.model.parameters()
+    )
+    assert params(weight=0).loss(tiny, teacher, b) == packed.loss(tiny, b)
 
 
 def test_a_template_that_changes_the_solution_is_refused(tokenizer):

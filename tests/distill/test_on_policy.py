@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.distill import on_policy
+from stages.distill import Teacher, on_policy
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
@@ -16,13 +16,14 @@ ROWS = [{"id": str(n), "prompt": f"Say {'so ' * (n % 4)}{n}", "solution": f"####
 
 
 def params(**more):
-    return on_policy.Params(**GIVEN | {"training": TRAINING, "max_new_tokens": 10} | more)
+    samples = {"max_new_tokens": 10} if more.get("on_policy", 1) else {}
+    return on_policy.OnPolicy(**GIVEN | {"training": TRAINING} | samples | more)
 
 
 @pytest.fixture
 def batches(tokenizer, tmp_path):
     records.save(tmp_path, train=ROWS)
-    return lambda p: on_policy.batches(tokenizer, tmp_path, p)
+    return lambda p: p.batches(tokenizer, tmp_path)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_what_the_student_writes_is_learnt_up_to_the_stop_and_nothing_else(batch
         asked["stop"] = torch.tensor(tokenizer.encode("e")[0] if index % 2 else tokenizer.eos_token_id)
         with torch.no_grad():
             tiny.lm_head.weight[asked["stop"]] += index * 0.1  # so that it is sometimes drawn
-        batch = on_policy.written(tiny, asked, p)
+        batch = p.written(tiny, asked)
         for ids, labels, mask, prompt in zip(batch["ids"], batch["labels"], asked["mask"], asked["ids"], strict=True):
             begin, reply = int(mask.sum()), labels[labels >= 0].tolist()
             assert ids[:begin].tolist() == prompt[mask.bool()].tolist() and ids[:begin].tolist() in prompts
@@ -98,7 +99,7 @@ def test_what_the_student_writes_is_learnt_up_to_the_stop_and_nothing_else(batch
 def test_samples_are_the_students_whatever_the_padding(batches, tiny, tokenizer):
     """Near temperature 0 each reply is the greedy one to its prompt alone."""
     p = params(on_policy=1, temperature=1e-4)
-    batch = on_policy.written(tiny, batches(p)(0), p)
+    batch = p.written(tiny, batches(p)(0))
     for ids, labels in zip(batch["ids"], batch["labels"], strict=True):
         reply = labels[labels >= 0]
         begin = int((labels >= 0).nonzero()[0])
@@ -108,7 +109,7 @@ def test_samples_are_the_students_whatever_the_padding(batches, tiny, tokenizer)
 
 def test_the_seed_is_the_steps_and_the_global_generator_is_left_alone(batches, tiny):
     p, before = params(on_policy=1), torch.get_rng_state()
-    one, again, other = (on_policy.written(tiny, batches(p)(i), p) for i in (0, 0, 1))
+    one, again, other = (p.written(tiny, batches(p)(i)) for i in (0, 0, 1))
     assert torch.equal(one["ids"], again["ids"]) and not torch.equal(one["ids"], other["ids"])
     assert torch.equal(before, torch.get_rng_state())
 
@@ -125,7 +126,7 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(batches, tiny, tokeniz
                 raise KeyboardInterrupt
             return feed(index)
 
-        loop.fit(student, batch, lambda part: on_policy.loss(student, tiny, part, p), p.training, [], folder)
+        loop.fit(student, batch, lambda part: p.loss(student, Teacher(tiny, tokenizer), part), p.training, [], folder)
         return student
 
     assert {"seed" in feed(i) for i in range(2, 4)} == {True, False}
@@ -143,7 +144,7 @@ def test_on_the_datas_solutions_it_is_the_divergence_of_their_replies(batches, t
     batch = batches(p)(0)
     said, meant = (packed.logits(model, batch)[0].log_softmax(-1) for model in (student, tiny))
     expected = (meant.exp() * (meant - said)).sum(-1).mean()
-    torch.testing.assert_close(on_policy.loss(student, tiny, batch, p), expected)
+    torch.testing.assert_close(p.loss(student, Teacher(tiny, tokenizer), batch), expected)
 
 
 def test_prompts_without_room_for_a_reply_are_refused(batches):

@@ -40,11 +40,12 @@ def project(tmp_path, monkeypatch, rows, tokenizer):
     lines += [f"  {name}: {{{more}{kept}}}, {PARENTS}}}" for name, kept in SPARSE.items()]
     Path("params.yaml").write_text("\n".join(["distill:", *lines]))
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
-    student = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **p))
+    student = state_space.StateSpace(method="state_space", tokens="a/b", **p).build(tokenizer)
     models.save(student, tokenizer, Path("student"))
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(Path("student/tokenizer.json"))}
     numbers = rows.numpy().astype(np.uint16)
     tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
+    files.write_json(Path("code.json"), {})
     Path("traces").mkdir()
     solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(20)]
     records.save(Path("traces"), train=solved)
@@ -56,15 +57,15 @@ def stranger(texts, llama, tmp_path):
     """A teacher with another vocabulary."""
     from stages.tokenize import bpe
 
-    p = bpe.Params(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
-    vocabulary = bpe.train(texts[::9], p)
+    p = bpe.BPE(method="bpe", documents="data/corpus", problems="data/problems", vocab_size=600)
+    vocabulary = p.train(texts[::9])
     models.save(llama(len(vocabulary)), vocabulary, tmp_path / "stranger")
     return tmp_path / "stranger"
 
 
 def run(variant, teacher, student=Path("student")):  # noqa: B008
     places = {name: Path(name) for name in ("traces", "tokens", "out", "checkpoints")}
-    stage.main(variant, model=student, teacher=teacher, **places)
+    stage.main(variant, model=student, teacher=teacher, code=Path("code.json"), **places)
     return json.loads(Path("out/metrics.json").read_text())
 
 
@@ -89,7 +90,7 @@ def test_a_teacher_of_another_vocabulary_teaches_where_numbers_are_not_compared(
 @pytest.mark.slow
 def test_a_pruned_model_is_recovered_from_its_dense_parent_and_stays_sparse(project, model_folder, rows):
     """Both trainings bring it nearer to its parent; only the one that keeps zeros leaves 2 of every 4 at zero."""
-    pruned = magnitude.prune(models.load(model_folder), None, magnitude.Params(**MAGNITUDE))
+    pruned = magnitude.Magnitude(**MAGNITUDE).prune(models.load(model_folder), None)
     models.save(pruned, models.load_tokenizer(model_folder), Path("sparse"))
     before = losses.compare(models.logits(models.load(model_folder)), models.logits(pruned), rows)["kl"]
     zeros = {name: layer.weight == 0 for name, layer in calibrate.linears(models.load(Path("sparse"))).items()}

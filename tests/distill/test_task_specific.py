@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from stages.distill import logits, task_specific
+from stages.distill import SCAFFOLD, Teacher, logits, task_specific
 from stages.distill.parts import layer_pairs
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import attention
@@ -19,7 +19,14 @@ GIVEN = {"method": "task_specific", "context": 64} | PARENTS
 
 
 def make(training=TRAINING, **more):
-    return task_specific.Params(**GIVEN, training=training, **more)
+    return task_specific.TaskSpecific(**GIVEN, training=training, **more)
+
+
+def scaffolded(technique, student, teacher):
+    """The student with what the stage hangs on it, and the teacher as the stage hands it over."""
+    master = Teacher(teacher, None)
+    student.add_module(SCAFFOLD, technique.scaffold(student, master))
+    return master
 
 
 @pytest.fixture
@@ -31,7 +38,7 @@ def solved(tmp_path):
 
 @pytest.fixture
 def batch(tokenizer, solved):
-    return task_specific.batches(tokenizer, solved, make())
+    return make().batches(tokenizer, solved)
 
 
 def by_hand(model, batch):
@@ -61,7 +68,7 @@ def test_by_loops(heads, batch, tiny, tokenizer, llama):
     """Head by head where both have four; a student of two heads is compared in the mean."""
     student, p, part = llama(len(tokenizer), seed=1, hidden=16 * heads), make(), batch(0)
     student = student if heads == 4 else two_heads(len(tokenizer))
-    task_specific.prepare(student, tiny, p)
+    teacher = scaffolded(p, student, tiny)
     mine, theirs = by_hand(student, part), by_hand(tiny, part)
     if heads == 2:
         mine, theirs = ([each.mean(1, keepdim=True) for each in maps] for maps in (mine, theirs))
@@ -71,11 +78,11 @@ def test_by_loops(heads, batch, tiny, tokenizer, llama):
         for head in range(a.shape[1]):
             for row, t in places:
                 total += (a[row, head, t] - b[row, head, t]).square().sum() / (2 * a.shape[1] * len(places))
-    seen = [layer_pairs.see(model, part, maps=True) for model in (student, tiny)]
+    seen = [layer_pairs.look_inside(model, part, maps=True) for model in (student, tiny)]
     pairs = [(1, 1), (2, 2)]
     torch.testing.assert_close(task_specific.attention(*seen, pairs), total, atol=1e-5, rtol=1e-4)
     expected = total + layer_pairs.distance(*seen, student.scaffold, pairs)
-    torch.testing.assert_close(task_specific.loss(student, tiny, part, p), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(p.loss(student, teacher, part), expected, atol=1e-5, rtol=1e-4)
 
 
 def two_heads(vocabulary):
@@ -88,43 +95,43 @@ def two_heads(vocabulary):
 
 def test_the_second_phase_is_the_soft_loss_alone(batch, tiny, tokenizer, llama):
     student, p = llama(len(tokenizer), seed=1), make(alpha=0.3, temperature=2.0)
-    task_specific.prepare(student, tiny, p)
-    plain = logits.Params(method="logits", training=TRAINING, **PARENTS, alpha=0.3, temperature=2.0)
+    teacher = scaffolded(p, student, tiny)
+    plain = logits.Logits(method="logits", training=TRAINING, **PARENTS, alpha=0.3, temperature=2.0)
     for index in (2, 3):
-        expected = logits.loss(student, tiny, batch(index), plain)
-        torch.testing.assert_close(task_specific.loss(student, tiny, batch(index), p), expected)
-    assert task_specific.loss(student, tiny, batch(1), p) != logits.loss(student, tiny, batch(1), plain)
+        expected = plain.loss(student, teacher, batch(index))
+        torch.testing.assert_close(p.loss(student, teacher, batch(index)), expected)
+    assert p.loss(student, teacher, batch(1)) != plain.loss(student, teacher, batch(1))
 
 
 def test_accumulated_parts_are_of_their_step(tokenizer, solved):
-    parts = task_specific.batches(tokenizer, solved, make(TRAINING | {"accumulation": 2}))
+    parts = make(TRAINING | {"accumulation": 2}).batches(tokenizer, solved)
     assert [parts(i)["step"].item() for i in range(6)] == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_nothing_is_left_to_learn_from_oneself(index, batch, tiny):
     student, p = copy.deepcopy(tiny), make()
-    task_specific.prepare(student, tiny, p)
-    assert task_specific.loss(student, tiny, batch(index), p).item() == pytest.approx(0, abs=1e-6)
+    teacher = scaffolded(p, student, tiny)
+    assert p.loss(student, teacher, batch(index)).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_gradients_reach_what_makes_the_maps(batch, tiny, tokenizer, llama):
     student, p, part = llama(len(tokenizer), seed=1), make(), batch(0)
-    task_specific.prepare(student, tiny, p)
-    seen = [layer_pairs.see(model, part, maps=True) for model in (student, tiny)]
+    teacher = scaffolded(p, student, tiny)
+    seen = [layer_pairs.look_inside(model, part, maps=True) for model in (student, tiny)]
     task_specific.attention(*seen, [(0, 0), (1, 1)]).backward()
     grads = {name: weight.grad for name, weight in student.named_parameters() if weight.grad is not None}
     assert grads["model.layers.0.self_attn.q_proj.weight"].abs().sum() > 0
     assert (
         "model.layers.1.self_attn.q_proj.weight" not in grads
     )  # an embedding attends to nothing, block 2 is not asked
-    task_specific.loss(student, tiny, part, p).backward()
+    p.loss(student, teacher, part).backward()
     assert all(linear.weight.grad.abs().sum() > 0 for linear in student.scaffold)
 
 
 def test_afterwards_attention_is_what_it_was_even_after_an_error(batch, tiny, tokenizer, tmp_path):
-    task_specific.prepare(tiny, tiny, make())
-    task_specific.loss(tiny, tiny, batch(0), make())
+    teacher = scaffolded(make(), tiny, tiny)
+    make().loss(tiny, teacher, batch(0))
     assert tiny.config._attn_implementation == "sdpa"
     with pytest.raises(KeyError), attention.attending(tiny, "eager"):
         assert tiny.config._attn_implementation == "eager"
@@ -140,14 +147,14 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
 
     def run(folder, stop_after=None):
         student, curve = llama(len(tokenizer), seed=1), []
-        task_specific.prepare(student, tiny, p)
+        teacher = scaffolded(p, student, tiny)
 
         def feed(index):
             if index == stop_after:
                 raise KeyboardInterrupt
             return batch(index)
 
-        loop.fit(student, feed, lambda part: task_specific.loss(student, tiny, part, p), p.training, curve, folder)
+        loop.fit(student, feed, lambda part: p.loss(student, teacher, part), p.training, curve, folder)
         return student
 
     whole = run(tmp_path / "whole").state_dict()
@@ -161,6 +168,6 @@ def test_interrupted_in_either_phase_it_ends_in_the_same_weights(batch, tiny, to
 
 
 def test_a_model_without_attention_is_refused(tiny, tokenizer):
-    p = state_space.Params(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
+    p = state_space.StateSpace(method="state_space", tokens="a/b", hidden=32, layers=2, head_dim=16, state=8, chunk=16)
     with pytest.raises(UserError, match="compares attention maps, and a/b has layers without"):
-        task_specific.prepare(state_space.build(tokenizer, p), tiny, make())
+        make().scaffold(p.build(tokenizer), Teacher(tiny, tokenizer))

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from stages.export import gguf
-from stages.export.parts import dense_model
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
@@ -20,7 +19,7 @@ def export_gguf(model_folder, tmp_path_factory):
         if type not in written:
             written[type] = tmp_path_factory.mktemp(type)
             technique, tokenizer = gguf.GGUF(method="gguf", type=type, **PARENTS), models.load_tokenizer(model_folder)
-            technique.write(dense_model.load(model_folder), tokenizer, written[type], torch.empty(0, 0))
+            technique.write(dense.load(model_folder), tokenizer, written[type], torch.empty(0, 0))
         return written[type]
 
     return export

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from stages.align import __main__ as align
+from stages.export import Export, adapter
 from stages.export import __main__ as export
-from stages.export import adapter
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
@@ -132,9 +132,8 @@ def test_without_lora_there_is_none(project):
 
 @pytest.mark.parametrize("parent", ["align/all", "pretrain/base"])
 def test_a_parent_without_lora_is_refused_before_any_work(project, parent):
-    tree = params.read()
-    tree["export"]["adapter"]["model"] = parent
+    Path("params.yaml").write_text(PARAMS.replace("adapter, model: align/low", f"adapter, model: {parent}"))
     complaint = f"export.adapter.model is '{parent}', which has no `lora`; with it: align/low, align/next"
     with pytest.raises(UserError, match=complaint):
-        params.check(tree)
-    assert adapter.Adapted.needs in tree["align"]["low"]
+        params.load(Export, "adapter")
+    assert adapter.Adapted.needs in params.read()["align"]["low"]

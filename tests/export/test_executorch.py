@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from stages.export import executorch
-from stages.export.parts import dense_model
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -23,7 +22,7 @@ pytestmark = [
 def folder(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("executorch")
     technique, tokenizer = executorch.ExecuTorch(method="executorch", **PARENTS), models.load_tokenizer(source_folder)
-    technique.write(dense_model.load(source_folder), tokenizer, folder, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 

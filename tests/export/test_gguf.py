@@ -9,13 +9,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from apps import chat
 from stages.export import gguf
-from stages.export.parts import dense_model, gguf_vocabulary
+from stages.export.parts import gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes import llama_cpp, mainstream
 from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 HARD = [
     "12345 a 1b2 3.14 ½ ² Ⅷ ٣",
@@ -249,7 +249,7 @@ def test_untied_heads_and_padded_vocabularies(tokenizer, rows, tmp_path):
 
 def test_a_gguf_is_no_source(export_gguf):
     with pytest.raises(UserError, match="config.json is missing"):
-        dense_model.load(export_gguf("F16"))
+        dense.load(export_gguf("F16"))
 
 
 def test_packed_integers_become_floats(model_folder, tmp_path):
@@ -276,14 +276,14 @@ def test_packed_integers_become_floats(model_folder, tmp_path):
     packed = [key.removeprefix(name + ".") for key in files if key.startswith(name)]
     assert files[f"{name}.{'weight' if 'weight' in packed else 'weight_packed'}"].dtype in (torch.int8, torch.int32)
 
-    dense = dense_model.load(tmp_path / "int8")
-    assert set(dense_model.state_dict()) == set(models.load(model_folder).state_dict())
+    unpacked = dense.load(tmp_path / "int8")
+    assert set(unpacked.state_dict()) == set(models.load(model_folder).state_dict())
     original = models.load(model_folder).get_submodule(name).weight
     scale = original.abs().amax(1, keepdim=True) / 127
     expected = (original / scale).round().clamp(-128, 127) * scale
-    assert torch.allclose(dense_model.get_submodule(name).weight, expected, atol=1e-6)
+    assert torch.allclose(unpacked.get_submodule(name).weight, expected, atol=1e-6)
     (tmp_path / "gguf").mkdir()
-    technique("Q8_0").write(dense, models.load_tokenizer(model_folder), tmp_path / "gguf", torch.empty(0, 0))
+    technique("Q8_0").write(unpacked, models.load_tokenizer(model_folder), tmp_path / "gguf", torch.empty(0, 0))
 
 
 @pytest.mark.parametrize("type", ["Q4_K_M", "Q2_K", "IQ4_XS"])

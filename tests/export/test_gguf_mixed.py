@@ -75,7 +75,7 @@ def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tm
     from gguf import dequantize
 
     weight = torch.from_numpy(dequantize(stored[tensor].data, stored[tensor].tensor_type))
-    form = gguf_file.reorder(name, weight, model.config, back=True)
+    form = gguf_file.reorder(weight, 4, back=True)
     measured = budget.sensitivities(model, rows[:2], {name: model.get_parameter(name)}, lambda *_: [form])
     assert measured[0][0] == pytest.approx(seen, rel=0.02)
 

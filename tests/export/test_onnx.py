@@ -6,11 +6,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.export import compressed, onnx, onnx_genai
-from stages.export.parts import dense_model
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -20,7 +19,7 @@ NEVER = 2**31 - 1
 def float32(source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     technique, tokenizer = onnx.ONNX(method="onnx", type="float32", **PARENTS), models.load_tokenizer(source_folder)
-    technique.write(dense_model.load(source_folder), tokenizer, folder, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 
@@ -35,6 +34,32 @@ def test_greedy_text_is_that_of_transformers(float32, source_folder, prompts):
     assert ours.generate(prompts, 24, NEVER) == theirs.generate(prompts, 24, NEVER)
     ids = prompts[-1]
     assert abs(ours.logits(ids) - theirs.logits(ids)).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen2", "mistral", "gpt2"])
+@pytest.mark.parametrize("method", ["onnx", "openvino"])
+def test_other_decoders(kind, method, tokenizer, rows, tmp_path):
+    """Configs that do not tell the width of a head, or the number of key-value heads."""
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    settings = {
+        "qwen2": shape | {"num_key_value_heads": 2},
+        "mistral": shape | {"num_key_value_heads": 2, "sliding_window": None},
+        "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4},
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.1, **settings[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        expected = model(rows[:1]).logits[0].numpy()
+    given = {"method": method, "type": {"onnx": "float32", "openvino": "float16"}[method], **PARENTS}
+    technique = params.technique_class("export", method).model_validate(given)
+    technique.write(model, tokenizer, tmp_path, torch.empty(0, 0))
+    runtime, ids = technique.open(tmp_path), rows[0].tolist()
+    assert runtime.logits(ids) == pytest.approx(expected, abs=0.02)
+    [answer] = runtime.generate([ids[:40]], 6, NEVER)
+    scores = torch.from_numpy(runtime.logits(ids[:40] + answer))[39:-1]
+    assert answer == scores.argmax(-1).tolist()
 
 
 @pytest.mark.slow
@@ -74,7 +99,7 @@ def test_genai_says_the_same(source_folder, prompts, tmp_path):
     import onnxruntime_genai
 
     technique = onnx_genai.ONNXGenAI(method="onnx_genai", type="int4", **PARENTS)
-    technique.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), tmp_path, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), models.load_tokenizer(source_folder), tmp_path, torch.empty(0, 0))
     ours, theirs = open_runtime(tmp_path), onnxruntime_genai.Model(str(tmp_path))
     parameters, stored = ours.size()
     assert 4 < 8 * stored / parameters < 6
@@ -110,6 +135,18 @@ def test_a_state_space_is_refused(method, tokenizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("method", ["executorch", "onnx", "openvino"])
+def test_windows_are_refused(method, tokenizer, tmp_path):
+    """The caches of such layers are cut, which the tracer does not follow."""
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("mistral", vocab_size=8, num_key_value_heads=1, sliding_window=16, **shape)
+    given = {"method": method} | PARENTS | ({} if method == "executorch" else {"type": "int8"})
+    technique = params.technique_class("export", method).model_validate(given)
+    with pytest.raises(UserError, match=r"not in windows as in this mistral \(align/dpo\): choose safetensors"):
+        technique.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
 def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "llama", vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2
@@ -124,13 +161,13 @@ def test_more_than_one_file_can_hold_is_refused():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UserError, match="use onnx_genai"):
-        onnx.check(model)
+        onnx.check(model, "pretrain/base")
 
 
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):
     technique = compressed.Compressed(method="compressed", **PARENTS)
     with pytest.raises(UserError, match="align/dpo is not quantized"):
-        technique.write(dense_model.stored(source_folder), tokenizer, tmp_path, torch.empty(0, 0))
+        technique.write(dense.stored(source_folder), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
 
 

@@ -8,11 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stages.export import openvino
-from stages.export.parts import dense_model
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.runtimes.openvino import EXACT, FILE, library
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 NEVER = 2**31 - 1
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.skipif(not find_spec("openvino"), reason="the extra `op
 def folder(request, source_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("openvino")
     technique = openvino.OpenVINO(method="openvino", type=request.param, **PARENTS)
-    technique.write(dense_model.load(source_folder), models.load_tokenizer(source_folder), folder, torch.empty(0, 0))
+    technique.write(dense.load(source_folder), models.load_tokenizer(source_folder), folder, torch.empty(0, 0))
     return folder
 
 

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from stages.export.__main__ import size
-from stages.export.parts import dense_model
 from stages.lib.frame import code, files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 SETTINGS = {  # what a technique needs beyond its parents
@@ -157,7 +156,7 @@ def stored(folder):
     if (folder / "openvino_model.xml").exists():
         return from_openvino(folder / "openvino_model.xml")
     if not (folder / "model.gguf").exists():
-        return [layer.mlp.down_proj.weight.detach().numpy() for layer in dense_model.load(folder).model.layers]
+        return [layer.mlp.down_proj.weight.detach().numpy() for layer in dense.load(folder).model.layers]
     from gguf import GGUFReader, dequantize
 
     tensors = GGUFReader(folder / "model.gguf").tensors

@@ -134,9 +134,16 @@ class Speed(Measure):
 PARAMS = """\
 data:
   words: {method: appends, text: words}
+tokenize: {}
+pretrain: {}
+align: {}
+traces: {}
+endpoints: {}
+distill: {}
 prune:
   left: {method: appends, text: l, model: data/words, seconds: 0}
   right: {method: appends, text: r, model: data/words, seconds: 0}
+quantize: {}
 export:
   final: {method: appends, text: e, model: prune/left, metrics: {kl: 0.1}}
 eval:

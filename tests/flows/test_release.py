@@ -14,8 +14,9 @@ from stages.lib.store import manifest, signature
 
 PARAMS = """
 eval:
-  small: {model: export/gguf, documents: data/a, problems: data/a}
-  source: {model: align/sft, documents: data/a, problems: data/a}
+  models: {small: export/gguf, source: align/sft}
+  accuracy: {records: data/a}
+  speed: {records: data/a}
 """
 
 
@@ -24,13 +25,14 @@ def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(signature.KEY, raising=False)
     Path("params.yaml").write_text(PARAMS)
-    folder, measured = Path("artifacts/export/gguf/model"), Path("artifacts/eval/small")
+    folder, cards = Path("artifacts/export/gguf/model"), Path("artifacts/report/cards")
+    measured = Path("artifacts/eval/small/speed")
     folder.mkdir(parents=True)
     (folder / "model.gguf").write_bytes(b"weights")
-    (folder / "README.md").write_text("# gguf\n")
     manifest.write(folder)
+    cards.mkdir(parents=True)
+    (cards / "gguf.md").write_text("# gguf\n")
     measured.mkdir(parents=True)
-    (measured / "metrics.json").write_text(json.dumps({"accuracy": 0.655, "bits_per_byte": 3.58, "bytes": 1570000}))
     timings = {"decode_tokens_per_second": 6372.4, "joules_per_token": 0.0061, "energy_measured": 0.0}
     (measured / "timings.json").write_text(json.dumps(timings))
     return folder
@@ -40,13 +42,11 @@ def test_the_card_says_what_was_measured(project):
     before = files.digest(project)
     target = release.release("export/gguf", params.read())
     card = (target / "README.md").read_text()
-    assert card.startswith("# gguf\n\n## Measured\n")
-    assert "| accuracy, held-out problems | 65.5% |" in card
-    assert "| bytes of the weights file | 1,570,000 |" in card
+    assert card.startswith("# gguf\n\n## Measured on one machine\n")
     assert "| decode, one stream | 6,372 tokens/s |" in card
     assert "| energy | 0.0061 J/token |" in card and "estimated from the load" in card
     assert "prefill" not in card  # not measured
-    assert manifest.problems(target) == []
+    assert manifest.problems(target) == [] and "README.md" in manifest.read(target)
     assert files.digest(project) == before  # DVC's output is as it was
 
 
@@ -67,6 +67,13 @@ def test_a_key_signs_it(project, monkeypatch):
 def test_a_tampered_export_is_not_released(project):
     (project / "model.gguf").write_bytes(b"wei")
     with pytest.raises(UserError, match="model.gguf is truncated: 3 bytes of 7; run dvc repro"):
+        release.release("export/gguf", params.read())
+    assert not Path("releases").exists()
+
+
+def test_without_a_card_nothing_is_released(project):
+    Path("artifacts/report/cards/gguf.md").unlink()
+    with pytest.raises(UserError, match="cards/gguf.md is missing: run dvc repro report"):
         release.release("export/gguf", params.read())
     assert not Path("releases").exists()
 

@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from stages.export import gguf
-from stages.export.parts import dense_model
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import llama_cpp
 from stages.lib.runtimes.base import choose
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models
+from stages.lib.store import dense, models
 
 NEVER = 2**31 - 1
 
@@ -21,7 +20,7 @@ NEVER = 2**31 - 1
 def gguf_folder(model_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
     technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    technique.write(dense_model.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
+    technique.write(dense.load(model_folder), models.load_tokenizer(model_folder), folder, torch.empty(0, 0))
     return folder
 
 

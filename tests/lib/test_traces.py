@@ -18,7 +18,7 @@ def item(vocab, k, rows=8, positions=128):
     logits = 3 * torch.randn(rows * 8, vocab).log_softmax(-1)
     logprob, index = (logits.repeat(positions // 8, 1).unflatten(0, (rows, positions))).log_softmax(-1).topk(k)
     ids = torch.randint(vocab, (rows, positions))
-    return {"ids": ids, "index": index, "logprob": logprob, "vocab": vocab}
+    return traces.Shard(ids, index, logprob, vocab)
 
 
 @pytest.fixture
@@ -39,14 +39,22 @@ def test_at_most_120_bytes_a_token_at_64(vocab, tmp_path):
 
 def test_batches_go_round_the_rows(recording):
     batch = traces.batches(recording, 6)
-    expected = torch.cat([item(512, 16)["ids"]] * 2)
+    expected = torch.cat([item(512, 16).ids] * 2)
     torch.testing.assert_close(torch.cat([batch(i)["ids"] for i in range(3)]), expected[[*range(16), 0, 1]])
     assert {name: (each.shape, each.dtype) for name, each in batch(1).items()} == {
         "ids": ((6, 128), torch.int64),
         "index": ((6, 128, 16), torch.int64),
         "logprob": ((6, 128, 16), torch.float32),
     }
-    torch.testing.assert_close(batch(1)["index"][0], item(512, 16)["index"][6].sort(-1).values)
+    torch.testing.assert_close(batch(1)["index"][0], item(512, 16).index[6].sort(-1).values)
+
+
+def test_a_seed_shuffles_the_rows_and_0_does_not(recording):
+    def rows(seed):
+        return [batch.tobytes() for batch in traces.batches(recording, 16, seed)(0)["ids"].numpy()]
+
+    assert rows(0) != rows(1) == rows(1) != rows(2) and sorted(rows(0)) == sorted(rows(1))
+    assert rows(0) == [row.tobytes() for row in traces.batches(recording, 16)(0)["ids"].numpy()]
 
 
 def cut(path):

@@ -19,7 +19,8 @@ def technique(path, sha256=None):
 
 def test_a_gguf_file_gives_the_weights_it_was_written_from(model_folder, tokenizer, tmp_path):
     model = models.load(model_folder)
-    gguf.write(model, tokenizer, tmp_path, gguf.Params(method="gguf", model="a/b", tokens="a/b", type="F16"))
+    exporter = gguf.GGUF(method="gguf", model="a/b", tokens="a/b", type="F16")
+    exporter.write(model, tokenizer, tmp_path, torch.empty(0, 0))
     back = technique(tmp_path / "model.gguf").build(tokenizer)
     ids = torch.arange(40)[None]
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """The state-space decoder: its recurrence by loops, its shapes, and a whole life as student, runtime and file."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,15 +75,15 @@ def test_saved_loaded_and_run_by_the_runtime(model, tokenizer, rows, tmp_path):
 @pytest.mark.parametrize("method", ["logits", "solutions"])
 def test_a_transformer_teaches_it(method, model, tiny, tokenizer, tmp_path):
     """Live, from one packed batch that each of the two reads in its own way."""
-    from importlib import import_module
-
+    from stages.distill import Teacher
+    from stages.lib.frame import params
     from stages.lib.store import records
     from stages.lib.training import loop
 
-    technique = import_module(f"stages.distill.{method}")
     parents = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
-    p = technique.Params(method=method, **parents, training={"steps": 8, "batch_size": 4, "lr": 1e-2})
+    given = {"method": method, **parents, "training": {"steps": 8, "batch_size": 4, "lr": 1e-2}}
+    technique: Any = params.technique("distill", "student", given)
     records.save(tmp_path, train=[{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(30)])
-    batch, curve = technique.batches(tokenizer, tmp_path, p), []
-    loop.fit(model, batch, lambda part: technique.loss(model, tiny, part, p), p.training, curve, tmp_path / "c")
+    batch, curve, teacher = technique.batches(tokenizer, tmp_path), [], Teacher(tiny, tokenizer)
+    loop.fit(model, batch, lambda part: technique.loss(model, teacher, part), technique.training, curve, tmp_path / "c")
     assert curve[-1]["loss"] < 0.8 * curve[0]["loss"]

@@ -21,6 +21,7 @@ KINDS = {
     "mixtral": SIZES | EXPERTS,
     "qwen3_moe": SIZES | EXPERTS,
     "gpt_oss": SIZES | EXPERTS,
+    "llama4_text": SIZES | EXPERTS,
     "gpt2": {"n_embd": 32, "n_head": 4, "n_positions": 128},
     "smollm3": SIZES,
     "gemma3_text": SIZES,
@@ -156,6 +157,14 @@ def test_weights_of_an_unknown_kind_are_refused_before_anything_changes(name, ro
     assert all(torch.equal(weight, dense[key]) for key, weight in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_experts_that_are_called_otherwise_are_refused(name, rows, given):
+    """Llama 4 multiplies all experts at once, by another way than the others."""
+    model = build("llama4_text")
+    with pytest.raises(UserError, match=f"pretrain/base is a llama4_text; {name} can prune .*experts.gate_up_proj"):
+        make(name, sparsity=0.5).prune(model, given(rows))
+
+
 @pytest.mark.parametrize("name", ["width", "spectral_width"])
 def test_only_plain_decoders_are_narrowed(name, rows, given):
     more = {"hidden": 16} if name == "width" else {}
@@ -212,15 +221,10 @@ DEPTHS = {
 def test_a_shorter_network_is_the_whole_one_without_these_blocks(case, gone, rows, given, tokenizer, tmp_path):
     """Also after it was saved and read, with a cache too."""
     model = build(case.split()[0], layers=5, **DEPTHS[case])
-    for number in gone:  # whatever depth thinks of them, these write next to nothing
-        for name, matrix in anatomy.matrices_of(anatomy.blocks(model)[number]).items():
-            if name.split(".")[-1] in ("o_proj", "c_proj", "down_proj") or "down_proj" in name:
-                matrix.weight.mul_(1e-4)
-        for name, weight in anatomy.blocks(model)[number].named_parameters():
-            if name.endswith("bias") or name.startswith("post_"):
-                weight.data.mul_(1e-4 if "feedforward" in name or "bias" in name or "gemma" not in case else 1)
     expected = skipped(copy.deepcopy(model), gone)
-    pruned = depth.Depth(method="depth", **PARENTS, layers=5 - len(gone)).prune(model, given(rows))
+    own = given(rows)
+    own.once(lambda: {"influence": torch.tensor([float(i not in gone) for i in range(5)])}, model.device)
+    pruned = depth.Depth(method="depth", **PARENTS, layers=5 - len(gone)).prune(model, own)
     assert anatomy.layers(pruned) == len(anatomy.blocks(pruned)) == 5 - len(gone)
     models.save(pruned, tokenizer, tmp_path / "model")
     stored = models.load(tmp_path / "model")

@@ -55,6 +55,6 @@ def test_blocks_without_attention_are_refused(tokenizer, rows, given):
     from stages.pretrain import state_space
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
-    model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
+    model = state_space.StateSpace(method="state_space", tokens="a/b", **sizes).build(tokenizer)
     with pytest.raises(UserError, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
         depth.Depth(**P, layers=1).prune(model, given(rows))

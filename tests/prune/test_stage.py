@@ -9,13 +9,12 @@ import torch
 
 from apps import chat
 from stages.export import gguf
-from stages.export.__main__ import each
-from stages.export.parts import dense_model
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, losses
+from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import models, tokens
+from stages.lib.store import dense, models, tokens
 from stages.prune import __main__ as stage
 from stages.prune import width
 
@@ -88,7 +87,7 @@ def test_prunes_and_measures_the_same_twice(project, model_folder, rows, variant
         p_NTV, q_NTV = (model(rows).logits.log_softmax(-1) for model in (dense, pruned))
     assert seen["kl"] == pytest.approx((p_NTV.exp() * (p_NTV - q_NTV)).sum(-1).mean().item(), rel=1e-4)
     assert seen["same_top"] == pytest.approx((p_NTV.argmax(-1) == q_NTV.argmax(-1)).float().mean().item(), abs=2e-3)
-    assert torch.equal(pruned.lm_head.weight, dense_model.lm_head.weight) == (variant != "ticket")
+    assert torch.equal(pruned.lm_head.weight, dense.lm_head.weight) == (variant != "ticket")
     assert not list(Path("checkpoints").glob("*/*")), "a finished training needs no checkpoint"
 
 
@@ -128,7 +127,7 @@ def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
     run(variant, model_folder)
     write("F16", "export")
     source, export = models.load(Path("out/model")), open_runtime(Path("export"))
-    seen = losses.compare(models.logits(source), each(export), rows[:4], batch=1)
+    seen = losses.compare(models.logits(source), logits(export), rows[:4], batch=1)
     assert abs(seen["kl"]) < 1e-4 and export.size()[0] == source.num_parameters()
     ours_TV = source(rows[:1]).logits[0].log_softmax(-1)
     chosen = export.tokenizer.batch_decode(ours_TV.argmax(-1)[:, None])
@@ -142,9 +141,10 @@ def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
 
 def write(type, folder):
     """The pruned model as GGUF."""
-    p = gguf.Params(method="gguf", type=type, model="prune/wanda-50", tokens="tokenize/bpe")
+    technique = gguf.GGUF(method="gguf", type=type, model="prune/wanda-50", tokens="tokenize/bpe")
     Path(folder).mkdir()
-    gguf.write(dense_model.load(Path("out/model")), models.load_tokenizer(Path("out/model")), Path(folder), p)
+    tokenizer = models.load_tokenizer(Path("out/model"))
+    technique.write(dense.load(Path("out/model")), tokenizer, Path(folder), torch.empty(0, 0))
 
 
 @pytest.mark.slow

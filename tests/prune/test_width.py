@@ -120,7 +120,7 @@ def test_what_it_cannot_narrow_is_refused(prune, tokenizer, rows):
     from stages.pretrain import state_space
 
     sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
-    model = state_space.build(tokenizer, state_space.Params(method="state_space", tokens="a/b", **sizes))
+    model = state_space.StateSpace(method="state_space", tokens="a/b", **sizes).build(tokenizer)
     with pytest.raises(UserError, match="pretrain/base is a mamba2; width can narrow: llama, mistral, qwen2, qwen3"):
         prune(model, rows, hidden=16)
     with pytest.raises(ValueError, match="give at least one of hidden, ffn, heads and kv_heads"):

@@ -1,17 +1,19 @@
+import base64
+import hashlib
 import json
 import re
 from html import unescape
 from html.parser import HTMLParser
-from itertools import combinations
 from xml.etree import ElementTree
 
 import pytest
+import vl_convert
 
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.files import write_json
 from stages.report import __main__ as report_stage
-from stages.report.parts import distillation, numbers, pictures, proof
+from stages.report.parts import charts, distillation, numbers, page, proof
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 PARAMS = """
@@ -25,44 +27,46 @@ export:
   small: {method: gguf, model: prune/base}
   never-run: {method: gguf}
 eval:
-  teacher: {model: prune/base}
-  student-with-a-long-name: {model: prune/base}
-  shipped: {model: export/small}
+  models: {teacher: prune/base, student-with-a-long-name: prune/base, shipped: export/small}
+  accuracy: {records: data/corpus}
+  bits_per_byte: {records: data/corpus}
+  speed: {records: data/corpus}
 """
+EXPORT = {
+    **{"format": "GGUF Q8_0", "run": "    llama-cli -m model.gguf", "architecture": "llama", "vocabulary": 1024},
+    **{"context": None, "parameters": 10, "bytes": 1_000_000, "bits_per_weight": 8.5, "loss_before": 1.0},
+    **{"loss_after": 1.1, "kl": 0.1, "same_top": 0.9},
+}
 PUPIL = {"tokens_seen": 409600.0, "student_flops": 1.23e12, "teacher_flops": 0.0}
 
 
-def metrics(size, accuracy):
-    return {
-        "parameters": size // 4,
-        "bytes": size,
-        "bits_per_byte": 2.5,
-        "bits_per_weight": 4.85,
-        "accuracy": accuracy,
-        "accuracy_low": accuracy - 0.1,
-        "accuracy_high": accuracy + 0.1,
-        "accuracy_macro": accuracy,
-        "num_problems": 48,
-        "accuracy.gcd": accuracy,
-        "accuracy_low.gcd": accuracy - 0.2,
-    }
+def evaluation(folder, size, accuracy, bits_per_byte=2.5):
+    """The metrics of the three measures of a model."""
+    low, high = accuracy - 0.1, accuracy + 0.1
+    right = {"accuracy": accuracy, "accuracy_low": low, "accuracy_high": high, "accuracy_macro": accuracy}
+    family = {"accuracy.gcd": accuracy, "accuracy_low.gcd": accuracy - 0.2}
+    write_json(folder / "accuracy/metrics.json", right | {"num_problems": 48} | family)
+    write_json(folder / "bits_per_byte/metrics.json", {"bits_per_byte": bits_per_byte})
+    write_json(folder / "speed/metrics.json", {"parameters": size // 4, "bytes": size, "bits_per_weight": 4.85})
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """Artefacts of a run, all but the student's timings."""
-    for variant, size, accuracy in (
+    artifacts = tmp_path / "artifacts"
+    for name, size, accuracy in (
         ("teacher", 16_000_000, 0.8),
         ("student-with-a-long-name", 4_000_000, 0.6),
         ("shipped", 1_000_000, 0.5),
     ):
-        folder = tmp_path / "artifacts" / "eval" / variant
-        write_json(folder / "metrics.json", metrics(size, accuracy))
+        folder = artifacts / "eval" / name
+        evaluation(folder, size, accuracy)
         answer = {"family": "gcd", "prompt": "Of 4 and 6?", "expected": "2", "answer": HOSTILE, "correct": False}
-        text = {"opening": "Call me", "continuation": f"Ishmael {variant}"}
-        right = {"gcd/1": True, "gcd/2": variant != "shipped", "gcd/3": variant == "shipped", "gcd/4": False}
-        write_json(folder / "samples.json", {"answers": [answer], "continuations": [text], "right": right})
-        if not variant.startswith("student"):
+        text = {"opening": "Call me", "continuation": f"Ishmael {name}"}
+        right = {"gcd/1": True, "gcd/2": name != "shipped", "gcd/3": name == "shipped", "gcd/4": False}
+        write_json(folder / "accuracy/samples.json", {"answers": [answer], "right": right})
+        write_json(folder / "bits_per_byte/samples.json", {"continuations": [text]})
+        if not name.startswith("student"):
             timings = {
                 "decode_tokens_per_second": 1234.5,
                 "prefill_tokens_per_second": 9000.0,
@@ -70,21 +74,27 @@ def project(tmp_path, monkeypatch):
                 "energy_measured": 0.0,
                 "peak_memory_bytes": 40_000_000,
             }
-            write_json(folder / "timings.json", timings)
-    artifacts = tmp_path / "artifacts"
-    write_json(artifacts / "export/small/metrics.json", {"kl": 0.0123, "same_top": 0.976})
+            write_json(folder / "speed/timings.json", timings)
+    write_json(artifacts / "export/small/metrics.json", EXPORT | {"kl": 0.0123, "same_top": 0.976})
     write_json(artifacts / "prune/base/metrics.json", {"held_out_loss": 2.25})
     write_json(artifacts / "data/corpus/metrics.json", {"documents": 321, "sources": {"moby": {"bytes": 77}}})
     learnt = {"loss_before": 6.5, "loss_after": 2.75, "acceptance_before": 0.01, "acceptance_after": 0.625}
     write_json(artifacts / "distill/pupil/metrics.json", learnt | PUPIL)
-    (artifacts / "prune/base/curve.csv").write_text("step,loss,held_out_loss,lr\n10,5,,0.1\n20,3,4.5,0.1\n")
+    curve = "step,loss,held_out_loss,lr\n10,5,5.5,0.1\n15,4,,0.1\n20,3,4.5,0.1\n"
+    (artifacts / "prune/base/curve.csv").write_text(curve)
+    write_json(artifacts / "code/report.json", {"a.py": "0"})
     (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def report(project):
-    report_stage.main(artifacts=project / "artifacts", out=project / "report", picture=project / "docs/pareto.svg")
+    report_stage.main(
+        artifacts=project / "artifacts",
+        code=project / "artifacts/code/report.json",
+        out=project / "report",
+        picture=project / "docs/pareto.svg",
+    )
     return (project / "report/report.html").read_text(), json.loads((project / "report/summary.json").read_text())
 
 
@@ -98,6 +108,20 @@ def test_summary_is_relative_to_the_teacher(project):
     assert rows["shipped"]["times_smaller"] == 16
     assert rows["teacher"]["accuracy_kept"] == rows["teacher"]["times_smaller"] == 1
     assert rows["shipped"]["families"] == {"gcd": 0.5}
+
+
+def test_teacher_and_shipped_model_are_the_gates_then_the_named_then_first_and_last(project):
+    roles = {"a": "prune/base", "teacher": "prune/base", "shipped": "export/small", "z": "prune/base"}
+    models = "models: {" + ", ".join(f"{name}: {model}" for name, model in roles.items()) + "}"
+    text = re.sub("models: {.*}", models, PARAMS)
+    (project / "params.yaml").write_text(text)
+    summary = report(project)[1]
+    assert (summary["teacher"], summary["shipped"]) == ("teacher", "z")
+    (project / "params.yaml").write_text(text + GATES.replace("teacher: teacher", "teacher: a"))
+    summary = report(project)[1]
+    assert (summary["teacher"], summary["shipped"]) == ("a", "shipped")
+    (project / "params.yaml").write_text(text.replace(" teacher: prune/base", " large: prune/base"))
+    assert report(project)[1]["teacher"] == "a"
 
 
 GATES = """
@@ -164,11 +188,10 @@ prune:
 quantize:
   int8: {{method: int8, model: distill/second-1}}
 eval:
-  teacher: {{model: align/dpo}}
-  a0: {{model: distill/second-0}}
-  a1: {{model: distill/second-1}}
-  b0: {{model: distill/one-0}}
-  b1: {{model: distill/one-1}}
+  models: {{teacher: align/dpo, a0: distill/second-0, a1: distill/second-1, b0: distill/one-0, b1: distill/one-1}}
+  accuracy: {{records: data/problems}}
+  bits_per_byte: {{records: data/problems}}
+  speed: {{records: data/problems}}
 compare:
   two-links: [a0, a1]
   one-link: [b0, b1]
@@ -180,8 +203,8 @@ REACHED = {"a0": (0.40, 4.0), "a1": (0.50, 3.0), "b0": (0.55, 3.0), "b1": (0.61,
 def seeds(tmp_path, monkeypatch):
     """Two paths of two seeds: one trained in two links, the other, with as many tokens, in one."""
     for variant, (accuracy, bits) in {"teacher": (0.9, 1.0), **REACHED}.items():
-        own = metrics(1_000_000, accuracy) | {"bits_per_byte": bits}
-        write_json(tmp_path / "artifacts/eval" / variant / "metrics.json", own)
+        evaluation(tmp_path / "artifacts/eval" / variant, 1_000_000, accuracy, bits)
+    write_json(tmp_path / "artifacts/code/report.json", {})
     for variant, tokens, acceptance in (
         *(("first-0", 100.0, 0.2), ("first-1", 100.0, 0.2), ("second-0", 300.0, 0.3)),
         *(("second-1", 300.0, 0.5), ("one-0", 400.0, 0.6), ("one-1", 400.0, 0.8)),
@@ -263,35 +286,89 @@ def test_students_are_listed_best_first_with_their_links_summed(seeds):
 def test_says_what_was_not_measured_and_what_only_estimated(project):
     html, _ = report(project)
 
-    assert html.count("not measured on this machine") == 1
+    student = table_row(html, "student-with-a-long-name")
+    assert student.count("not measured") == 4  # speeds, memory, energy
+    assert table_row(html, "shipped").count("not measured") == 0
     assert "Not measured on this machine: student-with-a-long-name" in html
     assert "estimate from CPU load" in html
 
     for path in project.rglob("timings.json"):
         path.unlink()
     html, _ = report(project)
-    assert html.count("not measured on this machine") == 3 + 3  # a row each, and three pictures
+    assert all(table_row(html, name).count("not measured") == 4 for name in ("teacher", "shipped"))
+    assert "Nothing was timed on this machine" in html
     assert "estimate from CPU load" not in html
 
 
-def test_what_models_say_is_text_and_nothing_else(project):
-    html, _ = report(project)
+def table_row(html, name):
+    return re.search(rf"<tr class=.\w+.>\s*<td>{name}.*?</tr>", html, re.DOTALL).group()
 
-    assert "&lt;script&gt;" in html
-    assert "<script" not in html and "<img" not in html
-    assert html.count("Of 4 and 6?") == 1  # the models' common answer stands once, under one question
-    assert html.count("Ishmael ") == 3
+
+@pytest.mark.parametrize("measure", ["accuracy", "bits_per_byte", "speed"])
+def test_a_measure_that_was_not_run_leaves_its_cells_empty(project, measure):
+    for path in project.glob(f"artifacts/eval/*/{measure}/*"):
+        path.unlink()
+    html, summary = report(project)
+    missing = {"accuracy": "accuracy_kept", "bits_per_byte": "bits_per_byte", "speed": "times_smaller"}[measure]
+    assert all(row[missing] is None for row in summary["models"])
+    assert "not measured" in table_row(html, "shipped")
+
+
+def test_nothing_was_evaluated_but_exports_have_cards(project):
+    for path in project.glob("artifacts/eval/*/*/*"):
+        path.unlink()
+    report(project)
+    card = (project / "report/cards/small.md").read_text()
+    assert "| accuracy, held-out problems | not measured |" in card
+
+
+def test_a_measure_the_report_does_not_know_has_a_table_of_its_own(project):
+    (project / "params.yaml").write_text(PARAMS.replace("  speed:", "  toxicity: {records: data/corpus}\n  speed:"))
+    write_json(project / "artifacts/eval/shipped/toxicity/metrics.json", {"toxic_share": 0.125})
+    html, summary = report(project)
+    assert summary["models"][-1]["other"] == {"toxic_share": 0.125}
+    table = html[html.index("<h3>Other measures</h3>") :].partition("</table>")[0]
+    assert "toxic share" in table and "0.1250" in table and "not measured" in table_row(table, "teacher")
+
+
+def test_without_models_there_is_nothing_to_report(project):
+    (project / "params.yaml").write_text("eval: {models: {}}")
+    with pytest.raises(UserError, match="eval.models is empty"):
+        report(project)
 
 
 class Tags(HTMLParser):
+    """Names of a page's tags, what attributes they have, and the scripts' texts by type."""
+
     def __init__(self, text):
         super().__init__()
-        self.names, self.attributes = set(), {}
+        self.names, self.attributes, self.scripts, self.open = set(), {}, [], None
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.names.add(tag)
         self.attributes |= attrs
+        self.open = dict(attrs).get("type", "javascript") if tag == "script" else None
+
+    def handle_data(self, data):
+        if self.open:
+            self.scripts.append((self.open, data))
+
+    def handle_endtag(self, tag):
+        self.open = None
+
+
+def specifications(html):
+    return [json.loads(text) for kind, text in Tags(html).scripts if kind == "application/json"]
+
+
+def test_what_models_write_is_text_and_nothing_else(project):
+    html, _ = report(project)
+
+    assert "&lt;script&gt;" in html and "img" not in Tags(html).names
+    assert [text for kind, text in Tags(html).scripts if kind == "javascript"] == [page.script()]
+    assert html.count("Of 4 and 6?") == 1  # the models' common answer stands once, under one question
+    assert html.count("Ishmael ") == 3
 
 
 def test_loads_nothing_from_anywhere(project):
@@ -299,65 +376,143 @@ def test_loads_nothing_from_anywhere(project):
     svg = (project / "docs/pareto.svg").read_text()
 
     for text in (html, svg):
-        page = Tags(text)
-        assert not page.names & {"script", "link", "img", "iframe", "object", "embed", "base", "image", "use"}
-        assert not set(page.attributes) & {"src", "href", "xlink:href", "srcset", "action", "onload", "onerror"}
-        assert not re.search(r"url\(|@import", text)
+        read = Tags(text)
+        assert not read.names & {"link", "img", "iframe", "object", "embed", "base", "image", "use"}
+        assert not set(read.attributes) & {"src", "href", "xlink:href", "srcset", "action", "onload", "onerror"}
+    assert not re.search(r"url\((?!#)|@import|<script", svg)
+    for spec in specifications(html):
+        assert all("values" in data or "source" in data or data["name"].endswith("_store") for data in spec["data"])
+        assert "url" not in json.dumps(spec["data"])
 
 
-def test_picture_is_well_formed_and_names_every_model(project):
+def test_only_the_script_that_the_page_brings_may_run(project):
+    html, _ = report(project)
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="(.*?)"', html)
+    digest = base64.b64encode(hashlib.sha256(page.script().encode()).digest()).decode()
+    assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def test_the_picture_is_the_same_twice_and_names_every_model(project, capfd):
     report(project)
+    assert capfd.readouterr().err == ""  # where Vega reports what it could not draw
+    first = (project / "docs/pareto.svg").read_bytes()
+    report(project)
+    assert (project / "docs/pareto.svg").read_bytes() == first
 
-    texts = [node.text for node in ElementTree.parse(project / "docs/pareto.svg").iter() if node.tag.endswith("}text")]
+    texts = [node.text for node in ElementTree.fromstring(first).iter() if node.tag.endswith("}text")]
+    assert {"teacher", "student-with-a-long-name", "shipped", "1 MB", "10 MB"} <= set(texts)
+    assert "accuracy on unseen problems (axis begins at 0 %)" not in texts
+    style = next(node.text for node in ElementTree.fromstring(first).iter() if node.tag.endswith("}style"))
+    assert "prefers-color-scheme: dark" in style and "--paper" in style
 
-    assert {"teacher", "student-with-a-long-name", "shipped"} <= set(texts)
+
+def models(*sizes_and_accuracies, timings=None):
+    """Rows as the charts get them, the first the teacher's, the last the shipped model's."""
+    last = len(sizes_and_accuracies) - 1
+    return [
+        {
+            "variant": f"variant-number-{n}",
+            "model": "prune/any",
+            "role": {0: "teacher", last: "shipped"}.get(n, "other"),
+            "bytes": size,
+            "accuracy": accuracy,
+            "accuracy_low": accuracy - 0.05,
+            "accuracy_high": accuracy + 0.05,
+            "bits_per_byte": 3.5 + accuracy,
+            "kl": 0.01,
+            "timings": timings or {},
+        }
+        for n, (size, accuracy) in enumerate(sizes_and_accuracies)
+    ]
+
+
+def test_the_chart_holds_every_model_and_tells_its_numbers():
+    rows = models((1e7, 0.8), (2e6, 0.6), (1e6, 0.7), timings={"decode_tokens_per_second": 321.0})
+    spec = charts.pareto(rows).to_dict()
+    data = spec["data"]["values"]
+    assert [(point["model"], point["bytes"], point["accuracy"]) for point in data] == [
+        (row["variant"], row["bytes"], row["accuracy"]) for row in rows
+    ]
+    assert [point["on_front"] for point in data] == [True, False, True]
+    [dots] = [layer for layer in spec["layer"] if layer["mark"]["type"] == "point"]
+    encoding = dots["encoding"]
+    assert encoding["x"]["field"] == "bytes" and encoding["x"]["scale"]["type"] == "log"
+    assert encoding["y"]["field"] == "accuracy"
+    told = [entry["field"] for entry in encoding["tooltip"]]
+    assert told == ["model", "file", "accuracy_words", "bits_per_byte", "kl", "decode"]
+    assert all(set(told) <= set(point) for point in data)
+    shown = [data[0][field].replace("\u00a0", " ") for field in told]
+    assert shown == ["variant-number-0", "10 MB", "80.0 % (75.0–85.0)", "4.3", "0.01", "321"]
+    assert charts.points([rows[0] | {"model": "align/sft", "kl": None}])[0]["kl"] == "none, it was trained"
+    [bars] = [layer for layer in spec["layer"] if layer["mark"]["type"] == "rule"]
+    assert (bars["encoding"]["y"]["field"], bars["encoding"]["y2"]["field"]) == ("low", "high")
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "begin", "title"),
+    [
+        ((0.8, 0.62), 0.5, "accuracy on unseen problems (axis begins at 50 %)"),
+        ((0.8, 0.1), 0.0, "accuracy on unseen problems"),
+    ],
+)
+def test_the_axis_says_where_it_begins(accuracies, begin, title):
+    spec = charts.pareto(models(*((1e6, accuracy) for accuracy in accuracies))).to_dict()
+    y = spec["layer"][2]["encoding"]["y"]
+    assert y["scale"]["domain"][0] == begin and y["axis"]["title"].replace("\u00a0", " ") == title
+    assert y["scale"]["domain"][1] > 0.85  # the interval's end is in it
+
+
+def test_a_curve_keeps_its_ends_however_long_it_is():
+    loss = [(float(step), 5 - step / 1e4) for step in range(10_000)]
+    spec = charts.curve({"held_out_loss": loss, "empty": []}).to_dict()
+    data = spec["data"]["values"]
+    assert len(data) <= charts.CURVE_POINTS and data[-1]["step"] == 9999
+    assert {point["loss"] for point in data} == {"held out loss, 4 at the end"}
+    assert spec["encoding"]["y"]["title"] == "loss (axis begins at 3)"
+    assert charts.curve({"loss": []}) is None
 
 
 def test_labels_of_neighbours_do_not_overlap():
-    rows = [
-        metrics(1_000_000 + 30_000 * n, 0.5 + 0.01 * (n % 3)) | {"variant": f"variant-number-{n}"} for n in range(8)
-    ]
-    boxes = labels(pictures.pareto(rows, rows[0], rows[-1], 960))
+    rows = models(*((1_000_000 + 30_000 * n, 0.5 + 0.01 * (n % 3)) for n in range(8)))
+    boxes = labels(rows)
     assert len(boxes) == 8
-    assert all(a.overlap(b) == 0 for (_, a), (_, b) in combinations(boxes, 2))
+    assert not overlapping(boxes)
 
 
 def test_a_crowd_leaves_some_without_a_name_but_never_who_matters():
-    rows = [
-        metrics(1_000_000 + 4_000 * n, 0.5 + 0.01 * (n % 3)) | {"variant": f"variant-number-{n}"} for n in range(60)
-    ]
-    boxes = labels(pictures.pareto(rows, rows[30], rows[-1], 960))
-    assert all(a.overlap(b) == 0 for (_, a), (_, b) in combinations(boxes, 2))
-    names = [name for name, _ in boxes]
+    rows = models(*((1_000_000 + 4_000 * n, 0.5 + 0.01 * (n % 3)) for n in range(60)))
+    boxes = labels(rows)
+    assert not overlapping(boxes)
+    names = [name for name, *_ in boxes]
     assert len(set(names)) == len(names) < 60
-    front = [row for row in rows if not any(pictures.beats(other, row) for other in rows)]
-    assert {row["variant"] for row in (rows[30], rows[-1], *front)} <= set(names)
+    assert {row["variant"] for row in (rows[0], rows[-1], *charts.front(rows))} <= set(names)
 
 
-def labels(picture):
-    """The names in a picture, and the place that each covers."""
-    found = []
-    for text in picture.texts:
-        if text.kind.startswith("label"):
-            left = text.x - (pictures.width(text.text) if text.anchor == "end" else 0)
-            box = pictures.Box(left, text.y - 11, left + pictures.width(text.text), text.y + 3)
-            found.append((text.text, box))
+def labels(rows):
+    """(name, left, top, right, bottom) of the names in a picture; letters are taken to be narrow."""
+    spec = charts.vega(charts.pareto(rows).properties(width=900), in_browser=False)
+    found, letter = [], 5.5
+    for node in ElementTree.fromstring(vl_convert.vega_to_svg(spec)).iter():
+        if node.text and node.text.startswith("variant-") and node.get("opacity") != "0":
+            x, y = map(float, re.findall(r"-?[\d.]+", node.get("transform")))
+            width = letter * len(node.text)
+            left = x - width * {"start": 0, "middle": 0.5, "end": 1}[node.get("text-anchor")]
+            found.append((node.text, left, y - 9, left + width, y + 2))
     return found
 
 
+def overlapping(boxes):
+    return [
+        (a[0], b[0])
+        for n, a in enumerate(boxes)
+        for b in boxes[:n]
+        if min(a[3], b[3]) > max(a[1], b[1]) and min(a[4], b[4]) > max(a[2], b[2])
+    ]
+
+
 def test_front_passes_only_through_models_that_none_beats():
-    rows = [metrics(size, accuracy) for size, accuracy in ((100, 0.3), (200, 0.2), (300, 0.6), (300, 0.5))]
-
-    beaten = [any(pictures.beats(other, row) for other in rows) for row in rows]
-
-    assert beaten == [False, True, False, True]
-
-
-def test_a_missing_evaluation_is_named(project):
-    (project / "artifacts/eval/shipped/metrics.json").unlink()
-
-    with pytest.raises(UserError, match="artifacts/eval/shipped/metrics.json is missing"):
-        report(project)
+    rows = models((100, 0.3), (200, 0.2), (300, 0.6), (300, 0.5))
+    assert charts.front(rows) == [rows[0], rows[2]]
 
 
 @pytest.mark.parametrize(
@@ -385,9 +540,8 @@ def test_numbers_read_well(show, value, text):
 
 def test_redundancy_is_shown_by_kind_in_the_order_of_the_blocks(project):
     shares = {f"model.layers.{i}.mlp.up_proj": i / 100 for i in range(12)} | {"model.layers.0.self_attn.q_proj": 0.75}
-    assert report.redundancy({"redundancy": shares})["up_proj"] == [i / 100 for i in range(12)]
-    assert report.redundancy({"kl": 0.1}) == {}
+    assert page.redundancy({"redundancy": shares})["up_proj"] == [i / 100 for i in range(12)]
+    assert page.redundancy({"kl": 0.1}) == {}
     write_json(project / "artifacts/prune/base/metrics.json", {"redundancy": shares})
-    page, _ = report(project)
-    page = re.sub(r"\s*\n\s*", "", page)
-    assert '<tr><td>q proj</td><td class="heat" style="--share: 0.75">75</td></tr>' in page
+    html = re.sub(r"\s*\n\s*", "", report(project)[0])
+    assert '<tr><td>q proj</td><td class="heat" style="--share: 0.75">75</td></tr>' in html

@@ -1,6 +1,7 @@
 """The tokenizer inside a GGUF file against the one that was written into it, and against llama.cpp's reading of it."""
 
 import pytest
+import torch
 
 from stages.export import gguf
 from stages.lib.frame import files
@@ -21,8 +22,8 @@ HARD = [
 @pytest.fixture(scope="module")
 def folder(model_folder, tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gguf")
-    p = gguf.Params(method="gguf", model="a/b", tokens="a/b", type="F16")
-    gguf.write(models.load(model_folder), tokenizer, folder, p)
+    technique = gguf.GGUF(method="gguf", model="a/b", tokens="a/b", type="F16")
+    technique.write(models.load(model_folder), tokenizer, folder, torch.empty(0, 0))
     return folder
 
 

@@ -4,11 +4,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from stages.data import problems as source
 from stages.export import gguf
 from stages.lib.nets import packed
-from stages.lib.store import models
+from stages.lib.store import dense, models
 from stages.lib.text import packing
 from stages.lib.training import loop
 from stages.lib.training.config import Training
@@ -16,8 +17,8 @@ from stages.lib.training.config import Training
 
 @pytest.fixture(scope="session")
 def asked():
-    p = source.Params(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
-    return list(source.read(Path("stages/data/parts/worked.py"), p))
+    p = source.Problems(method="problems", source="x", licence="none", families={"syllogism": {}}, per_family=20)
+    return list(p.records(Path("stages/data/parts/worked.py")))
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +33,11 @@ def taught(asked, llama, tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def gguf_folder(taught, tokenizer, tmp_path_factory) -> Path:
-    dense, folder = tmp_path_factory.mktemp("dense") / "model", tmp_path_factory.mktemp("gguf") / "model"
-    models.save(taught, tokenizer, dense)
+    source, folder = tmp_path_factory.mktemp("source") / "model", tmp_path_factory.mktemp("gguf") / "model"
+    models.save(taught, tokenizer, source)
     folder.mkdir()
-    p = gguf.Params(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
-    gguf.write(dense.load(dense), models.load_tokenizer(dense), folder, p)
+    technique = gguf.GGUF(method="gguf", type="F16", model="align/dpo", tokens="tokenize/bpe")
+    technique.write(dense.load(source), models.load_tokenizer(source), folder, torch.empty(0, 0))
     return folder
 
 

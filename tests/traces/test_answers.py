@@ -1,10 +1,11 @@
 """Which samples are kept, by hand: a teacher whose replies are written down here."""
 
-from types import SimpleNamespace
-
 import pytest
 
+from stages.traces import solutions
 from stages.traces.parts import answers
+
+PARENTS = dict.fromkeys(("model", "source"), "a/b")
 
 
 def teacher(said):
@@ -27,7 +28,8 @@ def rows(asked):
 
 def kept(rows, said, choose, attempts=3):
     ask, calls = teacher(said)
-    out = list(answers.kept(rows, ask, SimpleNamespace(choose=choose, attempts=attempts)))
+    technique = solutions.Solutions(method="solutions", **PARENTS, count=1, choose=choose, attempts=attempts)
+    out = list(technique.kept(rows, ask))
     return {row["prompt"]: (row["solution"], row["attempt"], row.get("votes")) for row in out}, calls, out
 
 
@@ -57,8 +59,7 @@ def test_first_keeps_the_first_that_says_anything(rows):
 
 def test_batches_are_a_seeded_choice(asked):
     def ids(seed):
-        p = SimpleNamespace(seed=seed, count=13, batch_size=5)
-        return [[row["id"] for row in batch] for batch in answers.drawn(asked, p)]
+        return [[row["id"] for row in batch] for batch in answers.drawn(asked, seed, count=13, batch_size=5)]
 
     assert ids(0) == ids(0) != ids(1)
     assert [len(batch) for batch in ids(0)] == [5, 5, 3]

@@ -1,13 +1,11 @@
 """What every trace technique must hold. A new file in stages/traces/ is picked up here."""
 
-from importlib import import_module
-
 import pytest
 import torch
 
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
-from stages.lib.store import traces
+from stages.lib.store import models, records, tokens, traces
 from stages.lib.text import problems
 
 SETTINGS = {
@@ -17,7 +15,6 @@ SETTINGS = {
     "llama_cpp": {"count": 12, "attempts": 2, "batch_size": 5},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
 }
-PARENTS = dict.fromkeys(("model", "problems", "tokens"), "a/b")
 
 
 @pytest.fixture(params=params.techniques("traces"))
@@ -25,32 +22,38 @@ def name(request):
     return request.param
 
 
-def recording(teacher, tokenizer, rows, folder):
-    """What another teacher can join."""
-    from stages.traces import logits
+def make(name, **settings):
+    parents = {"source": "a/b"} if name == "endpoint" else {"model": "a/b", "source": "a/b"}
+    return params.technique_class("traces", name)(method=name, **parents, **SETTINGS[name] | settings)
 
-    p = logits.Params(method="logits", **PARENTS, **SETTINGS["logits"])
-    with files.writing(folder) as temporary:
-        items = logits.record(teacher, tokenizer, [], rows.numpy().astype("uint16"), p)
-        traces.save(temporary, {"technique": {"temperature": p.temperature}}, items)
+
+@pytest.fixture
+def source(name, asked, rows, taught, tmp_path):
+    """A folder with what a technique is asked about: token rows, problems or another recording."""
+    folder = tmp_path / "source"
+    tokens.save(folder / "tokens", {}, train=rows.numpy().astype("uint16"))
+    with files.writing(folder / "records") as place:
+        if name == "multi_teacher":
+            traces.save(place, {"technique": {"temperature": 2.0}}, make("logits").record(taught, folder))
+        else:
+            records.save(place, train=asked)
     return folder
 
 
 @pytest.fixture
-def record(name, request, tokenizer, asked, rows, tmp_path):
-    """record(place, **settings): what it writes; teachers are opened as the stage does."""
-    technique, more = import_module(f"stages.traces.{name}"), SETTINGS[name]
-    if name == "endpoint":
-        more = more | {"url": request.getfixturevalue("llama_server")}
+def record(name, request, source, taught, tokenizer, tmp_path):
+    """record(place, **settings): what it writes; teachers are opened as the stage does, of a model artefact."""
 
     def run(place, **settings):
-        p = technique.Params(method=name, **PARENTS, **more | settings)
-        if hasattr(technique, "open_teacher"):
-            teacher = technique.open_teacher(request.getfixturevalue("gguf_folder"), tmp_path / place, p)
-        else:
-            teacher = request.getfixturevalue("taught")
-        given = recording(teacher, tokenizer, rows, tmp_path / "base") if name == "multi_teacher" else asked
-        return technique.record(teacher, tokenizer, given, rows.numpy().astype("uint16"), p)
+        if name == "endpoint":
+            settings["url"] = request.getfixturevalue("llama_server")
+        folder = tmp_path / "teacher"
+        if name == "llama_cpp":
+            folder = request.getfixturevalue("gguf_folder")
+        elif not folder.is_dir():
+            models.save(taught, tokenizer, folder)
+        technique = make(name, **settings)
+        return technique.record(technique.open(folder, tmp_path / place), source)
 
     return run
 
@@ -77,17 +80,15 @@ def test_greedy_every_runtime_keeps_the_same(name, record, asked):
     """Of all problems exactly those with the answer the teacher knows, whatever it runs in."""
     if name in ("logits", "multi_teacher"):
         pytest.skip("no solutions")
-    kept = {row["id"]: row["solution"] for row in record("journal", temperature=0, count=20)}
+    kept = {row["id"]: row["solution"] for row in record("journal", temperature=0, attempts=1, count=20)}
     assert kept == {row["id"]: "#### Yes" for row in asked if row["answer"] == "Yes"}
 
 
-def test_recorded_distributions_are_the_live_teachers(tiny, tokenizer, asked, rows, tmp_path):
+def test_recorded_distributions_are_the_live_teachers(tiny, rows, tmp_path):
     """Masses of the tiers 0 | 1 | 2-3 | 4-7 and the token numbers, against the teacher; its own KL said twice."""
-    from stages.traces import logits
-
-    p = logits.Params(method="logits", **PARENTS, **SETTINGS["logits"])
+    tokens.save(tmp_path / "source/tokens", {}, train=rows.numpy().astype("uint16"))
     with files.writing(tmp_path / "t") as folder:
-        traces.save(folder, {}, logits.record(tiny, tokenizer, asked, rows.numpy().astype("uint16"), p))
+        traces.save(folder, {}, make("logits").record(tiny, tmp_path / "source"))
     batch = traces.batches(tmp_path / "t", 6)(0)
     assert torch.equal(batch["ids"], rows[:6])
     with torch.no_grad():
@@ -97,16 +98,20 @@ def test_recorded_distributions_are_the_live_teachers(tiny, tokenizer, asked, ro
     said = torch.zeros_like(live).scatter(-1, batch["index"], batch["logprob"].exp()).gather(-1, top.indices)
     for tier in (slice(0, 1), slice(1, 2), slice(2, 4), slice(4, 8)):
         torch.testing.assert_close(said[..., tier].sum(-1), top.values[..., tier].exp().sum(-1), rtol=0.05, atol=0)
-    metrics = traces.fidelity(tmp_path / "t", tiny, 2.0)
+    metrics = make("logits").measure(tiny, tmp_path / "t")
     rest = (1 - said.sum(-1, keepdim=True)) / (live.shape[-1] - 8)
     whole = rest.expand(live.shape).scatter(-1, batch["index"], batch["logprob"].exp())
     assert metrics["kl_to_full"] == pytest.approx((live.exp() * (live - whole.log())).sum(-1).mean().item(), rel=1e-3)
     assert 0 <= metrics["kl_of_code"] < 0.01
 
 
-def test_k_beyond_the_vocabulary_is_refused(tiny, rows):
-    from stages.traces import logits
-
-    p = logits.Params(method="logits", rows=2, k=512, **PARENTS)
+def test_k_beyond_the_vocabulary_is_refused(tiny, rows, tmp_path):
+    tokens.save(tmp_path / "tokens", {}, train=rows.numpy())
     with pytest.raises(UserError, match="k is 512, but the teacher's vocabulary has only 512 tokens"):
-        next(logits.record(tiny, None, [], rows.numpy(), p))
+        next(make("logits", k=512).record(tiny, tmp_path))
+
+
+def test_greedy_attempts_that_are_all_the_same_are_refused():
+    entry = {"method": "solutions", "model": "a/b", "source": "a/b", "count": 1, "temperature": 0}
+    with pytest.raises(UserError, match="attempts is 2, but at temperature 0 all are the same: write `attempts: 1`"):
+        params.technique("traces", "mine", entry)

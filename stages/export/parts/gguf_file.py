@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stages.export.parts import gguf_vocabulary
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 
 RUN = """\
     llama-cli -m model.gguf                            # llama.cpp
@@ -17,13 +18,14 @@ RUN = """\
 """
 
 
-def require_llama(config: Any) -> None:
+def require_llama(config: Any, parent: str) -> None:
     """Refuse what the file could only hold wrongly: llama.cpp would use other mathematics."""
     if config.model_type != "llama":
-        raise UserError(f"GGUF export knows llama models, not {config.model_type}: choose safetensors")
+        raise UserError(f"GGUF export knows llama models, not {config.model_type} ({parent}): choose safetensors")
     rope = config.rope_parameters["rope_type"]
     if rope != "default" or config.attention_bias or config.mlp_bias:
-        raise UserError(f"GGUF export knows llama models with plain RoPE and no biases, not with RoPE {rope} or biases")
+        known = "GGUF export knows llama models with plain RoPE and no biases"
+        raise UserError(f"{known}, not with RoPE {rope} or biases ({parent}): choose safetensors")
 
 
 def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) -> None:
@@ -33,11 +35,13 @@ def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) 
     writer.add_file_type(gguf.LlamaFileType["ALL_F32" if type == "F32" else f"MOSTLY_{type}"])
     add_shape(writer, model.config)
     gguf_vocabulary.add(writer, vocabulary)
-    rename = renamer(model)
+    rename, heads = renamer(model), rotated(model)
     for name, weight in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue  # without it llama.cpp uses the embedding
-        weight = reorder(name, weight.float().cpu(), model.config)
+        weight = weight.float().cpu()
+        if name in heads:
+            weight = reorder(weight, heads[name])
         kept = gguf.GGMLQuantizationType[type_of(name, weight, type)]
         writer.add_tensor(rename(name), gguf.quants.quantize(weight.contiguous().numpy(), kept), raw_dtype=kept)
     writer.write_header_to_file()
@@ -62,25 +66,30 @@ def renamer(model: Any) -> Callable[[str], str]:
 
 
 def add_shape(writer: Any, config: Any) -> None:
+    heads = anatomy.heads(config)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_head_count(heads.queries)
+    writer.add_head_count_kv(heads.keys_values)
+    writer.add_key_length(heads.size)
+    writer.add_value_length(heads.size)
+    writer.add_rope_dimension_count(heads.size)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
 
 
-def reorder(name: str, weight_OI: Tensor, config: Any, back: bool = False) -> Tensor:
-    """Rows of queries and keys in llama.cpp's order: it rotates neighbours (2i, 2i+1), transformers (i, i + head/2)."""
-    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}.get(name.split(".")[-2])
-    if heads is None:
-        return weight_OI
+def rotated(model: Any) -> dict[str, int]:
+    """The matrices of queries and keys, and their number of heads: RoPE rotates what they put out."""
+    heads = anatomy.heads(model.config)
+    counts = {"queries": heads.queries, "keys": heads.keys_values}
+    return {name: counts[rows.space] for name, (rows, *_) in anatomy.axes(model).items() if rows.space in counts}
+
+
+def reorder(weight_OI: Tensor, heads: int, back: bool = False) -> Tensor:
+    """Rows of queries or keys in llama.cpp's order: it rotates neighbours (2i, 2i+1), transformers (i, i + head/2)."""
     sizes = (heads, -1, 2) if back else (heads, 2, -1)
     return weight_OI.unflatten(0, sizes).transpose(1, 2).reshape(weight_OI.shape)
 

@@ -123,7 +123,7 @@ def routers_of(block: nn.Module) -> dict[str, Matrix]:
     """Beside the experts, what has a row for each of them; or a single row, which weighs a shared expert."""
     found = {}
     for prefix, module in block.named_modules():
-        experts = next((each for name, each in module.named_children() if name == "experts" or is_experts(each)), None)
+        experts = next((each for name, each in module.named_children() if routed(name, each)), None)
         if experts is None:
             continue
         count = len(experts) if isinstance(experts, nn.ModuleList) else expert_count(experts)
@@ -135,6 +135,11 @@ def routers_of(block: nn.Module) -> dict[str, Matrix]:
             if weight.shape[0] == 1 or (weight.shape[0] == count and "shared" not in name):
                 found[join(prefix, name)] = Matrix(beside)
     return found
+
+
+def routed(name: str, module: nn.Module) -> bool:
+    """Experts, fused or a list of networks."""
+    return is_experts(module) or (name == "experts" and isinstance(module, nn.ModuleList))
 
 
 def unknown(model: nn.Module) -> dict[str, nn.Parameter]:

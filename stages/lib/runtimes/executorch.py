@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 from stages.lib.runtimes.base import Ids, parameters
 from stages.lib.runtimes.stepwise import Stepwise
 from stages.lib.store import models
@@ -28,7 +29,8 @@ class ExecuTorch(Stepwise):
         except RuntimeError as error:
             raise UserError(f"{self.file} is damaged ({error}): run the stage that wrote it again") from error
         config: Any = AutoConfig.from_pretrained(folder)
-        nothing = torch.zeros(1, config.num_key_value_heads, 0, config.head_dim, dtype=torch.float16)
+        heads = anatomy.heads(config)
+        nothing = torch.zeros(1, heads.keys_values, 0, heads.size, dtype=torch.float16)
         self.empty = [nothing] * 2 * config.num_hidden_layers
 
     def size(self) -> tuple[int, int]:
@@ -39,4 +41,4 @@ class ExecuTorch(Stepwise):
         total = past + len(ids)
         mask, places = torch.ones(1, total, dtype=torch.int64), torch.arange(past, total)[None]
         logits, *memory = self.method.execute([torch.tensor([ids]), mask, places, *memory])
-        return logits[0].float().numpy(), [each.clone() for each in memory]  # its own are written over in the next call
+        return logits[0].float().numpy(), [cache.clone() for cache in memory]  # its own serve the next call

@@ -86,8 +86,8 @@ class LlamaCpp:
         answers: list[Ids] = [[] for _ in prompts]
         steps = [Step(n, t, token, t == len(p) - 1) for n, p in enumerate(prompts) for t, token in enumerate(p)]
         for _ in range(max_new_tokens):
-            asked = [step for step in steps if step.wanted]
-            chosen = zip(asked, choose(self.decode(context, steps)), strict=True)
+            newest = [step for step in steps if step.wanted]
+            chosen = zip(newest, choose(self.decode(context, steps)), strict=True)
             steps = [Step(last.sequence, last.position + 1, token, True) for last, token in chosen if token != stop]
             for step in steps:
                 answers[step.sequence].append(step.token)

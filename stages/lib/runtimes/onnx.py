@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import anatomy
 from stages.lib.runtimes.base import Ids, parameters
 from stages.lib.runtimes.stepwise import Stepwise
 from stages.lib.store import models
@@ -34,11 +35,13 @@ class Onnx(Stepwise):
             self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
-        self.inputs = {each.name for each in self.session.get_inputs()}
-        config: Any = AutoConfig.from_pretrained(folder)
-        shape = (1, config.num_key_value_heads, 0, config.head_dim)
-        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
-        self.empty: Cache = {each.name: np.zeros(shape, TYPES[each.type]) for each in caches}
+        self.inputs = {value.name for value in self.session.get_inputs()}
+        heads = anatomy.heads(AutoConfig.from_pretrained(folder))  # a graph may leave the size of a head open
+        self.empty: Cache = {
+            cache.name: np.zeros((1, heads.keys_values, 0, heads.size), TYPES[cache.type])
+            for cache in self.session.get_inputs()
+            if cache.name.startswith("past_key_values")
+        }
         self.present = [name.replace("past_key_values", "present") for name in self.empty]
 
     def size(self) -> tuple[int, int]:
@@ -57,8 +60,8 @@ class Onnx(Stepwise):
             "attention_mask": np.ones((1, past + len(ids)), np.int64),
             "position_ids": np.arange(past, past + len(ids), dtype=np.int64)[None],
         }
-        asked = {name: value for name, value in given.items() if name in self.inputs}
-        outputs: Any = self.session.run(["logits", *self.present], asked | memory)
+        fed = {name: value for name, value in given.items() if name in self.inputs}
+        outputs: Any = self.session.run(["logits", *self.present], fed | memory)
         return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
 
 

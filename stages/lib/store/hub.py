@@ -30,8 +30,12 @@ class External(Params):
                 raise ValueError(f"'{self.source}' is neither a local folder or .gguf file nor a hub id like org/name")
             if not self.revision:
                 raise ValueError(f"'{self.source}' is a hub id: name the commit to take as `revision`")
+            if self.sha256:
+                raise ValueError(f"'{self.source}' is a hub id, pinned by its `revision`: leave out `sha256`")
         elif not self.sha256:
             raise ValueError(f"'{self.source}' is not pinned: put its `sha256`, {files.digest(path)}")
+        elif self.revision:
+            raise ValueError(f"'{self.source}' is local, pinned by its `sha256`: leave out `revision`")
         return self
 
 

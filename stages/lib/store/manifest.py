@@ -50,8 +50,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder / MANIFEST} is damaged: it lists no files")
     wrong = [
         name
-        for name, each in about["files"].items()
-        if not isinstance(each, dict) or each.keys() != {"bytes", "sha256"}
+        for name, entry in about["files"].items()
+        if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}
     ]
     if wrong:
         raise UserError(f"{folder / MANIFEST} is damaged: {wrong[0]} needs bytes and sha256")

@@ -3,7 +3,7 @@
 Rows are cut from a stream of `<|bos|>document` and chat-formatted problems, so they need no padding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,12 @@ def require_tokenizer(folder: Path, model: Path) -> None:
         raise UserError(f"the vocabularies differ: {folder} has tokenizer {rows[:12]}, {model} has {own[:12]}")
 
 
-def step_batch(split: "np.ndarray", size: int, index: int) -> "Tensor":
-    """Batch number `index` of `size` rows, in the order of the artefact and round again; (size, context) int64."""
-    return batch(split, [(index * size + i) % len(split) for i in range(size)])
+def batches(split: "np.ndarray", size: int, seed: int = 0) -> "Callable[[int], Tensor]":
+    """Batch number i of `size` rows, round and round; (size, context) int64.
+
+    Seed 0 leaves the rows in the order of the artefact; any other shuffles them.
+    """
+    import numpy as np
+
+    order = np.random.default_rng(seed).permutation(len(split)) if seed else np.arange(len(split))
+    return lambda index: batch(split, order[np.arange(index * size, (index + 1) * size) % len(split)])

@@ -42,11 +42,11 @@ def beside(batch: Callable[[int], Batch], texts: np.ndarray, count: int) -> Call
         raise UserError("params.yaml: text_rows wants batches of packed replies; this technique's are others")
     if (width := first["ids"].shape[1]) != texts.shape[1]:
         raise UserError(f"params.yaml: context is {width}, but text_rows come in rows of {texts.shape[1]} tokens")
-    return partial(_with_text, batch, texts, count)
+    return partial(_with_text, batch, tokens.batches(texts, count))
 
 
-def _with_text(batch: Callable[[int], Batch], texts: np.ndarray, count: int, index: int) -> Batch:
-    rows = tokens.step_batch(texts, count, index)
+def _with_text(batch: Callable[[int], Batch], texts: Callable[[int], torch.Tensor], index: int) -> Batch:
+    rows = texts(index)
     text = {"ids": rows, "labels": rows, "positions": torch.arange(rows.shape[1]).expand_as(rows)}
     return {name: torch.cat([part, text[name]]) for name, part in batch(index).items()}
 

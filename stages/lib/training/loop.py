@@ -45,13 +45,13 @@ def fit(
         first = checkpoint.restore(checkpoints, model, steppers, curve)
         model.train()
         started = saved = monotonic()
-        seen = 0
+        trained = 0
         with progress(p.steps, first) as bar:
             for step in range(first, p.steps):
                 means, tokens = update(model, steppers, batch, loss, p, step, held)
-                seen += tokens
+                trained += tokens
                 curve.append({"step": step + 1, "loss": means.pop("loss"), "lr": p.lr * rate(step, p)} | means)
-                bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {seen / (monotonic() - started):,.0f} tok/s")
+                bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {trained / (monotonic() - started):,.0f} tok/s")
                 bar.update()
                 if monotonic() - saved > p.checkpoint_seconds:
                     checkpoint.save(checkpoints, model, steppers, curve)
@@ -59,7 +59,7 @@ def fit(
     model.eval()
     files.remove(checkpoints)
     seconds = max(monotonic() - started, 1e-9)
-    return {"train_seconds": seconds, "train_tokens_per_s": seen / seconds}
+    return {"train_seconds": seconds, "train_tokens_per_s": trained / seconds}
 
 
 def update(

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ class Given:
         if result.is_file():
             load_model(model, result)
             return
-        batch = partial(tokens.step_batch, tokens.load(self.tokens, "train"), p.batch_size // p.accumulation)
+        batch = tokens.batches(tokens.load(self.tokens, "train"), p.batch_size // p.accumulation, p.seed)
 
         def loss(ids_BT: Tensor) -> Tensor:
             return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -4,17 +4,20 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
+from stages.quantize import Quantization
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 os.environ.setdefault("LLM_COMPRESSOR_LOG_LEVEL", "ERROR")  # read when llmcompressor is imported
 
-KNOWN = ("llama", "mistral", "qwen2", "qwen3")
 BYTES = {"num_bits": 8, "type": "int", "strategy": "channel"}
 BYTES_A_TOKEN = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "observer": None}
 
@@ -43,22 +46,30 @@ def oneshot(model: Any, modifiers: list[Any], rows_NT: Tensor | None = None, bat
 def scheme(model: nn.Module, weights: dict[str, Any], activations: dict[str, Any] | None = None) -> dict[str, Any]:
     """Arguments of a quantization modifier for every Linear that `calibrate.linears` names: all but the head."""
     changed = calibrate.linears(model)
-    ignore = [name for name, each in model.named_modules() if isinstance(each, nn.Linear) and name not in changed]
+    ignore = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear) and name not in changed]
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
     return {"config_groups": {"group_0": group}, "ignore": ignore}
 
 
-def require_known(model: Any, method: str) -> None:
+def require_plain(model: "PreTrainedModel", technique: Quantization) -> None:
     """The scales of AWQ and SmoothQuant go into the layer before, which llmcompressor finds by its name only."""
-    if model.config.model_type not in KNOWN:
-        names = ", ".join(KNOWN)
-        raise UserError(f"{method} knows the layers of {names}, not of {model.config.model_type}: take gptq or rtn")
+    if not anatomy.is_plain(model):
+        known = f"{technique.method} knows the layers of {', '.join(anatomy.PLAIN)}"
+        raise UserError(f"{known}, not of {model.config.model_type} ({technique.model}): take gptq or rtn")
+
+
+def require_linears(model: "PreTrainedModel", variant: str, parent: str) -> None:
+    """Refuse what compressed-tensors and bitsandbytes would leave as it is: they pack Linears and nothing else."""
+    other = [name for name, matrix in anatomy.matrices(model).items() if not isinstance(matrix.module, nn.Linear)]
+    if other := [*other, *anatomy.unknown(model)]:
+        found = f"{parent} is a {model.config.model_type}, whose {other[0]} is no Linear"
+        raise UserError(f"quantize.{variant}: {found}, so no format here can pack it: prune it, or export it as it is")
 
 
 @torch.no_grad()
 def round_rest(model: nn.Module, dtype: torch.dtype) -> None:
     """Round to the type they will be stored in: scales, embeddings, norms; not the weights that become integers."""
-    integers = {id(each.weight) for each in model.modules() if hasattr(each, "quantization_scheme")}
+    integers = {id(layer.weight) for layer in model.modules() if hasattr(layer, "quantization_scheme")}
     for parameter in model.parameters():
         if parameter.is_floating_point() and id(parameter) not in integers:
             parameter.copy_(parameter.to(dtype))

@@ -12,6 +12,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+from altair.utils.schemapi import debug_mode
 
 from stages.lib.frame import files
 from stages.report.parts import numbers
@@ -27,6 +28,7 @@ MADE = {  # stage -> how its models are called in the legend
     "quantize": "quantized",
     "export": "exported",
 }
+COMPRESSED = ("pruned", "quantized", "exported")  # these have a source to be compared with
 KINDS = list(dict.fromkeys(MADE.values()))
 COLOUR = alt.Scale(domain=KINDS, range=[f"var(--{kind})" for kind in KINDS])
 TOOLTIP = {  # field of a point -> its title
@@ -72,7 +74,7 @@ def pareto(rows: list[Row]) -> Chart:
     accuracy = alt.Axis(format=".0%", title=f"accuracy on unseen problems{note}")
     y = alt.Y("accuracy:Q", scale=alt.Scale(domain=domain, nice=False), axis=accuracy)
     made = alt.selection_point(fields=["made"], bind="legend")
-    base = alt.Chart(alt.Data(values=points(rows))).encode(x=bytes_axis(rows), y=y)
+    base = alt.Chart(inline(points(rows))).encode(x=bytes_axis(rows), y=y)
 
     front = base.mark_line(interpolate="step-after", color="var(--accent)", opacity=0.4, aria=False)
     intervals = base.mark_rule(color="var(--soft)", opacity=0.45, aria=False).encode(y="low:Q", y2="high:Q")
@@ -122,7 +124,7 @@ def cost(
     amounts = [value(row) for row in rows]
     domain, note = axis_begin(amounts, amounts, show)
     y = alt.Y("value:Q", scale=alt.Scale(domain=domain, nice=False), axis=unit_axis(unit, title=title + note))
-    base = alt.Chart(alt.Data(values=data)).encode(x=bytes_axis(rows), y=y)
+    base = alt.Chart(inline(data)).encode(x=bytes_axis(rows), y=y)
     tooltip = ("model", "model"), ("file", "file"), ("words", title)
     dots = base.mark_point(filled=True, opacity=1, stroke="var(--paper)", strokeWidth=1).encode(
         color=alt.Color("made:N", scale=COLOUR, legend=None),
@@ -159,7 +161,7 @@ def curve(losses: dict[str, list[tuple[float, float]]]) -> Chart | None:
         "var(--trained)",
     ]
     lines = (
-        alt.Chart(alt.Data(values=data))
+        alt.Chart(inline(data))
         .mark_line(strokeWidth=1.5, point={"size": 14} if len(data) < 60 else False)
         .encode(
             x=alt.X("step:Q", title="step", axis=alt.Axis(grid=False, tickCount=5)),
@@ -183,7 +185,7 @@ def points(rows: list[Row]) -> list[dict[str, Any]]:
         {
             "model": row["variant"],
             "label": row["variant"],
-            "made": MADE[row["model"].partition("/")[0]],
+            "made": MADE[stage],
             "bytes": row["bytes"],
             "file": numbers.size(row["bytes"]),
             "accuracy": row["accuracy"],
@@ -191,14 +193,21 @@ def points(rows: list[Row]) -> list[dict[str, Any]]:
             "high": row["accuracy_high"],
             "accuracy_words": numbers.with_interval(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
             "bits_per_byte": numbers.brief(row["bits_per_byte"]),
-            "kl": numbers.brief(row["kl"]),
+            "kl": numbers.brief(row["kl"]) if MADE[stage] in COMPRESSED else "none, it was trained",
             "decode": numbers.brief(row["timings"].get("decode_tokens_per_second")),
             "role": "other" if row["role"] == "other" else "main",
             "on_front": row in best,
             "priority": PRIORITY.get(row["role"], int(row in best)),
         }
         for row in rows
+        for stage in [row["model"].partition("/")[0]]
     ]
+
+
+def inline(values: list[dict[str, Any]]) -> alt.Data:
+    """Data within a chart. Checking row after row against Vega-Lite's schema would take most of the report's time."""
+    with debug_mode(False):
+        return alt.Data(values=values)
 
 
 def front(rows: Iterable[Row]) -> list[Row]:
@@ -278,19 +287,18 @@ def vega(chart: Chart, in_browser: bool = True) -> dict[str, Any]:
 
     A browser can draw the dots' shapes on a canvas, so that labels avoid all of them; elsewhere they avoid the centres.
     """
-    spec = vl_convert.vegalite_to_vega(chart.to_dict())
+    spec = vl_convert.vegalite_to_vega(chart.to_dict(validate=False))
     dots = [mark["name"] for mark in spec["marks"] if mark["type"] == "symbol"]
     for mark in spec["marks"]:
         if mark["type"] == "text":
-            mark["transform"] = [LABELS | {"avoidMarks": dots if in_browser else []}]
+            mark["transform"] = [LABELS | ({"avoidMarks": dots} if in_browser else {})]
     return spec
 
 
 def write_svg(path: Path, chart: Chart) -> None:
     """The chart as a picture that brings its colours along."""
-    picture = vl_convert.vega_to_svg(
-        vega(chart.properties(width=WIDTH)) | {"background": "var(--paper)", "padding": 20}
-    )
+    spec = vega(chart.properties(width=WIDTH), in_browser=False)
+    picture = vl_convert.vega_to_svg(spec | {"background": "var(--paper)", "padding": 20})
     colours = COLOURS.read_text(encoding="utf-8")
     with files.writing(path) as temporary:
         temporary.write_text(picture.replace(">", f">\n<style>\n{colours}</style>\n", 1), encoding="utf-8")

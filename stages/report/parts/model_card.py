@@ -25,7 +25,7 @@ A language model exported by Orchard from `{source}` as {format}.
 | bits per weight, scales counted | {bits_per_weight:.2f} |
 | architecture | {architecture} |
 | vocabulary, context | {vocabulary:,} tokens, {length} |
-| accuracy, {problems} held-out problems | {accuracy} |
+| accuracy, {problems} | {accuracy} |
 | bits per byte, held-out documents | {bits_per_byte} |
 | KL divergence from its source, held out | {kl:.4f} nats/token |
 | same most likely token as its source | {same_top:.2%} |
@@ -66,7 +66,7 @@ def text(tree: Tree, artifacts: Path, variant: str) -> str:
         "variant": variant,
         "source": params.variants(tree, "export")[variant]["model"],
         "length": f"{made['context']:,} tokens" if made["context"] else "of any length",
-        "problems": quality.get("num_problems", ""),
+        "problems": f"{quality.get('num_problems', '')} held-out problems".strip(),
         "accuracy": accuracy(quality),
         "bits_per_byte": numbers.number(quality.get("bits_per_byte")),
         "template": textwrap.indent(chat_template(artifacts / "export" / variant / "model"), "    "),

@@ -57,11 +57,11 @@ class Answers(Recording[Writer], ABC):
         return self
 
     def record(self, teacher: Writer, source: Path) -> Iterator[Record]:
-        asked = drawn(records.load(source / "records", "train"), self.seed, self.count, self.batch_size)
-        for number, rows in enumerate(asked):
-            yield from self.kept(rows, partial(teacher.reply, number))
+        rows = records.load(source / "records", "train")
+        for number, batch in enumerate(drawn(rows, self.seed, self.count, self.batch_size)):
+            yield from self.kept(batch, partial(teacher.reply, number))
 
-    def measure(self, teacher: Writer, records: Path) -> dict[str, float]:
+    def measure(self, teacher: Writer, folder: Path) -> dict[str, float]:
         return teacher.spent()
 
     def kept(self, rows: list[Record], ask: Ask) -> Iterator[Record]:

@@ -15,17 +15,19 @@ from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
 
 if TYPE_CHECKING:
-    from httpx2 import Request, Response
+    from httpx2 import Request
     from openai import OpenAI
 
 KEY = "ORCHARD_API_KEY"  # environment variable; a key is never in params, journal or message
 LOCAL = ("127.0.0.1", "localhost", "::1")
-HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length"}
+RAW = "x-stainless-raw-response"  # by it openai knows later that the body was asked for as it came
+HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", RAW}
 
 
 class Journal:
@@ -94,18 +96,18 @@ class Client:
         """What answers but is no chat completion is asked again too."""
         content = ""
         for _ in range(self.retries + 1):
-            response = self.post(request)
-            if answer := parse(response.content):
+            content = self.post(request)
+            if answer := parse(content):
                 return self.journal.add({"key": key} | answer)
-            content = self.without_key(response.text)
-        raise self.gave_up(f"no chat completion: status 200, {content!r}")
+        raise self.gave_up(f"no chat completion: status 200, {self.without_key(content)!r}")
 
-    def post(self, request: dict[str, Any]) -> "Response":
+    def post(self, request: dict[str, Any]) -> str:
+        """The body of the response; openai asks again, at most `retries` times, where that may help."""
         import httpx2
         import openai
 
-        try:
-            return self.openai.post("/chat/completions", cast_to=httpx2.Response, body=request)
+        try:  # the body as it came: what is no chat completion is for `parse` to say
+            return self.openai.post("/chat/completions", cast_to=httpx2.Response, body=request).text
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise self.gave_up(f"{type(cause).__name__} {cause}".strip()) from error
@@ -143,12 +145,12 @@ class Client:
 
 
 def connect(url: str, key: str, timeout: float, retries: int, before_request: "Callable[[Request], None]") -> "OpenAI":
-    import httpx2
     import openai
 
-    transport = httpx2.Client(
+    transport = openai.DefaultHttpxClient(
         timeout=timeout,
-        trust_env=httpx2.URL(url).host not in LOCAL,  # no proxy to itself
+        follow_redirects=False,
+        trust_env=urlsplit(url).hostname not in LOCAL,  # no proxy to itself
         event_hooks={"request": [before_request]},
     )
     return openai.OpenAI(
@@ -160,7 +162,7 @@ def connect(url: str, key: str, timeout: float, retries: int, before_request: "C
     )
 
 
-def parse(content: bytes) -> dict[str, Any] | None:
+def parse(content: str) -> dict[str, Any] | None:
     """The first choice of a chat completion; None if it is anything else."""
     try:
         completion = json.loads(content)

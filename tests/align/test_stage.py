@@ -1,0 +1,100 @@
+"""The stage as DVC calls it: what it writes and measures, of instructions and of pairs, with and without adapters."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.align import __main__ as stage
+from stages.lib.frame import files
+from stages.lib.store import models, records
+
+GIVEN = "model: pretrain/a, problems: data/a, examples: data/a, context: 64"
+TRAINING = "training: {steps: 6, batch_size: 4, lr: 0.01, warmup: 0}"
+PARAMS = f"""
+data: {{a: {{}}}}
+pretrain: {{a: {{}}}}
+align:
+  sft: {{method: sft, {GIVEN}, {TRAINING}}}
+  dpo: {{method: dpo, {GIVEN}, {TRAINING}}}
+  low: {{method: dpo, lora: {{rank: 4}}, {GIVEN}, {TRAINING}}}
+"""
+PREFERENCES = {"margin"} | {
+    f"{name}_{when}"
+    for name in ("preference_accuracy", "chosen_logprob", "rejected_logprob")
+    for when in ("before", "after")
+}
+MEASURES = ["margin", "accuracy", "chosen_logprob", "rejected_logprob"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, tiny, tokenizer):
+    """run(variant): the metrics and the curve that its stage leaves; the params file has a name of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    Path("mine.yaml").write_text(PARAMS)
+    files.write_json(Path("code.json"), {})
+    models.save(tiny, tokenizer, Path("model"))
+    pairs = [{"id": str(n), "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": f"#### {n + 1}"} for n in range(8)]
+    solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(8)]
+    for name, rows in (("problems", solved), ("instructions", solved), ("pairs", pairs)):
+        Path(name).mkdir()
+        records.save(Path(name), train=rows, held_out=rows)
+
+    def start(variant):
+        examples = Path("instructions" if variant == "sft" else "pairs")
+        given = {"model": "model", "problems": "problems", "code": "code.json", "checkpoints": "kept", "out": variant}
+        given = {name: Path(path) for name, path in given.items()} | {"params_file": Path("mine.yaml")}
+        stage.main(variant, examples=examples, **given)
+        with Path(variant, "curve.csv").open() as file:
+            return json.loads(Path(variant, "metrics.json").read_text()), list(csv.DictReader(file))
+
+    return start
+
+
+@pytest.mark.slow
+def test_instructions(run):
+    metrics, curve = run("sft")
+    assert metrics.keys() == {"reply_loss_before", "reply_loss_after", "kl_reference"}
+    assert metrics["reply_loss_after"] < metrics["reply_loss_before"] and metrics["kl_reference"] > 0
+    assert list(curve[0]) == ["step", "loss", "lr"] and len(curve) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dpo", "low"])
+def test_pairs(run, variant):
+    metrics, curve = run(variant)
+    assert metrics.keys() == {"reply_loss_before", "reply_loss_after", "kl_reference"} | PREFERENCES
+    assert metrics["margin"] > 0.1 and metrics["kl_reference"] > 0
+    assert metrics["preference_accuracy_after"] > metrics["preference_accuracy_before"]
+    assert list(curve[0]) == ["step", "loss", "lr", *MEASURES] and float(curve[-1]["margin"]) > 0
+    gap = {
+        when: metrics[f"chosen_logprob_{when}"] - metrics[f"rejected_logprob_{when}"] for when in ("before", "after")
+    }
+    assert metrics["margin"] == pytest.approx(gap["after"] - gap["before"], abs=1e-4)
+    assert Path(variant, "model/adapter").is_dir() == (variant == "low") and not Path("kept").exists()
+
+
+@pytest.mark.slow
+def test_a_kill_between_changes_nothing(run, monkeypatch):
+    """Killed when half of the steps are done, and run again: the same model, metrics and curve."""
+    whole, curve = run("dpo")
+    weights = models.load(Path("dpo/model")).state_dict()
+    loop, done = stage.loop, []
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)  # a checkpoint every step
+    update = loop.update
+
+    def killed(*given):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(given)
+        return update(*given)
+
+    monkeypatch.setattr(loop, "update", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("dpo")
+    monkeypatch.setattr(loop, "update", update)
+    assert (whole, curve) == run("dpo")
+    assert all(torch.equal(w, weights[name]) for name, w in models.load(Path("dpo/model")).state_dict().items())
