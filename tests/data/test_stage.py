@@ -1,0 +1,63 @@
+"""The whole stage on a small corpus: which split is which, what is counted, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.lib.frame import files
+from stages.lib.frame.errors import UserError
+from stages.lib.store import records
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(**params): the folder that the stage wrote from 400 different documents, 3 copies and 2 short ones."""
+    from stages.data.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    texts = [" ".join(f"word{n * m % 9973}" for m in range(1, 60)) for n in range(1, 401)]
+    rows = [{"id": n, "text": text} for n, text in enumerate([*texts, *texts[:3], "short", "too"])]
+    Path("mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("code.json").write_text("{}")
+
+    def run(**given) -> Path:
+        entry = {"method": "documents", "source": "mine.jsonl", "licence": "mine alone"} | given
+        with Path("settings.yaml").open("w") as file:
+            YAML(typ="safe").dump({"data": {"corpus": entry}}, file)
+        paths = {"source": Path(entry["source"]), "code": Path("code.json"), "out": Path("out")}
+        main("corpus", **paths, params_file=Path("settings.yaml"))
+        return Path("out")
+
+    return run
+
+
+def test_held_out_is_the_smaller_share_and_everything_is_counted(run):
+    out = run(held_out=0.1)
+    train, held_out = (records.load(out / "records", split) for split in ("train", "held_out"))
+    assert 20 < len(held_out) < 64 and len(train) + len(held_out) == 400
+    metrics = files.read_json(out / "metrics.json")
+    assert metrics["records_read"] == 405 and metrics["records_too_short"] == 2 and metrics["records_duplicate"] == 3
+    assert (metrics["train_records"], metrics["held_out_records"]) == (len(train), len(held_out))
+    assert metrics["held_out_bytes"] == sum(len(row["text"]) for row in held_out)
+
+
+def test_another_licence_is_another_card_and_the_same_records(run):
+    out = run()
+    before = files.digest(out / "records")
+    run(licence="yours as well")
+    assert "licence: yours as well" in (out / "README.md").read_text()
+    assert files.digest(out / "records") == before
+    assert not (out / "records/README.md").exists()
+
+
+def test_what_is_wrong_is_named_in_the_file_that_says_it(run):
+    with pytest.raises(UserError, match="settings.yaml: data.corpus.source is 'gone.jsonl', which does not exist"):
+        run(source="gone.jsonl")
+    with pytest.raises(UserError, match="settings.yaml: data.corpus.min_records is 401; mine.jsonl has 400 usable"):
+        run(min_records=401)
+    with pytest.raises(UserError, match="data.corpus.held_out is 1e-09, which gives 400 train and 0 held-out records"):
+        run(held_out=1e-9)
