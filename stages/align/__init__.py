@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from stages.lib.frame.params import Parent, Variant
+from stages.lib.frame.params import Model, Records, Variant
 from stages.lib.store.adapters import LoRA
 from stages.lib.training.config import Training
 
@@ -33,9 +33,9 @@ Reference = Callable[[], AbstractContextManager["PreTrainedModel"]]  # within, t
 class Alignment(Variant, ABC):
     """The contract of a technique. Without `lora` all weights are trained."""
 
-    model: Parent
-    problems: Parent
-    examples: Parent
+    model: Model
+    problems: Records
+    examples: Records
     training: Training
     lora: LoRA | None = None
     context: int = Field(256, ge=16)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Parent, Variant
+from stages.lib.frame.params import Model, Parent, Tokens, Variant
 from stages.lib.store import records
 from stages.lib.training.config import Training
 
@@ -38,13 +38,19 @@ class Teacher(NamedTuple):
     tokenizer: "PreTrainedTokenizerFast"
 
 
+class Taught(Parent):
+    """What a teacher recorded, or the data's own solutions."""
+
+    stages = ("traces", "data")
+
+
 class Distillation(Variant, ABC):
     """The contract of a technique."""
 
-    model: Parent
-    teacher: Parent
-    traces: Parent
-    tokens: Parent
+    model: Model
+    teacher: Model
+    traces: Taught
+    tokens: Tokens
     training: Training
     examples: PositiveInt | None = None  # how many of the solutions are learnt from, drawn by the training's seed
     text_rows: NonNegativeInt = 0  # of the token artefact, in every part of a batch beside its solutions

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stages.lib.frame.params import Parent, Technique
+from stages.lib.frame.params import Records, Technique
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store.records import Record
@@ -31,7 +31,7 @@ class Scores(NamedTuple):
 class Measure(Technique, ABC):
     """The contract of a technique."""
 
-    records: Parent
+    records: Records
 
     @abstractmethod
     def score(self, runtime: Runtime, records: list[Record]) -> Scores:

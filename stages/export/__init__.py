@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from stages.lib.frame.params import Calibration, Parent, Variant
+from stages.lib.frame.params import Calibration, Model, Tokens, Variant
 from stages.lib.store import dense
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Export(Variant, ABC):
     FORMAT: ClassVar[str]  # what the model card calls it; {type} stands for the variant's parameter of that name
     RUN: ClassVar[str]  # how to run it, indented as the card shows it
 
-    model: Parent
-    tokens: Parent
+    model: Model
+    tokens: Tokens
     rows: PositiveInt = 32  # held-out rows to compare on
     max_kl: PositiveFloat = 0.2  # nats/token; more is a wrong file, not a lossy one
 

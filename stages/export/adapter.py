@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from stages.export import Export
-from stages.lib.frame.params import Parent
+from stages.lib.frame.params import Model
 from stages.lib.runtimes.transformers import Transformers
 from stages.lib.store import adapters
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-class Adapted(Parent):
+class Adapted(Model):
     needs = "lora"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from stages.lib.frame.params import Parent, Variant
+from stages.lib.frame.params import Tokens, Variant
 from stages.lib.nets import losses
 from stages.lib.training.config import Training
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Pretraining(Variant, ABC):
     """The contract of a technique. `tokens` names the tokenize variant: its rows and its tokenizer."""
 
-    tokens: Parent
+    tokens: Tokens
     training: Training | None = None
     held_out_rows: int = Field(64, ge=1)
 

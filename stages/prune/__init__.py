@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Calibration, Parent, Share, Variant
+from stages.lib.frame.params import Calibration, Model, Share, Tokens, Variant
 from stages.lib.nets import anatomy, calibrate, masks
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Pruning(Variant, ABC):
     """The contract of a technique."""
 
-    model: Parent
-    tokens: Parent
+    model: Model
+    tokens: Tokens
     calibration: Calibration | None = None
     held_out_rows: PositiveInt = 64
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import PositiveInt
 
-from stages.lib.frame.params import Calibration, Parent, Variant
+from stages.lib.frame.params import Calibration, Model, Tokens, Variant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Quantization(Variant, ABC):
     """The contract of a technique."""
 
-    model: Parent
-    tokens: Parent
+    model: Model
+    tokens: Tokens
     calibration: Calibration | None = None
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"  # of the scales and of all that is not quantized
     held_out_rows: PositiveInt = 64

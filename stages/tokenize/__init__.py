@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, PositiveInt
 
-from stages.lib.frame.params import Parent, Share, Variant
+from stages.lib.frame.params import Records, Share, Variant
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Tokenization(Variant, ABC):
     """The contract of a technique."""
 
-    documents: Parent
-    problems: Parent
+    documents: Records
+    problems: Records
     context: int = Field(256, ge=16)  # tokens a row
     sample_bytes: PositiveInt | None = 4_000_000  # of text to learn the vocabulary from; None where it is given
     train_tokens: PositiveInt = 2_000_000  # rows are cut from a shuffled mixture until this many tokens are packed

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from stages.lib.frame import files
-from stages.lib.frame.params import Parent, Variant
+from stages.lib.frame.params import Model, Parent, Variant
 from stages.lib.store import traces
 from stages.lib.store.records import Record
 
@@ -48,7 +48,7 @@ class Recording(Variant, ABC, Generic[Teacher]):
 class Distributions(Recording["PreTrainedModel"], ABC):
     """Recordings of a model's next-token distributions."""
 
-    model: Parent
+    model: Model
 
     def open(self, model: Path | None, place: Path) -> "PreTrainedModel":
         from stages.lib.store import models

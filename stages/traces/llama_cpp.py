@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Parent
+from stages.lib.frame.params import Exported
 from stages.lib.runtimes.base import Runtime
 from stages.lib.text import problems
 from stages.traces.parts.answers import Answers, Writer
@@ -16,7 +16,7 @@ from stages.traces.parts.answers import Answers, Writer
 
 class LlamaCpp(Answers):
     method: Literal["llama_cpp"]
-    model: Parent
+    model: Exported
 
     def open(self, model: Path | None, place: Path) -> "RuntimeWriter":
         from stages.lib.runtimes import llama_cpp, mainstream

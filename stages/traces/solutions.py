@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 
-from stages.lib.frame.params import Parent
+from stages.lib.frame.params import Model
 from stages.lib.sampling import rollouts
 from stages.lib.store import models
 from stages.lib.text import problems
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 class Solutions(Answers):
     method: Literal["solutions"]
-    model: Parent
+    model: Model
 
     def open(self, model: Path | None, place: Path) -> "TransformersWriter":
         assert model, "the stage gives one to every technique with the parameter `model`"

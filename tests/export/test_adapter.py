@@ -102,7 +102,7 @@ def test_the_folder_says_nothing_of_this_machine_and_has_one_order(project, tmp_
 
 @pytest.mark.slow
 def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
-    """TRL leaves its own reference adapter in the model: only what was trained may be shipped."""
+    """What the base was aligned with is merged into it: only what this variant trained is shipped."""
     merged = aligned("next", base=aligned("low"))
     folder = exported(merged)
     assert not [file for file in folder.iterdir() if file.is_dir()]

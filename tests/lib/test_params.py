@@ -49,7 +49,10 @@ def test_the_default_is_valid_and_its_variants_are_techniques():
 WRONG = [
     ("prune.wanda-50.method", "wonda", "prune.wanda-50.method is 'wonda'; there are: depth, .*magnitude, .*wanda"),
     ("prune.wanda-50.model", "distill/nobody", "'distill/nobody'; 'distill' has: .*student"),
-    ("prune.wanda-50.model", "nowhere/x", "'nowhere/x'; it must be stage/variant, stages are: data, tokenize"),
+    ("prune.wanda-50.model", "nowhere/x", "'nowhere/x'; it must be stage/variant, stages are: pretrain, align"),
+    ("prune.wanda-50.model", "data/corpus", "prune.wanda-50.model is 'data/corpus'; it must be stage/variant, stages are"),
+    ("distill.student.tokens", "traces/logits", "distill.student.tokens is .*, stages are: tokenize$"),
+    ("traces.solutions.model", "data/problems", "traces.solutions.model is .*, stages are: pretrain, .*"),
     ("prune.wanda-50.sparcity", 0.5, "prune.wanda-50.sparcity is not a parameter; there are: .*sparsity"),
     (
         "align.sft.training.learning_rate",
@@ -74,6 +77,7 @@ WRONG = [
     ("eval.speed.records", "data/nobody", "eval.speed.records is 'data/nobody'; 'data' has: corpus"),
     ("eval.accuracy.per_familly", 3, "eval.accuracy.per_familly is not a parameter; there are: records, per_family"),
     ("eval.models.student", "distill/nobody", "eval.models.student is 'distill/nobody'; 'distill' has: logits"),
+    ("eval.models.student", "data/corpus", "eval.models.student is 'data/corpus'; .* stages are: pretrain, align"),
     ("eval.models.student", 3, "eval.models.student is '3'; it must be stage/variant"),
     ("endpoints", {"solutions": ENDPOINT}, "solutions stands under endpoints and under traces: rename one"),
     ("compare", {"direct": ["student", "teacher"]}, r"compare is \{.*must name two paths or more"),

@@ -7,11 +7,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Params, Parent, Tree
+from stages.lib.frame.params import Exported, Params, Tree
 
 
 class Gates(Params):
-    model: Parent  # the export that is shipped
+    model: Exported  # the export that is shipped
     teacher: str  # models under eval
     student: str
     accuracy_kept: float = Field(ge=0, le=2)  # student's accuracy over the teacher's
@@ -27,7 +27,7 @@ def read(tree: Tree, file: Path = params.PARAMS_FILE) -> Gates | None:
         checked = Gates.model_validate(tree["gates"])
     except ValidationError as error:
         raise UserError("\n".join(params.complaint(f"{file}: gates", Gates, each) for each in error.errors())) from None
-    params.check_parent(tree, "gates.model", checked.model, file)
+    params.check_parent(tree, "gates.model", checked.model, file, Exported.stages)
     for key in ("teacher", "student"):
         params.check_evaluated(tree, f"gates.{key}", getattr(checked, key), file)
     return checked

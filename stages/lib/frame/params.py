@@ -41,6 +41,7 @@ class Params(BaseModel):
 class Parent(str):
     """The name of another variant, "stage/variant"; dvc.yaml turns it into the path of its artefact."""
 
+    stages = STAGES  # whose variants it may be
     needs = ""  # a parameter that the other variant must have set
 
     @classmethod
@@ -52,6 +53,28 @@ class Parent(str):
         if not re.fullmatch(f"[a-z]+/{NAME}", name):
             raise PydanticCustomError("parent", "it must be stage/variant")
         return cls(name)
+
+
+class Records(Parent):
+    """A variant that leaves documents, problems or examples."""
+
+    stages = ("data",)
+
+
+class Tokens(Parent):
+    """A variant that leaves a tokenizer and rows of its tokens."""
+
+    stages = ("tokenize",)
+
+
+class Model(Parent):
+    """A variant that leaves a model, in whatever format."""
+
+    stages = ("pretrain", "align", "distill", "prune", "quantize", "export")
+
+
+class Exported(Parent):
+    stages = ("export",)
 
 
 class Technique(Params):
@@ -132,7 +155,7 @@ def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
             check_parents(tree, f"{stage}.{variant}", technique(stage, variant, entry, file), file)
     for name, model in models(tree).items():
         check_name(f"{file}: eval.{MODELS}", name)
-        check_parent(tree, f"eval.{MODELS}.{name}", model, file)
+        check_parent(tree, f"eval.{MODELS}.{name}", model, file, Model.stages)
     if models(tree) and (missing := [measure for measure in techniques("eval") if measure not in tree["eval"]]):
         raise UserError(
             f"{file}: eval.{missing[0]} is missing; every model is measured by: {names(techniques('eval'))}"
@@ -176,14 +199,14 @@ def check_evaluated(tree: Tree, place: str, name: object, file: Path = PARAMS_FI
 
 def check_parents(tree: Tree, place: str, checked: BaseModel, file: Path = PARAMS_FILE) -> None:
     for key, parent in parents(checked).items():
-        check_parent(tree, f"{place}.{key}", parent, file)
+        check_parent(tree, f"{place}.{key}", parent, file, parent.stages)
         check_needs(tree, f"{place}.{key}", parent, file)
 
 
-def check_parent(tree: Tree, place: str, parent: object, file: Path = PARAMS_FILE) -> None:
+def check_parent(tree: Tree, place: str, parent: object, file: Path, stages: tuple[str, ...]) -> None:
     stage, _, variant = str(parent).partition("/")
-    if stage not in STAGES:
-        raise UserError(f"{file}: {place} is '{parent}'; it must be stage/variant, stages are: {names(STAGES)}")
+    if stage not in stages:
+        raise UserError(f"{file}: {place} is '{parent}'; it must be stage/variant, stages are: {names(stages)}")
     if variant not in variants(tree, stage):
         raise UserError(f"{file}: {place} is '{parent}'; '{stage}' has: {names(variants(tree, stage))}")
 
