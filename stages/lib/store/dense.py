@@ -1,34 +1,16 @@
-"""A model artefact as plain 32-bit floats, whatever it is stored as; or as it is stored."""
+"""A model artefact as plain floats, whatever it is stored as; or as it is stored."""
 
 from pathlib import Path
 from typing import Any
 
-from stages.lib.store import models
+from stages.lib.store import checkpoints, models
 
 
 def load(folder: Path) -> Any:
-    """Packed integers (compressed-tensors) become q * scale; only weights that a dense model has are kept."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    model = models.load(folder)
-    about = getattr(model.config, "quantization_config", None)
-    if about is None:
-        return model
-    if about.quant_method == "bitsandbytes":
-        return model.dequantize().float().eval()
-    config: Any = AutoConfig.from_pretrained(folder)
-    config.quantization_config["dequantize"] = True
-    unpacked = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).state_dict()
-    del config.quantization_config
-    dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    dense.load_state_dict({name: unpacked[name] for name in dense.state_dict()})
-    return dense.eval()
+    """In 32 bits; packed integers (compressed-tensors) become q * scale, four-bit codes (bitsandbytes) their floats."""
+    return models.place(checkpoints.load(folder, folder)).eval()
 
 
 def stored(folder: Path) -> Any:
     """Nothing unpacked, nothing widened: what is saved again has the bytes that were loaded."""
-    from transformers import AutoModelForCausalLM
-
-    models.quiet()
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    return checkpoints.read(folder, folder, checkpoints.STORED)
