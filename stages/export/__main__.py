@@ -12,7 +12,7 @@ from stages.lib.nets import losses
 from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import manifest
+from stages.lib.store import folders, manifest
 from stages.lib.store.tokens import held_out, require_tokenizer, sample
 
 
@@ -30,9 +30,11 @@ def main(
 
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
+            folders.finish(folder)
+            config, net = net.config, None  # two models are in memory at once, not three
             export = technique.open(folder)
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
-            run.metrics |= size(export, folder) | described(technique, net.config)
+            run.metrics |= size(export, folder) | described(technique, config)
             check(variant, technique, run.metrics, source)
             manifest.write(folder)
 

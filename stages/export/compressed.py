@@ -11,7 +11,7 @@ from torch import Tensor
 from stages.export import Export
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import dense
+from stages.lib.store import dense, models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,8 +33,7 @@ class Compressed(Export):
         if getattr(model.config, "quantization_config", None) is None:
             reason = f"{self.model} is not quantized, name a variant of quantize"
             raise UserError(f"compressed export packs nothing itself: {reason}")
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        models.write(model, tokenizer, folder)
 
     def open(self, folder: Path) -> Transformers:
         return Transformers(folder)

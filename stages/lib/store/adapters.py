@@ -24,6 +24,7 @@ FOLDER = "adapter"  # inside the folder of the model that was trained with it
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SHA256 = "sha256:"
 ALL = "all-linear"
+EXPERTS = ("gate_proj", "up_proj", "down_proj")  # by these names peft means the matrices inside of fused experts
 
 
 class LoRA(Params):
@@ -48,8 +49,8 @@ def wrap(model: "PreTrainedModel", p: LoRA | None, sha256: str | None = None) ->
         kind = f"this {model.config.model_type}"
         allowed = f"{ALL}, or some of {params.names(sorted(set(known)))}"
         raise UserError(f"params.yaml: lora.targets names {wrong[0]!r}, no linear layer of {kind}; allowed: {allowed}")
-    if left_out := sum(weight.numel() for name, weight in model.named_parameters() if ".experts." in name):
-        print(f"lora: the {left_out:,} weights of fused experts get no adapters and stay as they are")
+    if left_out := fused_experts(model):
+        print(f"lora: fused experts ({left_out:,} weights) and {', '.join(EXPERTS)} get no adapters")
     config = LoraConfig(
         r=p.rank,
         lora_alpha=p.alpha,
@@ -62,7 +63,7 @@ def wrap(model: "PreTrainedModel", p: LoRA | None, sha256: str | None = None) ->
 
 def linear_layers(model: Any) -> list[str]:
     """Last names of the layers that can be adapted. Not the head; nor the last matrix of a Mamba block, whose fused
-    kernel reads the weight and never calls the layer."""
+    kernel reads the weight and never calls the layer; nor, beside fused experts, what peft takes for theirs."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
@@ -70,7 +71,13 @@ def linear_layers(model: Any) -> list[str]:
     found = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)}
     mamba = [name for name, module in model.named_modules() if hasattr(module, "A_log") and hasattr(module, "D")]
     fused = {f"{name}.out_proj" for name in mamba}
-    return [name.split(".")[-1] for name, module in found.items() if module is not head and name not in fused]
+    names = [name.split(".")[-1] for name, module in found.items() if module is not head and name not in fused]
+    return [name for name in names if not (name in EXPERTS and fused_experts(model))]
+
+
+def fused_experts(model: Any) -> int:
+    """Weights in tensors that hold the matrices of many experts."""
+    return sum(weight.numel() for name, weight in model.named_parameters() if ".experts." in name)
 
 
 def merge(model: "PreTrainedModel | PeftModel", p: LoRA | None) -> "PreTrainedModel":

@@ -52,14 +52,14 @@ def load(folder: Path, source: object, dtype: str = "float32", gguf_file: str | 
         from transformers import GgufConfig
 
         whole = GgufConfig(gguf_file=gguf_file, dequantize=True)
-        return untied(read(folder, source, dtype, gguf_file=gguf_file, quantization_config=whole))
+        return as_it_is(read(folder, source, dtype, gguf_file=gguf_file, quantization_config=whole), source)
     config = read_config(folder, source)
     require_weights(folder, source)
     if packing := getattr(config, "quantization_config", None):
         model = unpacked(folder, source, config, packing, dtype)
     else:
         model = read(folder, source, dtype, config)
-    return untied(text_part(model, source))
+    return as_it_is(text_part(model, source), source)
 
 
 def read_config(folder: Path, source: object) -> "PreTrainedConfig":
@@ -220,14 +220,17 @@ def text_part(whole: Any, source: object) -> "PreTrainedModel":
     return text
 
 
-def untied(model: "PreTrainedModel") -> "PreTrainedModel":
+def as_it_is(model: "PreTrainedModel", source: object) -> "PreTrainedModel":
     """config.json says what is so: whether the head is the embedding, no code beside it, no way of decoding but where
     an answer ends (a greedy answer is the likeliest, whatever others advise)."""
     from transformers import GenerationConfig
 
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
-    model.config.tie_word_embeddings = head.weight is embedding.weight
+    tied = head.weight is embedding.weight
+    if model.config.tie_word_embeddings and not tied:
+        print(f"{source}: its config.json ties the head to the embedding, but its file has another head, which is kept")
+    model.config.tie_word_embeddings = tied
     if hasattr(model.config, "auto_map"):
         del model.config.auto_map
     if advised := model.generation_config:
