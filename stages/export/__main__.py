@@ -12,7 +12,7 @@ from stages.lib.nets import losses
 from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import folders, manifest
+from stages.lib.store import folders, loading, manifest
 from stages.lib.store.tokens import held_out, require_tokenizer, sample
 
 
@@ -22,7 +22,7 @@ def main(
     technique = params.load(Export, variant, params_file)
     with tracking.run("export", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, 2 * files.size(model))
-        source, net = Transformers(model), technique.load(model)
+        source, net = Transformers(model, loading.STORED), technique.load(model)
         require_tokenizer(tokens, model)
         unseen, rows = held_out(tokens, technique.rows), torch.empty(0, 0, dtype=torch.int64)
         if calibration := technique.needs_rows():

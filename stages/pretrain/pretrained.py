@@ -1,6 +1,6 @@
 """Somebody else's weights instead of training: a hub id, a local folder, or a GGUF file.
 
-What is quantized is unpacked, an adapter is merged into its base, of a model that also sees the text part is taken. With
+What is quantized is unpacked, an adapter merged into its base, of a model that also sees the text part is taken. With
 `training` it is trained further on the rows. Rows and tokenizer come from the tokenize technique of this name.
 
 A source that was quantized itself has few different weights in every block of a row, and whoever quantizes it again
@@ -18,7 +18,7 @@ from torch import Tensor
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 from stages.lib.nets.anatomy import Axis, Heads
-from stages.lib.store import adapters, checkpoints
+from stages.lib.store import adapters, loading
 from stages.lib.store.hub import External, fetch
 from stages.pretrain import Pretraining
 from stages.pretrain.parts import imports
@@ -36,8 +36,10 @@ class Pretrained(Pretraining):
 
     @model_validator(mode="after")
     def trained_in_32_bits(self) -> "Pretrained":
-        if self.training and self.dtype == checkpoints.STORED:
-            raise ValueError("dtype is stored, but small steps of a training are lost in 16 bits: leave out one of both")
+        if self.training and self.dtype == loading.STORED:
+            raise ValueError(
+                "dtype is stored, but in 16 bits small steps of a training are lost: leave out one"
+            )
         return self
 
     def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
@@ -48,7 +50,7 @@ class Pretrained(Pretraining):
         elif self.base:
             raise UserError(f"{source} is a whole model, no adapter of {self.base.source}: leave out `base`")
         else:
-            model = checkpoints.load(folder, source, self.dtype, **arguments)
+            model = loading.load(folder, source, self.dtype, **arguments)
         if (known := model.get_input_embeddings().weight.shape[0]) < len(tokenizer):
             vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer):,}"
             raise UserError(f"{source} has rows for {known:,} tokens, {vocabulary}")

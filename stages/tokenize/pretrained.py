@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.lib.frame.errors import UserError
-from stages.lib.store import checkpoints
+from stages.lib.store import loading
 from stages.lib.store.hub import External, LocalFile, fetch
 from stages.lib.text import chat, templates
 from stages.tokenize import Tokenization
@@ -66,7 +66,7 @@ def read_gguf(file: Path, source: str) -> "PreTrainedTokenizerFast":
     inside = contents(file)
     if inside.get("model") == "gpt2":
         return byte_level(inside, source)
-    with checkpoints.opening(source):
+    with loading.opening(source):
         return AutoTokenizer.from_pretrained(file.parent, local_files_only=True, gguf_file=file.name)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
-from stages.lib.store import checkpoints, folders, models
+from stages.lib.store import folders, loading, models
 from stages.lib.store.hub import External, fetch
 
 if TYPE_CHECKING:
@@ -127,11 +127,12 @@ def adapted(base: Any, folder: Path, source: object, config: "PeftConfig") -> "P
     """The base with an adapter of which every weight found its place."""
     from peft import get_peft_model
 
-    with checkpoints.opening(source):
+    with loading.opening(source):
+        config.base_model_name_or_path = base.name_or_path
         model: Any = get_peft_model(base, config)
         found = model.load_adapter(str(folder), "default")
     if lost := [*found.missing_keys, *found.unexpected_keys]:
-        raise UserError(f"{source} is no adapter of its base: {checkpoints.listed(lost)} have no place or no weights")
+        raise UserError(f"{source} is no adapter of its base: {loading.listed(lost)} have no place or no weights")
     return model.eval()
 
 
@@ -143,11 +144,11 @@ def merged(folder: Path, source: str, given: External | None, dtype: str) -> "Pr
         raise UserError(f"{source} is an adapter without {WEIGHTS}: pickled weights are never opened")
     if whole := sorted(file.name for file in folder.glob("model*.safetensors")):
         raise UserError(f"{source} holds both an adapter and a model ({whole[0]}): keep one of them in a folder")
-    with checkpoints.opening(source):
+    with loading.opening(source):
         config = PeftConfig.from_pretrained(str(folder))
     base = given or pinned_base(source, config)
     place, arguments = fetch(base)
-    model: Any = adapted(checkpoints.load(place, base.source, dtype, **arguments), folder, source, config)
+    model: Any = adapted(loading.load(place, base.source, dtype, **arguments), folder, source, config)
     if not hasattr(model.base_model, "merge_and_unload"):
         raise UserError(f"{source} is a {config.peft_type}, which can't be merged into its base's weights")
     return model.merge_and_unload(safe_merge=True)
@@ -157,5 +158,5 @@ def pinned_base(source: str, config: "PeftConfig") -> External:
     name, revision = str(config.base_model_name_or_path), config.revision
     if not revision or len(revision) not in (40, 64):  # a commit, a sha256
         raise UserError(f"{source} is an adapter of {name!r}, of no fixed revision: name and pin it as `base`")
-    with checkpoints.opening(source):
+    with loading.opening(source):
         return External(source=name, **{"sha256" if Path(name).exists() else "revision": revision})

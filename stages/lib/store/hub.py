@@ -11,7 +11,7 @@ from pydantic import model_validator
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
-from stages.lib.store import checkpoints
+from stages.lib.store import loading
 
 
 class External(Params):
@@ -70,7 +70,7 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
     import huggingface_hub
 
     huggingface_hub.constants.HF_HUB_OFFLINE = False  # params name the hub: the user asked for the network
-    with checkpoints.opening(external.source):
+    with loading.opening(external.source):
         folder = huggingface_hub.snapshot_download(
             external.source,
             revision=external.revision,

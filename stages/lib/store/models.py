@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
-from stages.lib.store import checkpoints, folders
+from stages.lib.store import folders, loading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,9 +28,9 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model: config.json is missing")
-    if dtype == checkpoints.STORED and "quantization_config" in files.read_json(folder / "config.json"):
+    if dtype == loading.STORED and "quantization_config" in files.read_json(folder / "config.json"):
         dtype = "float32"  # what is not packed was rounded to 16 bits, but is computed in 32
-    return place(checkpoints.read(folder, folder, dtype)).eval()
+    return place(loading.read(folder, folder, dtype)).eval()
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
@@ -39,7 +39,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer: tokenizer.json is missing")
-    checkpoints.quiet()
+    loading.quiet()
     return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
@@ -63,7 +63,7 @@ def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
 
 def write(model: "PreTrainedModel", tokenizer: Any, folder: Path, shard: str = SHARD) -> None:
     """Into a folder that somebody else is writing."""
-    checkpoints.quiet()
+    loading.quiet()
     model.save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
     folders.finish(folder)

@@ -18,9 +18,13 @@ def require_sound(model: "PreTrainedModel", source: str) -> None:
     ids_BT[1, -1] = 0  # the two differ in the last token alone
     one_TV, other_TV = model(ids_BT, use_cache=False).logits.float()
     if not one_TV.isfinite().all():
-        raise UserError(f"{source} computes no numbers in {model.dtype}: load it in another dtype, or name a sound file")
+        raise UserError(
+            f"{source} computes no numbers in {model.dtype}: try the other dtype, or another file"
+        )
     if (one_TV[:-1] - other_TV[:-1]).abs().max() > 0.1 * one_TV.std():
-        raise UserError(f"{source} looks at later tokens, so it is no causal language model ({model.config.model_type})")
+        raise UserError(
+            f"{source} looks at later tokens: this {model.config.model_type} is no causal language model"
+        )
 
 
 def summary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> str:

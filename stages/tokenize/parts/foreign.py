@@ -1,7 +1,7 @@
 """A folder's tokenizer files, read so that text gets the numbers that the model was trained on.
 
-tokenizer.json says everything itself and is taken as it is: the class of a model would build its own rules instead. From
-a SentencePiece model transformers makes one, but forgets that some put a space before the first word; so what comes out
+tokenizer.json says everything and is taken as it is: the class of a model would build its own rules instead. From a
+SentencePiece model transformers makes one, but forgets that some put a space before the first word; so what comes out
 is compared with SentencePiece itself.
 """
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lib.frame.errors import UserError
-from stages.lib.store import checkpoints
+from stages.lib.store import loading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,8 +29,8 @@ def load(folder: Path, source: str) -> "PreTrainedTokenizerFast":
 
     if not any((folder / name).is_file() for name in KNOWN):
         raise UserError(f"{source} has no tokenizer: none of {', '.join(KNOWN)}; name the model it was trained from")
-    checkpoints.quiet()
-    with checkpoints.opening(source):
+    loading.quiet()
+    with loading.opening(source):
         if not (folder / "tokenizer.json").is_file() and (folder / SENTENCEPIECE).is_file():
             return from_sentencepiece(folder, source)
         exact = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
