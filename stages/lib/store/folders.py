@@ -54,6 +54,8 @@ def old_rope(rope: dict[str, Any]) -> dict[str, Any]:
         return old_rope(rope["full_attention"]) | {"rope_local_base_freq": local}
     about = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     stretched = {name: value for name, value in rope.items() if name not in about}
+    if rope["rope_type"] == "longrope":  # whose three fields are all that version 4 allows
+        stretched = {"type": "longrope", "short_factor": rope["short_factor"], "long_factor": rope["long_factor"]}
     about["rope_scaling"] = None if rope["rope_type"] == "default" else stretched
     return about
 
