@@ -11,7 +11,7 @@ CHATML = (
 )
 PLAIN = (
     "{% for message in messages %}{{ message['role'] + ':\n' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n\n' }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% else %}{{ '\n\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:\n' }}{% endif %}"
 )
 NAMED = {"chatml": CHATML, "plain": PLAIN}
