@@ -102,6 +102,11 @@ OTHER: dict[str, Any] = {
     "sft.lora": {"rank": 2, "alpha": 4},
     "dpo.lora": {"rank": 2, "alpha": 4},
     ".lora.dropout": 0.5,
+    ".lora.targets": ["q_proj"],
+    ".chat_template": "plain",
+    "pretrain/teacher.vocab_size": 640,
+    "state-space.vocab_size": 640,
+    "given.base": {"source": "given/other"},
     ".training.steps": 3,
     ".training.batch_size": 8,
     ".training.accumulation": 2,
@@ -176,6 +181,7 @@ WITHOUT = {
     "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
     "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
+    "given.dtype": "the given model is stored in 32 bits; tests/lib/test_loading.py has others",
     "compressed.max_kl": "a copy never strays",
     "adapter.max_kl": "a copy never strays",
 }
@@ -183,6 +189,7 @@ WITHOUT = {
 REFUSED = {
     ".min_records": "min_records",
     ".external.source": "sha256",
+    "given.base": "sha256",
     ".external.sha256": "sha256",
     ".external.revision": "revision",
     ".max_kl": "max_kl",

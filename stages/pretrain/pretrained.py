@@ -37,9 +37,7 @@ class Pretrained(Pretraining):
     @model_validator(mode="after")
     def trained_in_32_bits(self) -> "Pretrained":
         if self.training and self.dtype == loading.STORED:
-            raise ValueError(
-                "dtype is stored, but in 16 bits small steps of a training are lost: leave out one"
-            )
+            raise ValueError("dtype is stored, but in 16 bits small steps of a training are lost: leave out one")
         return self
 
     def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
@@ -51,7 +49,7 @@ class Pretrained(Pretraining):
             raise UserError(f"{source} is a whole model, no adapter of {self.base.source}: leave out `base`")
         else:
             model = loading.load(folder, source, self.dtype, **arguments)
-        if (known := model.get_input_embeddings().weight.shape[0]) < len(tokenizer):
+        if (known := imports.rows(model)) < len(tokenizer):
             vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer):,}"
             raise UserError(f"{source} has rows for {known:,} tokens, {vocabulary}")
         imports.require_sound(model, source)

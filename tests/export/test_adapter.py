@@ -32,7 +32,7 @@ align:
 export:
   adapter: {{method: adapter, model: align/low, tokens: tokenize/bpe, rows: 4}}
 """
-BASE = Path("artifacts/pretrain/base/model")
+BASE, OUT = Path("artifacts/pretrain/base/model"), Path("artifacts/export/adapter")
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def aligned(variant, base=BASE):
 
 
 def exported(model):
-    export.main("adapter", model=model, tokens=Path("tokens"), code=Path("code.json"), out=Path("out"))
-    return Path("out/model")
+    export.main("adapter", model=model, tokens=Path("tokens"), code=Path("code.json"), out=OUT)
+    return OUT / "model"
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_base_and_adapter_are_the_merged_model(project, rows):
 
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(".lora_" in name and 2 in weight.shape for name, weight in weights.items())
-    seen = json.loads(Path("out/metrics.json").read_text())
+    seen = json.loads((OUT / "metrics.json").read_text())
     assert abs(seen["kl"]) < 1e-6 and seen["parameters"] == models.load(BASE).num_parameters()
     assert seen["bytes"] == (folder / "adapter_model.safetensors").stat().st_size
     assert seen["format"] == "LoRA adapter, without its base" and "peft.PeftModel" in seen["run"]
@@ -114,7 +114,9 @@ def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
 def test_another_base_is_refused(project, llama, tokenizer):
     folder = exported(aligned("low"))
     models.save(llama(len(tokenizer), seed=1), tokenizer, BASE)
-    with pytest.raises(UserError, match="out/model was trained on the model sha256:.*, which is none of artifacts"):
+    with pytest.raises(
+        UserError, match="adapter/model was trained on the model sha256:.*, which is no artefact beside it"
+    ):
         open_runtime(folder)
     inside = Path("artifacts/align/low/model/adapter")
     with pytest.raises(UserError, match=f"pretrain/base/model is not what {inside} was trained on: its sha256 is not"):
@@ -130,7 +132,7 @@ def test_without_lora_there_is_none(project):
     assert not (model / adapters.FOLDER).exists()
     with pytest.raises(UserError, match="adapter is no adapter: adapter_config.json is missing; align writes one"):
         exported(model)
-    assert not Path("out/model").exists()
+    assert not (OUT / "model").exists()
 
 
 @pytest.mark.parametrize("parent", ["align/all", "pretrain/base"])

@@ -53,12 +53,13 @@ def test_what_is_wrapped_saved_published_and_merged_says_one_thing(family, token
         assert net.peft_config["default"].target_modules == LAYERS[family]
     said, before = logits(net), logits(models.load(BASE))
     assert (said - before).abs().max() > 0.1
-    adapters.save(net, Path("adapter"))
-    torch.testing.assert_close(logits(adapters.load(Path("adapter"))), said)
-    adapters.publish(Path("adapter"))
-    torch.testing.assert_close(logits(adapters.load(Path("adapter"))), said)
+    folder = Path("artifacts/export/adapter/model")
+    adapters.save(net, folder)
+    torch.testing.assert_close(logits(adapters.load(folder)), said)
+    adapters.publish(folder)
+    torch.testing.assert_close(logits(adapters.load(folder)), said)
     pinned = External(source=str(BASE), sha256=files.digest(BASE))
-    merged = adapters.merged(Path("adapter"), "theirs", pinned, "float32")
+    merged = adapters.merged(folder, "theirs", pinned, "float32")
     torch.testing.assert_close(logits(merged), said, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(logits(adapters.merge(net, adapters.LoRA())), said, atol=2e-3, rtol=1e-3)
 

@@ -183,19 +183,16 @@ def test_bos_stands_before_it_where_the_model_knows_texts_so(base, tmp_path):
 
 
 def test_a_base_model_with_the_tokens_of_chatml_gets_chatml(base, tmp_path):
-    (place := base(eos_token=None)).joinpath("tokenizer.json").write_text(
-        (place / "tokenizer.json")
-        .read_text()
-        .replace("<|user|>", "<|im_start|>")
-        .replace("<|assistant|>", "<|im_end|>")
-    )
+    place = base(eos_token=None)
+    state = (place / "tokenizer.json").read_text()
+    state = state.replace("<|user|>", "<|im_start|>").replace("<|assistant|>", "<|im_end|>")
+    (place / "tokenizer.json").write_text(state)
     about = json.loads((place / "tokenizer_config.json").read_text())
     del about["extra_special_tokens"]
     (place / "tokenizer_config.json").write_text(json.dumps(about | {"eos_token": "<|end|>"}))
     made = read(place)
-    assert made.decode(chat.prompt_ids(made, "1 + 1")).endswith(
-        "<|im_start|>user\n1 + 1<|im_end|>\n<|im_start|>assistant\n"
-    )
+    asked = made.decode(chat.prompt_ids(made, "1 + 1"))
+    assert asked == "<|im_start|>user\n1 + 1<|im_end|>\n<|im_start|>assistant\n"
     assert made.convert_ids_to_tokens(chat.stops(made)) == ["<|im_end|>", "<|end|>"]
     assert read(place, chat_template="plain").convert_ids_to_tokens(chat.stops(made))[0] == "<|im_end|>"
 

@@ -2,7 +2,7 @@
 
 An adapter is a folder in peft's own layout. Its adapter_config.json names the base it was trained on: inside the house
 the folder, as dvc.yaml gave it, and in `revision` the folder's sha256; once it is published "sha256:..." alone, which
-`load` looks for among the artefacts.
+`load` looks for among the artefacts beside it.
 """
 
 from pathlib import Path
@@ -114,10 +114,10 @@ def load(folder: Path) -> "PeftModel":
 def find_base(folder: Path, config: "PeftConfig") -> Path:
     name = str(config.base_model_name_or_path)
     if name.startswith(SHA256):
-        for base in sorted(Path("artifacts").glob("*/*/model")):
+        for base in sorted(folder.absolute().parents[2].glob("*/*/model")):  # stage/variant/model, as this one
             if SHA256 + files.digest(base) == name:
                 return base
-        raise UserError(f"{folder} was trained on the model {name[:19]}..., which is none of artifacts/*/*/model")
+        raise UserError(f"{folder} was trained on the model {name[:19]}..., which is no artefact beside it")
     if files.digest(base := Path(name)) != config.revision:
         raise UserError(f"{base} is not what {folder} was trained on: its sha256 is not {config.revision}")
     return base

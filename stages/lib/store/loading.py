@@ -112,15 +112,10 @@ def read(
 ) -> "PreTrainedModel":
     """The model as it is stored, packed weights still packed; refused where file and config.json differ."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as COMPOSITE
 
     quiet()
-    auto: Any = AutoModelForCausalLM
-    if config is not None and type(config) in COMPOSITE and config.get_text_config(decoder=True) is not config:
-        auto = AutoModelForImageTextToText
     with opening(source):
-        model, info = auto.from_pretrained(
+        model, info = auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype="auto" if dtype == STORED else getattr(torch, dtype),
@@ -132,6 +127,16 @@ def read(
         )
     require_all(source, **{name: info[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")})
     return model
+
+
+def auto_class(config: "PreTrainedConfig | None") -> Any:
+    """The one that reads all of a composite model, or the usual one."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as COMPOSITE
+
+    if config is None or type(config) not in COMPOSITE or config.get_text_config(decoder=True) is config:
+        return AutoModelForCausalLM
+    return AutoModelForImageTextToText
 
 
 def require_all(source: object, missing: set[str], unexpected: set[str], mismatched: Iterable[tuple[Any, ...]]) -> None:
@@ -163,7 +168,6 @@ def listed(names: Iterable[str]) -> str:
 def unpacked(folder: Path, source: object, config: Any, packing: Any, dtype: str) -> "PreTrainedModel":
     """Integers or small floats as plain weights; only what a dense model has is kept."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     method = packing["quant_method"] if isinstance(packing, dict) else packing.quant_method
     if method not in UNPACKED:
@@ -182,8 +186,9 @@ def unpacked(folder: Path, source: object, config: Any, packing: Any, dtype: str
     if hasattr(plain, "quantization_config"):
         del plain.quantization_config
     weights = whole.state_dict()
-    dense = AutoModelForCausalLM.from_config(plain, dtype=getattr(torch, wide))
-    dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
+    with opening(source):
+        dense = auto_class(plain).from_config(plain, dtype=getattr(torch, wide))
+        dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
     return dense.eval()
 
 
@@ -227,12 +232,13 @@ def as_it_is(model: "PreTrainedModel", source: object) -> "PreTrainedModel":
 
     head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
+    config: Any = model.config
     tied = head.weight is embedding.weight
-    if model.config.tie_word_embeddings and not tied:
+    if config.tie_word_embeddings and not tied:
         print(f"{source}: its config.json ties the head to the embedding, but its file has another head, which is kept")
-    model.config.tie_word_embeddings = tied
-    if hasattr(model.config, "auto_map"):
-        del model.config.auto_map
+    config.tie_word_embeddings = tied
+    if hasattr(config, "auto_map"):
+        del config.auto_map
     if advised := model.generation_config:
         ids = {name: getattr(advised, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**ids)
