@@ -48,6 +48,7 @@ ORDER = (
 )
 ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
 MORE = ("align/lora", "distill/logits")  # variants of a technique that had one already, for fields which need them
+REPEATED = ("technique", "format")  # keys of JSON files that name parameters
 Written = dict[tuple[str, str], dict[str, str]]
 
 # What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
@@ -333,7 +334,20 @@ class Project:
         with chdir(self.folder):
             cyclopts.App(default_command=main, result_action="return_value")(arguments, exit_on_error=False)
             outs = [Path(fill(out)) for out in [*definition.get("outs", []), *definition["metrics"]]]
-            return {str(out): files.digest(out) for out in outs}
+            return {str(out): digest(out) for out in outs}
+
+
+def digest(out: Path) -> str:
+    """Of what is written, but where it only repeats what was asked for."""
+    found = sorted(file for file in out.rglob("*") if file.is_file()) if out.is_dir() else [out]
+    return " ".join(f"{file.relative_to(out)} {content(file)}" for file in found)
+
+
+def content(file: Path) -> str:
+    if file.suffix != ".json":
+        return files.digest(file)
+    told = json.loads(file.read_text())
+    return str({key: value for key, value in told.items() if key not in REPEATED} if isinstance(told, dict) else told)
 
 
 class Answers(BaseHTTPRequestHandler):
