@@ -36,8 +36,9 @@ def state_of(tokenizer: "PreTrainedTokenizerFast") -> State:
 
 def kind(state: State) -> str:
     """One of CUTTABLE, or what it is instead."""
-    affixes = [key for key in ("continuing_subword_prefix", "end_of_word_suffix") if state["model"].get(key)]
-    return " with ".join([state["model"]["type"], *affixes])
+    model = state["model"]
+    affixed = model["type"] == "BPE" and (model["continuing_subword_prefix"] or model["end_of_word_suffix"])
+    return "BPE with marked subwords" if affixed else model["type"]
 
 
 def subwords(state: State) -> dict[str, int]:
