@@ -350,10 +350,10 @@ def test_llama_cpp_splits_text_as_the_smaller_tokenizer_does(llama, tokenizer, t
     own = given(rows)
     smaller = make(multiple=64).prune(llama(len(tokenizer)), own)
     gguf.GGUF(method="gguf", type="F16", **PARENTS).write(smaller, own.tokenizer, tmp_path, torch.empty(0, 0))
-    file = open_runtime(tmp_path).model
+    runtime = open_runtime(tmp_path)
     for text in [*HARD[1:], *texts]:
         expected = own.tokenizer.encode(text, add_special_tokens=False)
-        assert file.tokenize(text, add_bos=False, special=True) == expected, repr(text)
+        assert runtime.model.tokenize(text, add_bos=False, special=True) == expected, repr(text)
 
 
 SMOLLM2 = Path("models/smollm2.gguf")
