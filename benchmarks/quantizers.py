@@ -58,7 +58,7 @@ INTEGERS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GRO
 def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     source, packed = folder / "artifacts/pretrain/teacher/model", folder / "artifacts/tokenize/smollm2/tokens"
-    seen, unseen = tokens.sample(packed, CALIBRATION, 0), tokens.held_out(packed, HELD_OUT)
+    seen, unseen = tokens.sample(packed, CALIBRATION, 0, source), tokens.held_out(packed, HELD_OUT, source)
     ways: dict[str, Callable[[Path], Any]] = {
         "ours_rtn": partial(ours, rtn.RTN, source, torch.empty(0, 0)),
         "llmcompressor_rtn": partial(llmcompressor, "rtn", source, None),

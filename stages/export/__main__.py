@@ -13,7 +13,7 @@ from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
 from stages.lib.store import manifest
-from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.lib.store.tokens import held_out, sample
 
 
 def main(
@@ -23,10 +23,9 @@ def main(
     with tracking.run("export", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, 2 * files.size(model))
         source, net = Transformers(model), technique.load(model)
-        require_tokenizer(tokens, model)
-        unseen, rows = held_out(tokens, technique.rows), torch.empty(0, 0, dtype=torch.int64)
+        unseen, rows = held_out(tokens, technique.rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration := technique.needs_rows():
-            rows = sample(tokens, calibration.rows, calibration.seed)
+            rows = sample(tokens, calibration.rows, calibration.seed, model)
 
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
