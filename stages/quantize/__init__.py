@@ -3,8 +3,10 @@
 In   model artefact, token artefact (calibration and held-out rows)
 Out  model artefact that transformers loads, and vLLM where it has a kernel; metrics of the file as reloaded:
      loss_before, loss_after, kl (parent || quantized; all in nats/token on held-out rows), same_top (share of
-     positions), bits_per_weight (of the quantized Linears, scales counted), bits_per_weight_model (of all parameters),
+     positions), bits_per_weight (of the quantized matrices, scales counted), bits_per_weight_model (of all parameters),
      bytes (of the weight files)
+
+A mixture of experts comes as Linears, one by one, and is packed where transformers reads it so; its routers stay.
 """
 
 from abc import ABC, abstractmethod
@@ -38,11 +40,20 @@ class Quantization(Variant, ABC):
         """
 
 
+    def packs_experts(self) -> bool:
+        """Whether the matrices of single experts are rounded too."""
+        return False
+
+    def packs_transposed(self) -> bool:
+        """Whether Conv1Ds are rounded too."""
+        return False
+
+
 class Grouped(Quantization):
     """Integers of few bits; neighbours in a row share a scale."""
 
     group_size: Literal[32, 64, 128] = 128  # widths that vLLM's kernels take
-    symmetric: bool = False  # without a zero point: at 2 bits the levels -2, -1, 0, 1
+    symmetric: bool = False  # without a zero point, as experts always are: at 2 bits the levels -2, -1, 0, 1
 
     def integers(self, bits: int) -> dict[str, Any]:
         """In the words of compressed-tensors."""

@@ -25,19 +25,21 @@ def main(
         files.require_space(out, files.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
-        compressed.require_linears(parent, variant, technique.model)
+        compressed.require_packable(parent, variant, technique)
         require_tokenizer(tokens, model)
         unseen, rows = held_out(tokens, technique.held_out_rows), torch.empty(0, 0, dtype=torch.int64)
         if calibration:
             rows = sample(tokens, calibration.rows, calibration.seed)
 
-        net = technique.quantize(models.load(model), rows)
+        net = technique.quantize(compressed.unfused(models.load(model)), rows)
         compressed.round_rest(net, dtype)
         expected = losses.evaluate(net, unseen)
         with files.writing(out / "model") as folder:
-            models.save(compressed.pack(net, dtype), tokenizer, folder)
+            net = compressed.pack(net, dtype)
+            models.save(net, tokenizer, folder)
             reloaded = models.load(folder)
-            run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
+            run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen)
+            run.metrics |= size(parent, net, folder)
             check(variant, expected, run.metrics, model)
 
 
@@ -50,19 +52,19 @@ def check(variant: str, expected: float, measured: dict[str, float], parent: Pat
         raise UserError(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
 
 
-def size(parent: nn.Module, folder: Path) -> dict[str, float]:
-    """What the tensors of the files take; a Linear's are its integers, scales and shape."""
+def size(parent: nn.Module, net: nn.Module, folder: Path) -> dict[str, float]:
+    """What the tensors of the files take; a matrix's are its integers, scales and shape."""
     from safetensors import safe_open
 
-    changed = {name: layer.weight.numel() for name, layer in calibrate.linears(parent).items()}
-    stored: dict[str, int] = {}
+    stored = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            stored |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}  # noqa: SIM118 (no dict)
-    packed = sum(count for name, count in stored.items() if any(name.startswith(f"{layer}.") for layer in changed))
+            stored += sum(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118 (no dict)
+    layers = calibrate.linears(net).values()
+    packed = sum(tensor.nbytes for layer in layers for tensor in layer.state_dict().values())
     return {
-        "bits_per_weight": 8 * packed / sum(changed.values()),
-        "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),
+        "bits_per_weight": 8 * packed / sum(layer.in_features * layer.out_features for layer in layers),
+        "bits_per_weight_model": 8 * stored / sum(weight.numel() for weight in parent.parameters()),
         "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
     }
 

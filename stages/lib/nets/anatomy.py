@@ -126,7 +126,7 @@ def routers_of(block: nn.Module) -> dict[str, Matrix]:
         experts = next((each for name, each in module.named_children() if routed(name, each)), None)
         if experts is None:
             continue
-        count = len(experts) if isinstance(experts, nn.ModuleList) else expert_count(experts)
+        count = expert_count(experts)
         inside = set(experts.modules())
         for name, beside in module.named_modules():
             weight = dict(beside.named_parameters(recurse=False)).get("weight")
@@ -183,7 +183,14 @@ def is_experts(module: nn.Module) -> bool:
     return last is not None and last.ndim == 3 and "is_transposed" in vars(module)
 
 
+def has_experts(model: nn.Module) -> bool:
+    """Fused ones."""
+    return any(is_experts(module) for module in model.modules())
+
+
 def expert_count(experts: nn.Module) -> int:
+    if isinstance(experts, nn.ModuleList):  # an activation may stand among them
+        return sum(any(True for _ in expert.parameters()) for expert in experts)
     return getattr(experts, LAST).shape[0]
 
 
