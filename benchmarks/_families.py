@@ -134,6 +134,8 @@ def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTraine
     import transformers
 
     kind, own = FAMILIES[name]
+    if (layers := changes.get("num_hidden_layers")) and (kinds := own.get("layer_types")):
+        changes = {"layer_types": (kinds * layers)[:layers], **changes}
     named = {f"{each}_token_id": getattr(tokenizer, f"{each}_token_id") for each in ("bos", "eos", "pad")}
     config = getattr(transformers, f"{kind}Config")(
         **{**COMMON, "vocab_size": len(tokenizer), **named, **own, **changes}

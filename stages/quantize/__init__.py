@@ -10,7 +10,7 @@ A mixture of experts comes as Linears, one by one, and is packed where transform
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 class Quantization(Variant, ABC):
     """The contract of a technique."""
+
+    FORMAT: ClassVar[Literal["compressed-tensors", "bitsandbytes"]] = "compressed-tensors"
 
     model: Model
     tokens: Tokens
@@ -42,10 +44,6 @@ class Quantization(Variant, ABC):
 
     def packs_experts(self) -> bool:
         """Whether the matrices of single experts are rounded too."""
-        return False
-
-    def packs_transposed(self) -> bool:
-        """Whether Conv1Ds are rounded too."""
         return False
 
 

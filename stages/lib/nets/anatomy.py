@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")  # a block's attention
 FIRST, GATED, LAST = "up_proj", "gate_up_proj", "down_proj"  # fused experts: the matrix that reads, the one that writes
+ATTENDED = ("q_proj", "k_proj", "qkv_proj", "query_key_value")  # makes queries or keys, perhaps beside values
 STATES = ("A_log",)  # of recurrences: no matrix multiplies with them
 ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that a mask keeps apart
 LISTED_LAYERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids")
@@ -330,9 +331,9 @@ def in_block(parameter: str, model: nn.Module) -> bool:
 
 # A plain decoder
 
-PLAIN = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose blocks are x + attention(norm(x)), then x + mlp(norm(x)), with RMS norms and a gated MLP, and that
-multiply with nothing besides: no scaled embedding, no gain of 1 + w, no third norm."""
+PLAIN = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
+"""Model types whose blocks are x + c attention(norm(x)), then x + c mlp(norm(x)), with RMS norms, a gated MLP and
+constants c, and that compute nothing besides: no gain of 1 + w, no third norm, no matrix for two things."""
 
 Space = Literal["vocabulary", "hidden", "queries", "keys", "values", "mixed", "ffn", "head"]
 

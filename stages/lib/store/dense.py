@@ -16,7 +16,7 @@ def load(folder: Path) -> Any:
     if about is None:
         return model
     if about.quant_method == "bitsandbytes":
-        return model.dequantize().float().eval()
+        return transposed(model).float().eval()
     config: Any = AutoConfig.from_pretrained(folder)
     config.quantization_config["dequantize"] = True
     unpacked = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).state_dict()
@@ -24,6 +24,20 @@ def load(folder: Path) -> Any:
     dense = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     dense.load_state_dict({name: unpacked[name] for name in dense.state_dict()})
     return dense.eval()
+
+
+def transposed(model: Any) -> Any:
+    """Unpacked; what was a Conv1D is one again, for bitsandbytes makes it a Linear."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name for name, each in model.named_modules() if getattr(each, "source_cls", None) is Conv1D]
+    model = model.dequantize()
+    for name in names:
+        linear = model.get_submodule(name)
+        conv = Conv1D(linear.out_features, linear.in_features)
+        conv.weight.data, conv.bias = linear.weight.data.T.contiguous(), linear.bias
+        model.set_submodule(name, conv)
+    return model
 
 
 def stored(folder: Path) -> Any:

@@ -1,5 +1,6 @@
 """What the techniques leave to llmcompressor: a calibration run in memory, and packing into compressed-tensors."""
 
+import copy
 import logging
 import os
 import re
@@ -111,22 +112,43 @@ def require_packable(model: "PreTrainedModel", variant: str, technique: Quantiza
     kind = f"quantize.{variant}: {technique.model} is a {model.config.model_type}"
     for name, matrix in anatomy.matrices(model).items():
         if matrix.expert is not None:
-            if not technique.packs_experts():
-                raise UserError(f"{kind}; {technique.method} can't pack its experts ({name}): {EXPERTS_WORK}")
             if not expert_names(model):
                 raise UserError(f"{kind}, whose experts transformers reads in one piece, never packed: {OTHERWISE}")
-        elif matrix.transposed and not technique.packs_transposed():
-            raise UserError(f"{kind}; {technique.method} can't pack its Conv1Ds ({name}): take nf4, or {OTHERWISE}")
+            if not technique.packs_experts():
+                raise UserError(f"{kind}; {technique.method} can't pack its experts ({name}): {EXPERTS_WORK}")
+        elif matrix.transposed and technique.FORMAT == "compressed-tensors":
+            raise UserError(f"{kind}; compressed-tensors can't pack its Conv1Ds ({name}): take nf4, or {OTHERWISE}")
     if strange := anatomy.unknown(model):
         raise UserError(f"{kind}; no technique can pack its {params.names(strange)}: {OTHERWISE}")
+    if technique.FORMAT == "compressed-tensors" and not readable(model):
+        raise UserError(f"{kind}, which transformers can't read packed by compressed-tensors: take nf4, or {OTHERWISE}")
+
+
+def readable(model: "PreTrainedModel") -> bool:
+    """Whether transformers' reader leaves weights alone that packing takes away: tried on a network without numbers.
+
+    It initialises whatever a file does not fill, and some families (mamba) write into their matrices there.
+    """
+    with torch.device("meta"):
+        twin = type(model)(copy.deepcopy(model.config))
+    for module in twin.modules():
+        module._is_hf_initialized = False  # type: ignore[assignment]
+    for layer in calibrate.linears(twin).values():
+        del layer.weight
+    try:
+        twin.initialize_weights()
+    except AttributeError:
+        return False
+    return True
 
 
 @torch.no_grad()
 def round_rest(model: nn.Module, dtype: torch.dtype) -> None:
     """Round to the type they will be stored in: scales, embeddings, norms; not the weights that become integers."""
-    integers = {id(layer.weight) for layer in model.modules() if hasattr(layer, "quantization_scheme")}
+    stays = {id(layer.weight) for layer in model.modules() if hasattr(layer, "quantization_scheme")}
+    stays |= {id(scale) for scale in expert_scales(model).values()}
     for parameter in model.parameters():
-        if parameter.is_floating_point() and id(parameter) not in integers:
+        if parameter.is_floating_point() and id(parameter) not in stays:
             parameter.copy_(parameter.to(dtype))
 
 
@@ -140,7 +162,17 @@ def pack(model: Any, dtype: torch.dtype) -> Any:
         assert compressor.quantization_config is not None
         about = compressor.quantization_config.model_dump(exclude={"quant_method"})
         model.config.quantization_config = {"quant_method": "compressed-tensors", "version": __version__, **about}
-    return model.to(dtype)
+    scales = {layer: scale.data for layer, scale in expert_scales(model).items()}
+    model.to(dtype)
+    for layer, scale in scales.items():
+        layer.weight_scale.data = scale
+    return model
+
+
+def expert_scales(model: nn.Module) -> dict[Any, Tensor]:
+    """Stored in 32 bits: transformers multiplies experts out in the type of their scales, all others in its own."""
+    layers = {name: layer for name, layer in calibrate.linears(model).items() if re.fullmatch(EXPERT, name)}
+    return {layer: layer.get_parameter("weight_scale") for layer in layers.values()}
 
 
 @contextmanager
