@@ -60,8 +60,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", {"tie_word_embeddings": False}),
     "cohere2": ("Cohere2", {"sliding_window": WINDOW, "logit_scale": 0.25}),
-    "gpt2": ("GPT2", {"n_inner": 128}),
-    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "tie_word_embeddings": False}),
+    "gpt2": ("GPT2", {"n_inner": 128, "num_key_value_heads": 4}),
+    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "num_key_value_heads": 4, "tie_word_embeddings": False}),
     "mixtral": ("Mixtral", LOCAL),
     "deepseek_v3": (
         "DeepseekV3",

@@ -31,9 +31,9 @@ class ExecuTorch(Export):
     method: Literal["executorch"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
+        tracing.require_cache(model, "ExecuTorch", self.model, windows=False)
         if not find_spec("executorch"):
             raise UserError(f"export of {self.model} by executorch needs the extra: pip install executorch==1.3.1")
-        tracing.require_cache(model, "ExecuTorch", self.model)
         with quiet.quiet():
             program = lower(model.half())
         (folder / "model.pte").write_bytes(program.buffer)

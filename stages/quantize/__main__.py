@@ -1,9 +1,9 @@
 """Quantize one variant: model + tokens -> packed model + metrics of what was reloaded. See this package's docstring."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
@@ -12,6 +12,9 @@ from stages.lib.store import models
 from stages.lib.store.tokens import held_out, require_tokenizer, sample
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
 
@@ -35,11 +38,9 @@ def main(
         compressed.round_rest(net, dtype)
         expected = losses.evaluate(net, unseen)
         with files.writing(out / "model") as folder:
-            net = compressed.pack(net, dtype)
-            models.save(net, tokenizer, folder)
+            models.save(compressed.pack(net, dtype), tokenizer, folder)
             reloaded = models.load(folder)
-            run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen)
-            run.metrics |= size(parent, net, folder)
+            run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
 
 
@@ -52,19 +53,25 @@ def check(variant: str, expected: float, measured: dict[str, float], parent: Pat
         raise UserError(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
 
 
-def size(parent: nn.Module, net: nn.Module, folder: Path) -> dict[str, float]:
-    """What the tensors of the files take; a matrix's are its integers, scales and shape."""
+def size(parent: "PreTrainedModel", folder: Path) -> dict[str, float]:
+    """What the tensors of the files take. Weights of the parent that are not there as they were are the quantized ones,
+    and what is there in their place is what they take."""
     from safetensors import safe_open
+    from transformers.core_model_loading import revert_weight_conversion
 
-    stored = 0
+    dense = {name: weight.shape for name, weight in revert_weight_conversion(parent, parent.state_dict()).items()}
+    shapes, stored = {}, {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            stored += sum(tensors.get_tensor(name).nbytes for name in tensors.keys())  # noqa: SIM118 (no dict)
-    layers = calibrate.linears(net).values()
-    packed = sum(tensor.nbytes for layer in layers for tensor in layer.state_dict().values())
+            for name in tensors.keys():  # noqa: SIM118 (no dict)
+                tensor = tensors.get_tensor(name)
+                shapes[name], stored[name] = tensor.shape, tensor.nbytes
+    tied = set(parent.all_tied_weights_keys)
+    changed = [shape.numel() for name, shape in dense.items() if shapes.get(name) != shape and name not in tied]
+    packed = [count for name, count in stored.items() if dense.get(name) != shapes[name]]
     return {
-        "bits_per_weight": 8 * packed / sum(layer.in_features * layer.out_features for layer in layers),
-        "bits_per_weight_model": 8 * stored / sum(weight.numel() for weight in parent.parameters()),
+        "bits_per_weight": 8 * sum(packed) / sum(changed),
+        "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),
         "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
     }
 

@@ -236,6 +236,11 @@ def heads(config: "PreTrainedConfig") -> Heads:
     return Heads(queries, keys_values, getattr(own, "head_dim", None) or own.hidden_size // queries)
 
 
+def latent(model: "PreTrainedModel") -> bool:
+    """Whether keys and values come from a common latent, in which case they are of unlike width."""
+    return getattr(model.config, "kv_lora_rank", None) is not None
+
+
 def attends(model: nn.Module) -> bool:
     """Whether every block has attention, so keys and values; others keep a state."""
     return all(any(name in ATTENTION for name, _ in block.named_children()) for block in blocks(model))
