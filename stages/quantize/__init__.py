@@ -41,7 +41,6 @@ class Quantization(Variant, ABC):
         already, as the model's config then says.
         """
 
-
     def packs_experts(self) -> bool:
         """Whether the matrices of single experts are rounded too."""
         return False

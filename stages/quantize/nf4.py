@@ -45,12 +45,13 @@ class NF4(Quantization):
             packed.weight = Params4bit(matrix.weight.contiguous(), **kind | {"module": packed})
             packed.bias = bias
             model.set_submodule(name, packed.to(model.device).eval())  # rounds
+        stay = [n for n, each in model.named_modules() if isinstance(each, nn.Linear) and n not in matrices]
         config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double,
             bnb_4bit_compute_dtype=torch.float32,
-            llm_int8_skip_modules=[n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in matrices],
+            llm_int8_skip_modules=stay,
         )
         model.config.quantization_config = config
         model.hf_quantizer = AutoHfQuantizer.from_config(config)

@@ -172,7 +172,6 @@ def test_windows_caps_experts_and_latent_keys(method, kind, tokenizer, rows, tmp
         assert logits[-1] == pytest.approx(expected[place], **close)
 
 
-
 def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):
     config = AutoConfig.for_model(
         "llama", vocab_size=8, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from benchmarks._families import FAMILIES, WINDOW, make
 from stages.distill.parts import layer_pairs
-from stages.lib.nets import attention, packed
+from stages.lib.nets import anatomy, attention, packed
 from stages.lib.text.packing import IGNORE
 
 LENGTHS = [[40, 23, 1], [64], [20, 3, 30, 5, 6]]  # some far longer than a window, one alone: padding
@@ -83,3 +83,25 @@ def test_networks_that_are_not_told_positions_read_one_example_a_row(batch, toke
     with torch.no_grad():
         expected = torch.cat([output.logits[0, :-1][learnt] for output, learnt in alone(model, batch)])
         torch.testing.assert_close(packed.logits(model, batch)[0], expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", [*anatomy.PLAIN, "gemma2", "gemma3", "phi3", "olmo2", "cohere2", "gpt_neox"])
+@torch.no_grad()
+def test_scales_between_what_writes_and_what_reads_cancel(family, batch, tokenizer):
+    """Every pair that anatomy names, with scales of its own; what else read there would show."""
+    model = make(family, tokenizer, num_key_value_heads=4)
+    before = model(batch["ids"]).logits
+    random = torch.Generator().manual_seed(0)
+    assert anatomy.feeds(model)
+    for block in anatomy.blocks(model):
+        modules = {name.rsplit(".", 1)[-1]: module for name, module in block.named_modules()}
+        for writer, readers in anatomy.feeds(model):
+            scale = 2 ** torch.randn(modules[readers[0]].in_features, generator=random)
+            written, offset = modules[writer], 1 if family.startswith("gemma") and "norm" in writer else 0
+            rows = written.weight[-len(scale) :]  # of two things in one matrix the second
+            rows.copy_((rows + offset) / scale.view(-1, *[1] * (rows.ndim - 1)) - offset)
+            if getattr(written, "bias", None) is not None:
+                written.bias[-len(scale) :] /= scale
+            for reader in readers:
+                modules[reader].weight *= scale
+    torch.testing.assert_close(model(batch["ids"]).logits, before, atol=1e-3, rtol=1e-3)

@@ -286,6 +286,7 @@ def test_half_of_every_matrix_of_other_networks_goes(kind, name, rows, given, to
         else:
             assert (weight == 0).float().mean().item() == pytest.approx(0.5, abs=0.02), name
 
+
 def test_nothing_to_prune_is_refused(none):
     model = build("gpt2")
     for block in model.transformer.h:

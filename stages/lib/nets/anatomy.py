@@ -334,6 +334,29 @@ def in_block(parameter: str, model: nn.Module) -> bool:
     return any(parameter.startswith(f"{name}.") for name in named_blocks(model))
 
 
+# Channels that may be scaled: by 1 / s in what writes them, by s in all that reads them
+
+Feeds = tuple[tuple[str, tuple[str, ...]], ...]  # (a norm or matrix of a block, all that reads behind it)
+ATTENTION_INPUTS, MLP_INPUTS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+LINEAR_FEEDS: Feeds = (("v_proj", ("o_proj",)), ("up_proj", ("down_proj",)))
+SANDWICHED: Feeds = (("input_layernorm", ATTENTION_INPUTS), ("pre_feedforward_layernorm", MLP_INPUTS), *LINEAR_FEEDS)
+FUSED: Feeds = (("input_layernorm", ("qkv_proj",)), ("post_attention_layernorm", ("gate_up_proj",)))
+FEEDS: dict[str, Feeds] = {
+    "gemma2": SANDWICHED,
+    "gemma3_text": SANDWICHED,
+    "phi3": (*FUSED, ("gate_up_proj", ("down_proj",))),
+    "olmo2": LINEAR_FEEDS,  # its norms stand behind
+    "cohere2": (("input_layernorm", (*ATTENTION_INPUTS, *MLP_INPUTS)), *LINEAR_FEEDS),
+    "gpt_neox": (("input_layernorm", ("query_key_value",)), ("post_attention_layernorm", ("dense_h_to_4h",))),
+}
+
+
+def feeds(model: "PreTrainedModel") -> Feeds:
+    """None where this file does not know them."""
+    plain = (*((norm, readers) for norm, readers in READERS.items()), *LINEAR_FEEDS)
+    return plain if is_plain(model) else FEEDS.get(model.config.model_type, ())
+
+
 # A plain decoder
 
 PLAIN = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
@@ -370,7 +393,7 @@ AXES: dict[str, tuple[Space, ...]] = {  # a parameter's rows, its columns
     "norm": ("hidden",),
     "lm_head": ("vocabulary", "hidden"),
 }
-READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
+READERS = {"input_layernorm": ATTENTION_INPUTS, "post_attention_layernorm": MLP_INPUTS}
 FINAL_NORM = "norm"
 
 

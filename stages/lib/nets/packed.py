@@ -1,8 +1,9 @@
 """The forward pass over packed rows (stages/lib/text/packing.py): what a model says where a reply token comes next.
 
 Examples of one row are kept apart by their positions. A recurrent state or a convolution knows no bounds, so models
-that have one read each example in a row of its own. A mixture's routers learn from these losses like every other
-weight; no loss that spreads the tokens over the experts is added, since a loss told is a loss of the words. Shapes: N reply tokens, B rows of a batch, T context, V vocabulary.
+that have one read each example in a row of its own. The routers of a mixture learn from these losses like every other
+weight, without a loss that spreads tokens over experts: what is reported is the loss of the words alone. Shapes: N
+reply tokens, B rows of a batch, T context, V vocabulary.
 """
 
 from collections.abc import Iterator

@@ -100,11 +100,14 @@ def merges_experts(conversion: Any) -> bool:
     return any("experts.*." in source for source in conversion.source_patterns)
 
 
-def require_plain(model: "PreTrainedModel", technique: Quantization) -> None:
-    """The scales of AWQ and SmoothQuant go into the layer before, which llmcompressor finds by its name only."""
-    if not anatomy.is_plain(model):
-        known = f"{technique.method} knows the layers of {', '.join(anatomy.PLAIN)}"
-        raise UserError(f"{known}, not of {model.config.model_type} ({technique.model}): take gptq or rtn")
+def feeds(model: "PreTrainedModel", technique: Quantization, norms: bool = False) -> anatomy.Feeds:
+    """What writes channels that may be scaled, and what reads them; refused where nobody knows any. `norms`: only those
+    that norms write."""
+    found = tuple(each for each in anatomy.feeds(model) if not norms or "norm" in each[0])
+    if not found:
+        unknown = f"{technique.method} doesn't know which inputs it may scale in {model.config.model_type}"
+        raise UserError(f"{technique.model}: {unknown}: take gptq or rtn")
+    return found
 
 
 def require_packable(model: "PreTrainedModel", variant: str, technique: Quantization) -> None:
