@@ -60,15 +60,18 @@ def size(parent: "PreTrainedModel", folder: Path) -> dict[str, float]:
     from transformers.core_model_loading import revert_weight_conversion
 
     dense = {name: weight.shape for name, weight in revert_weight_conversion(parent, parent.state_dict()).items()}
-    shapes, stored = {}, {}
+    stored: dict[str, int] = {}
+    kept: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 (no dict)
                 tensor = tensors.get_tensor(name)
-                shapes[name], stored[name] = tensor.shape, tensor.nbytes
+                stored[name] = tensor.nbytes
+                if tensor.shape == dense.get(name) and tensor.is_floating_point():
+                    kept.add(name)
     tied = set(parent.all_tied_weights_keys)
-    changed = [shape.numel() for name, shape in dense.items() if shapes.get(name) != shape and name not in tied]
-    packed = [count for name, count in stored.items() if dense.get(name) != shapes[name]]
+    changed = [shape.numel() for name, shape in dense.items() if name not in kept | tied]
+    packed = [count for name, count in stored.items() if name not in kept]
     return {
         "bits_per_weight": 8 * sum(packed) / sum(changed),
         "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),

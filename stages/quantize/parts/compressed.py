@@ -77,7 +77,7 @@ def unfused(model: "PreTrainedModel") -> "PreTrainedModel":
     others: list[Any] = [each for each in conversions(model) if not merges_experts(each)]
     renamed = [WeightRenaming(rf"\.experts\.(\d+)\.{own}\.", rf".experts.\1.{name}.") for name, own in names.items()]
     linearize_moe(model)
-    model._weight_conversions = others + renamed
+    vars(model)["_weight_conversions"] = others + renamed
     return model
 
 
