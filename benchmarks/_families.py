@@ -60,8 +60,8 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
     "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", {"tie_word_embeddings": False}),
     "cohere2": ("Cohere2", {"sliding_window": WINDOW, "logit_scale": 0.25}),
-    "gpt2": ("GPT2", {"n_inner": 128}),
-    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "tie_word_embeddings": False}),
+    "gpt2": ("GPT2", {"n_inner": 128, "num_key_value_heads": 4}),
+    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "num_key_value_heads": 4, "tie_word_embeddings": False}),
     "mixtral": ("Mixtral", LOCAL),
     "deepseek_v3": (
         "DeepseekV3",
@@ -134,6 +134,8 @@ def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTraine
     import transformers
 
     kind, own = FAMILIES[name]
+    if (layers := changes.get("num_hidden_layers")) and (kinds := own.get("layer_types")):
+        changes = {"layer_types": (kinds * layers)[:layers], **changes}
     named = {f"{each}_token_id": getattr(tokenizer, f"{each}_token_id") for each in ("bos", "eos", "pad")}
     config = getattr(transformers, f"{kind}Config")(
         **{**COMMON, "vocab_size": len(tokenizer), **named, **own, **changes}

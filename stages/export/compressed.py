@@ -3,6 +3,7 @@
 What a variant of quantize made, packed as it is: nothing is rounded a second time. Cost: one copy of the file.
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +34,9 @@ class Compressed(Export):
         if getattr(model.config, "quantization_config", None) is None:
             reason = f"{self.model} is not quantized, name a variant of quantize"
             raise UserError(f"compressed export packs nothing itself: {reason}")
-        model.save_pretrained(folder)
+        for pattern in ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"):
+            for file in Path(model.name_or_path).glob(pattern):  # a copy: transformers can't save packed experts again
+                shutil.copyfile(file, folder / file.name)
         tokenizer.save_pretrained(folder)
 
     def open(self, folder: Path) -> Transformers:

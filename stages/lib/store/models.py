@@ -29,6 +29,9 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{folder} is damaged ({error}); run the stage that made it again") from error
+    for weight in model.parameters():  # what a quantized file holds under another name keeps the file's type
+        if weight.is_floating_point():
+            weight.data = weight.data.to(model.dtype)
     return place(model).eval()
 
 
