@@ -12,7 +12,7 @@ from stages.lib.nets import losses
 from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import manifest
+from stages.lib.store import folders, loading, manifest
 from stages.lib.store.tokens import held_out, sample
 
 
@@ -22,16 +22,18 @@ def main(
     technique = params.load(Export, variant, params_file)
     with tracking.run("export", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, 2 * files.size(model))
-        source, net = Transformers(model), technique.load(model)
+        source, net = Transformers(model, loading.STORED), technique.load(model)
         unseen, rows = held_out(tokens, technique.rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration := technique.needs_rows():
             rows = sample(tokens, calibration.rows, calibration.seed, model)
 
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
+            folders.finish(folder)
+            config, net = net.config, None  # two models are in memory at once, not three
             export = technique.open(folder)
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
-            run.metrics |= size(export, folder) | described(technique, net.config)
+            run.metrics |= size(export, folder) | described(technique, config)
             check(variant, technique, run.metrics, source)
             manifest.write(folder)
 

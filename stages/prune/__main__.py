@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import anatomy, calibrate, losses
-from stages.lib.store import models
+from stages.lib.store import loading, models
 from stages.lib.store.tokens import held_out, load_for, sample
 from stages.prune import Pruning
 from stages.prune.parts.given import Given
@@ -33,7 +33,7 @@ def main(
     with tracking.run("prune", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, files.size(model))
         unseen = held_out(tokens, technique.held_out_rows, model)
-        net, tokenizer = models.load(model), models.load_tokenizer(model)
+        net, tokenizer = models.load(model, loading.STORED), models.load_tokenizer(model)
         calibrate.require_dense(net, f"prune.{variant}")
         before = copy.deepcopy(net)
 
@@ -96,7 +96,7 @@ def within(logits: losses.Logits, kept_V: Tensor) -> losses.Logits:
 
 def reload(net: nn.Module, folder: Path) -> "PreTrainedModel":
     """The model as the next stage will find it; refused where it is not the one in memory."""
-    stored = models.load(folder)
+    stored = models.load(folder, loading.STORED)
     read = stored.state_dict()
     if wrong := [name for name, w in net.state_dict().items() if name not in read or not torch.equal(w, read[name])]:
         raise UserError(f"{folder} does not hold what was saved: {params.names(wrong)}")

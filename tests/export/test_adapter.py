@@ -70,12 +70,12 @@ def said(model, rows):
 
 @pytest.mark.slow
 def test_base_and_adapter_are_the_merged_model(project, rows):
-    from peft import AutoPeftModelForCausalLM
+    from peft import PeftModel
 
     merged = aligned("low")
     folder = exported(merged)
     expected, before = (said(models.load(each), rows[:4]) for each in (merged, BASE))
-    theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()  # finds the base itself
+    theirs = PeftModel.from_pretrained(models.load(BASE), folder).eval()
     assert said(theirs, rows[:4]) == pytest.approx(expected, abs=1e-4)
     assert abs(expected - before).max() > 0.1  # it learnt something
     assert open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected[0].numpy(), abs=1e-5)
@@ -93,9 +93,9 @@ def test_the_folder_says_nothing_of_this_machine_and_has_one_order(project, tmp_
     folder = exported(aligned("low"))
     about = json.loads((folder / "adapter_config.json").read_text())
     assert about["target_modules"] == sorted(about["target_modules"])  # a set: no two processes order it alike
-    assert about["base_model_name_or_path"] == "artifacts/pretrain/base/model"
-    assert about["revision"] == files.digest(BASE)
-    assert not [file for file in folder.iterdir() if str(tmp_path).encode() in file.read_bytes()]
+    assert about["base_model_name_or_path"] == f"sha256:{files.digest(BASE)}" and not about["revision"]
+    places = (str(tmp_path).encode(), str(BASE).encode())
+    assert not [file for file in folder.iterdir() if any(place in file.read_bytes() for place in places)]
     before = files.digest(folder)
     assert files.digest(exported(aligned("low"))) == before
 
@@ -114,11 +114,14 @@ def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
 def test_another_base_is_refused(project, llama, tokenizer):
     folder = exported(aligned("low"))
     models.save(llama(len(tokenizer), seed=1), tokenizer, BASE)
-    with pytest.raises(UserError, match="pretrain/base/model is not what out/model was trained on: its sha256 is not"):
+    with pytest.raises(UserError, match="out/model was trained on the model sha256:.*, which is none of artifacts"):
         open_runtime(folder)
+    inside = Path("artifacts/align/low/model/adapter")
+    with pytest.raises(UserError, match=f"pretrain/base/model is not what {inside} was trained on: its sha256 is not"):
+        adapters.load(inside)
     shutil.rmtree(BASE)
     with pytest.raises(UserError, match="artifacts/pretrain/base/model is missing"):
-        open_runtime(folder)
+        adapters.load(inside)
 
 
 @pytest.mark.slow
