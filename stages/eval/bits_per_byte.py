@@ -18,6 +18,7 @@ from stages.eval import Measure, Scores
 from stages.eval.parts import held_out
 from stages.lib.runtimes.base import Runtime
 from stages.lib.store.records import Record
+from stages.lib.text import chat
 
 CONTINUATIONS, OPENING, LENGTH = 3, 24, 48  # texts that are continued, tokens of each that are given, and written
 
@@ -40,9 +41,9 @@ def continuations(runtime: Runtime, documents: list[str]) -> list[dict[str, str]
     """[{opening, continuation}] of a few documents: how the model goes on by itself, greedily."""
     tokenizer = runtime.tokenizer
     texts = held_out.spread(documents, CONTINUATIONS)
-    openings = [tokenizer.encode(text, add_special_tokens=False)[:OPENING] for text in texts]
-    prompts = [[held_out.start(tokenizer), *ids] for ids in openings]
-    continued = runtime.generate(prompts, LENGTH, tokenizer.eos_token_id)
+    openings = [chat.text_ids(tokenizer, text)[:OPENING] for text in texts]
+    prompts = [[*chat.start(tokenizer), *ids] for ids in openings]
+    continued = runtime.generate(prompts, LENGTH, chat.stops(tokenizer))
     return [
         {"opening": tokenizer.decode(opening), "continuation": tokenizer.decode(ids, skip_special_tokens=True)}
         for opening, ids in zip(openings, continued, strict=True)
@@ -50,9 +51,9 @@ def continuations(runtime: Runtime, documents: list[str]) -> list[dict[str, str]
 
 
 def cut(tokenizer: Any, text: str, context: int) -> Iterator[list[int]]:
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    for first in range(0, len(ids), context - 1):
-        yield [held_out.start(tokenizer), *ids[first : first + context - 1]]
+    ids, start = chat.text_ids(tokenizer, text), chat.start(tokenizer)
+    for first in range(0, len(ids), context - len(start)):
+        yield [*start, *ids[first : first + context - len(start)]]
 
 
 def negative_log_likelihood(logits_TV: np.ndarray, ids_T: list[int]) -> float:

@@ -23,8 +23,7 @@ from stages.lib.runtimes.base import Runtime, file_bytes
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 from stages.lib.store.records import Record
-
-NEVER = 2**31 - 1  # no token's number: every model decodes to the end
+from stages.lib.text import chat
 
 
 class Speed(Measure):
@@ -46,11 +45,11 @@ class Speed(Measure):
 
     def score(self, runtime: Runtime, records: list[Record]) -> Scores:
         text, tokenizer = "\n".join(held_out.texts(records[:8], "speed")), runtime.tokenizer
-        ids = [held_out.start(tokenizer), *tokenizer.encode(text, add_special_tokens=False)]
+        ids = [*chat.start(tokenizer), *chat.text_ids(tokenizer, text)]
         prompt = ids[: self.prompt_tokens]
 
         def generate(number: int) -> None:
-            runtime.generate([prompt], number, stop=NEVER)
+            runtime.generate([prompt], number)
 
         generate(self.new_tokens)
         first = seconds(lambda: generate(1), self.repeats)

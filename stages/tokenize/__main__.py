@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records, tokens
 from stages.lib.store.records import Record
-from stages.lib.text import problems as tasks
+from stages.lib.text import chat
 from stages.tokenize import Tokenization
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def mix(
     """Rows of problems and of documents in the wanted proportion, shuffled; (N, context), none if one kind has none."""
     order = np.random.default_rng(p.seed)
     chats = (
-        tasks.chat_ids(tokenizer, solved[i]["prompt"], solved[i]["solution"]) for i in order.permutation(len(solved))
+        chat.chat_ids(tokenizer, solved[i]["prompt"], solved[i]["solution"]) for i in order.permutation(len(solved))
     )
     prose = encode(tokenizer, [texts[i] for i in order.permutation(len(texts))])
     problem_rows = tokens.pack(take(chats, round(budget * p.problem_share)), p.context, len(tokenizer))
@@ -76,9 +76,9 @@ def mix(
 
 def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> Iterator[list[int]]:
     """Each document's token ids, from its start token on."""
-    start: Any = tokenizer.bos_token_id
+    start = chat.start(tokenizer)
     for text in texts:
-        yield [start, *tokenizer.encode(text, add_special_tokens=False)]
+        yield [*start, *chat.text_ids(tokenizer, text)]
 
 
 def take(sequences: Iterator[list[int]], budget: int) -> Iterator[list[int]]:
@@ -91,7 +91,7 @@ def take(sequences: Iterator[list[int]], budget: int) -> Iterator[list[int]]:
 
 
 def bytes_per_token(tokenizer: "PreTrainedTokenizerFast", texts: list[str]) -> float:
-    return sum(len(text.encode()) for text in texts) / sum(len(ids) - 1 for ids in encode(tokenizer, texts))
+    return sum(len(text.encode()) for text in texts) / sum(len(chat.text_ids(tokenizer, text)) for text in texts)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Exported
 from stages.lib.runtimes.base import Runtime
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.traces.parts.answers import Answers, Writer
 
 
@@ -39,7 +39,7 @@ class RuntimeWriter(Writer):
 
     def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
         p, tokenizer = self.p, self.runtime.tokenizer
-        ids = [problems.prompt_ids(tokenizer, prompt) for prompt in prompts]
+        ids = [chat.prompt_ids(tokenizer, prompt) for prompt in prompts]
         seed = p.seed + batch * p.attempts + attempt
-        replies = self.runtime.generate(ids, p.max_new_tokens, tokenizer.eos_token_id, p.temperature, seed)
+        replies = self.runtime.generate(ids, p.max_new_tokens, chat.stops(tokenizer), p.temperature, seed)
         return tokenizer.batch_decode(replies, skip_special_tokens=True)

@@ -4,14 +4,15 @@ Or by majority, or unverified: see stages/traces/parts/answers.py. Cost: `count`
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from stages.lib.frame.params import Model
+from stages.lib.nets import decoding
 from stages.lib.sampling import rollouts
 from stages.lib.store import models
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.traces.parts.answers import Answers, Writer
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class TransformersWriter(Writer):
         torch.manual_seed(p.seed)
 
     def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
-        p, pad = self.p, cast(int, self.tokenizer.pad_token_id)
-        padded = rollouts.padded(self.tokenizer, [problems.prompt_ids(self.tokenizer, prompt) for prompt in prompts])
-        replies_BR = rollouts.replies(self.model, padded, p.max_new_tokens, p.temperature, pad)
-        return self.tokenizer.batch_decode(replies_BR, skip_special_tokens=True)
+        p, pad, stops = self.p, chat.filler(self.tokenizer), chat.stops(self.tokenizer)
+        padded = rollouts.padded([chat.prompt_ids(self.tokenizer, prompt) for prompt in prompts], pad)
+        replies_BR = rollouts.replies(self.model, padded, p.max_new_tokens, p.temperature, pad, stops)
+        said = [decoding.until(row, stops) for row in replies_BR.tolist()]
+        return self.tokenizer.batch_decode(said, skip_special_tokens=True)

@@ -13,7 +13,7 @@ from stages.align.parts import pairs
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import adapters
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.lib.training import loop
 from stages.pretrain import state_space
 
@@ -43,8 +43,8 @@ def moved(tiny):
 @torch.no_grad()
 def log_probability(model, tokenizer, pair, side):
     ids, begin = (
-        problems.chat_ids(tokenizer, pair["prompt"], pair[side]),
-        len(problems.prompt_ids(tokenizer, pair["prompt"])),
+        chat.chat_ids(tokenizer, pair["prompt"], pair[side]),
+        len(chat.prompt_ids(tokenizer, pair["prompt"])),
     )
     log_p = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(log_p[t - 1, ids[t]] for t in range(begin, len(ids)))
@@ -64,8 +64,8 @@ def test_log_probabilities_are_those_of_each_reply_token_by_token(tiny, tokenize
     for side, total_B, length_B in found:
         expected = torch.stack([log_probability(tiny, tokenizer, pair, side) for pair in PAIRS])
         torch.testing.assert_close(total_B, expected, atol=1e-4, rtol=1e-5)
-        prompts = [len(problems.prompt_ids(tokenizer, pair["prompt"])) for pair in PAIRS]
-        whole = [len(problems.chat_ids(tokenizer, pair["prompt"], pair[side])) for pair in PAIRS]
+        prompts = [len(chat.prompt_ids(tokenizer, pair["prompt"])) for pair in PAIRS]
+        whole = [len(chat.chat_ids(tokenizer, pair["prompt"], pair[side])) for pair in PAIRS]
         assert length_B.tolist() == [a - b for a, b in zip(whole, prompts, strict=True)]
 
 
@@ -166,7 +166,7 @@ def test_the_reference_of_adapters_is_the_model_without_them(tiny, tokenizer, tm
 
 
 def test_pairs_that_do_not_fit_are_left_out_and_none_is_refused(tokenizer, capsys):
-    longest = max(len(problems.chat_ids(tokenizer, pair["prompt"], pair["chosen"])) for pair in PAIRS)
+    longest = max(len(chat.chat_ids(tokenizer, pair["prompt"], pair["chosen"])) for pair in PAIRS)
     assert len(pairs.encode(tokenizer, PAIRS, longest)) == len(PAIRS)
     assert len(pairs.encode(tokenizer, PAIRS, longest - 1)) == len(PAIRS) - 1
     assert "1 of 4 pairs are longer" in capsys.readouterr().out

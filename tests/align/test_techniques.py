@@ -10,7 +10,7 @@ from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import calibrate, rounding
 from stages.lib.store import adapters
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.lib.training import loop
 
 PAIRS = [
@@ -56,7 +56,7 @@ def align(technique, model, tokenizer, folder, stop_after=None):
 @torch.no_grad()
 def log_probability(model, tokenizer, prompt, reply) -> float:
     """Of the reply given the prompt, token by token."""
-    ids, begin = problems.chat_ids(tokenizer, prompt, reply), len(problems.prompt_ids(tokenizer, prompt))
+    ids, begin = chat.chat_ids(tokenizer, prompt, reply), len(chat.prompt_ids(tokenizer, prompt))
     log_p = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(log_p[t - 1, ids[t]].item() for t in range(begin, len(ids)))
 

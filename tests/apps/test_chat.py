@@ -55,7 +55,7 @@ def test_says_what_the_model_says(folder, capsys):
     messages = [{"role": "user", "content": "one"}]
     for question in ("two", "three"):
         ids = runtime.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        expected = runtime.tokenizer.decode(runtime.generate([ids], 8, runtime.tokenizer.eos_token_id)[0])
+        expected = runtime.tokenizer.decode(runtime.generate([ids], 8, [runtime.tokenizer.eos_token_id])[0])
         said = chat.answer(server, messages, temperature=0, max_tokens=8)
         assert (said, capsys.readouterr().out) == (expected, said + "\n")
         messages += [{"role": "assistant", "content": said}, {"role": "user", "content": question}]

@@ -10,7 +10,7 @@ from stages.distill import Teacher, cross_tokenizer
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
-from stages.lib.text import problems
+from stages.lib.text import chat
 
 GIVEN = {"method": "cross_tokenizer", "training": {"steps": 1, "batch_size": 3}}
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -47,8 +47,8 @@ def reply_bytes(tokenizer, row):
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     back = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    begin = len(problems.prompt_ids(tokenizer, row["prompt"]))
-    ids = problems.chat_ids(tokenizer, row["prompt"], row["solution"])[begin:-1]
+    begin = len(chat.prompt_ids(tokenizer, row["prompt"]))
+    ids = chat.chat_ids(tokenizer, row["prompt"], row["solution"])[begin:-1]
     pieces = [bytes(back[letter] for letter in piece) for piece in tokenizer.convert_ids_to_tokens(ids)]
     assert b"".join(pieces).decode() == row["solution"]
     return pieces
@@ -110,8 +110,8 @@ def test_positions_are_the_papers_by_loops(batch, tiny, tokenizer, teacher):
     for row in ROWS:
         sides = []
         for model, vocabulary in ((tiny, tokenizer), teacher):
-            ids = problems.chat_ids(vocabulary, row["prompt"], row["solution"])
-            begin = len(problems.prompt_ids(vocabulary, row["prompt"]))
+            ids = chat.chat_ids(vocabulary, row["prompt"], row["solution"])
+            begin = len(chat.prompt_ids(vocabulary, row["prompt"]))
             sides.append(model(torch.tensor([ids])).logits[0, begin - 1 : -1].softmax(-1))
         for mine, theirs in zip(*sides, strict=False):
             a, b = mine.sort(descending=True).values, theirs.sort(descending=True).values
@@ -136,8 +136,8 @@ def test_it_is_trls(tiny, tokenizer, teacher, align):
     said |= dict.fromkeys(("uld_skip_student_eos", "uld_skip_teacher_eos", "use_extended_uld"), spans)
     given = []
     for model, vocabulary in ((tiny, tokenizer), teacher):
-        ids = torch.tensor([problems.chat_ids(vocabulary, row["prompt"], row["solution"])])
-        begin = len(problems.prompt_ids(vocabulary, row["prompt"]))
+        ids = torch.tensor([chat.chat_ids(vocabulary, row["prompt"], row["solution"])])
+        begin = len(chat.prompt_ids(vocabulary, row["prompt"]))
         labels = ids.clone()
         labels[:, :begin] = -100
         ((_, offsets),) = encode_with_byte_offsets(vocabulary.backend_tokenizer, [row["solution"]])
@@ -169,5 +169,5 @@ def test_a_template_that_changes_the_solution_is_refused(tokenizer):
 
     shouting = copy.deepcopy(tokenizer)
     shouting.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | upper")
-    with pytest.raises(UserError, match="the chat template changes the solution of '0'"):
+    with pytest.raises(UserError, match="the chat template changes or drops the answer"):
         cross_tokenizer.marks(shouting, ROWS, "spans")

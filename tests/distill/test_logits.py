@@ -8,7 +8,7 @@ from stages.distill import Teacher, logits
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records, traces
-from stages.lib.text import problems
+from stages.lib.text import chat
 
 TEMPERATURE = 2.0
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -73,8 +73,8 @@ def test_live_it_is_the_same_over_the_replies(tokenizer, tiny, llama, tmp_path):
     p = logits.Logits(**GIVEN | {"training": {"steps": 1, "batch_size": 1}}, alpha=0.0)
     batch = p.batches(tokenizer, tmp_path / "records")(0)
     student = llama(len(tokenizer), seed=1)
-    ids = problems.chat_ids(tokenizer, "Say 7", "#### 7")
-    begin = len(problems.prompt_ids(tokenizer, "Say 7"))
+    ids = chat.chat_ids(tokenizer, "Say 7", "#### 7")
+    begin = len(chat.prompt_ids(tokenizer, "Say 7"))
     said = [
         (model(input_ids=torch.tensor([ids])).logits[0, begin - 1 : -1] / TEMPERATURE).log_softmax(-1)
         for model in (student, tiny)

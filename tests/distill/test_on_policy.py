@@ -7,7 +7,7 @@ from stages.distill import Teacher, on_policy
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.lib.training import loop
 
 GIVEN = {"method": "on_policy"} | dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
@@ -78,20 +78,20 @@ def test_batches_are_the_data_or_prompts_in_the_given_share(batches):
 
 def test_what_the_student_writes_is_learnt_up_to_the_stop_and_nothing_else(batches, tiny, tokenizer):
     p = params(on_policy=1)
-    prompts = [problems.prompt_ids(tokenizer, row["prompt"]) for row in ROWS]
+    prompts = [chat.prompt_ids(tokenizer, row["prompt"]) for row in ROWS]
     ends = set()
     for index in range(6):
         asked = batches(p)(index)
-        asked["stop"] = torch.tensor(tokenizer.encode("e")[0] if index % 2 else tokenizer.eos_token_id)
+        asked["stops"] = torch.tensor([tokenizer.encode("e")[0] if index % 2 else tokenizer.eos_token_id])
         with torch.no_grad():
-            tiny.lm_head.weight[asked["stop"]] += index * 0.1  # so that it is sometimes drawn
+            tiny.lm_head.weight[asked["stops"]] += index * 0.1  # so that it is sometimes drawn
         batch = p.written(tiny, asked)
         for ids, labels, mask, prompt in zip(batch["ids"], batch["labels"], asked["mask"], asked["ids"], strict=True):
             begin, reply = int(mask.sum()), labels[labels >= 0].tolist()
             assert ids[:begin].tolist() == prompt[mask.bool()].tolist() and ids[:begin].tolist() in prompts
             assert (labels[:begin] < 0).all() and ids[begin : begin + len(reply)].tolist() == reply
-            stopped = asked["stop"].item() in reply
-            assert reply.index(asked["stop"]) == len(reply) - 1 if stopped else len(reply) == p.max_new_tokens
+            stopped = asked["stops"].item() in reply
+            assert reply.index(asked["stops"]) == len(reply) - 1 if stopped else len(reply) == p.max_new_tokens
             ends.add(stopped)
     assert ends == {True, False}, "both ends were seen"
 

@@ -39,7 +39,7 @@ class Oracle:
     """Writes the solution of every problem it was given; is certain of every next token, and right."""
 
     def __init__(self, tokenizer, problems):
-        from stages.lib.text.problems import prompt_ids
+        from stages.lib.text.chat import prompt_ids
 
         self.tokenizer = tokenizer
         self.solutions = {
@@ -51,7 +51,7 @@ class Oracle:
         logits_TV[np.arange(len(ids) - 1), ids[1:]] = 1e4
         return logits_TV
 
-    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+    def generate(self, prompts, max_new_tokens, stops=(), temperature=0, seed=0):
         return [self.solutions.get(tuple(prompt), [])[:max_new_tokens] for prompt in prompts]
 
 

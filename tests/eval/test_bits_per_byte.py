@@ -19,7 +19,7 @@ class Uniform:
     def logits(self, ids):
         return np.zeros((len(ids), len(self.tokenizer)), dtype=np.float32)
 
-    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+    def generate(self, prompts, max_new_tokens, stops=(), temperature=0, seed=0):
         return [[5] * max_new_tokens for _ in prompts]
 
 

@@ -16,7 +16,7 @@ class Metronome:
     def __init__(self, tokenizer):
         self.tokenizer = tokenizer
 
-    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+    def generate(self, prompts, max_new_tokens, stops=(), temperature=0, seed=0):
         sleep(SECONDS["first"] + SECONDS["token"] * (max_new_tokens - 1))
         return [[5] * max_new_tokens for _ in prompts]
 
@@ -51,7 +51,7 @@ class Diary:
     def __init__(self, tokenizer):
         self.tokenizer, self.asked = tokenizer, []
 
-    def generate(self, prompts, max_new_tokens, stop, temperature=0, seed=0):
+    def generate(self, prompts, max_new_tokens, stops=(), temperature=0, seed=0):
         self.asked.append((len(prompts[0]), max_new_tokens))
         return [[5] * max_new_tokens for _ in prompts]
 

@@ -105,7 +105,7 @@ def test_generation_is_a_loop_over_logits(folder, rows):
     answer: list[int] = []
     for _ in range(5):
         answer.append(int(export.logits(ids + answer)[-1].argmax()))
-    assert export.generate([ids], 5, stop=-1) == [answer]
+    assert export.generate([ids], 5) == [answer]
 
 
 def test_reads_back_with_the_same_tokenizer(folder, parent, texts):

@@ -82,7 +82,7 @@ def test_generation_is_a_loop_over_logits(runtime, rows):
         for _ in range(5):
             ids.append(int(runtime.logits(ids)[-1].argmax()))
         expected.append(ids[len(prompt) :])
-    assert runtime.generate(prompts, 5, stop=-1) == expected
+    assert runtime.generate(prompts, 5) == expected
 
 
 def test_greedy_tokens_are_those_of_transformers_where_they_are_clear(runtime, ternary_folder, rows):
@@ -93,7 +93,7 @@ def test_greedy_tokens_are_those_of_transformers_where_they_are_clear(runtime, t
             logits = torch.from_numpy(source.logits(ids)[-1])
             best, second = logits.topk(2).values.tolist()
             if best - second > 0.2 * logits.std():
-                assert runtime.generate([ids], 1, stop=-1) == [[int(logits.argmax())]]
+                assert runtime.generate([ids], 1) == [[int(logits.argmax())]]
                 checked += 1
             ids.append(int(logits.argmax()))
     assert checked > 5

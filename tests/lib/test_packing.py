@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
-from stages.lib.text import packing, problems
+from stages.lib.text import chat, packing
 from stages.tokenize import unigram
 
 ROWS = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}" * (1 + n % 3)} for n in range(60)]
@@ -20,7 +20,7 @@ def test_every_example_is_there_once_and_whole(tokenizer):
         begins = [*np.flatnonzero(positions == 0), len(ids)]
         seen += [tuple(ids[a:b].tolist()) for a, b in zip(begins, begins[1:], strict=False)]
     padding = (tokenizer.pad_token_id,)
-    expected = [tuple(problems.chat_ids(tokenizer, row["prompt"], row["solution"])) for row in ROWS]
+    expected = [tuple(chat.chat_ids(tokenizer, row["prompt"], row["solution"])) for row in ROWS]
     assert sorted(each for each in seen if each != padding) == sorted(expected)
     assert seen.count(padding) < 0.1 * packed["ids"].size
 
@@ -59,8 +59,8 @@ def test_rows_are_those_of_the_slow_way(kind, tokenizer, texts):
         {"id": str(n), "prompt": f"Say {text[:n]}", "solution": f"{text[n : 3 * n]} é 3\n#### {n}"}
         for n, text in enumerate(texts * 3)
     ]
-    expected = [problems.chat_ids(tokenizer, row["prompt"], row["solution"]) for row in rows]
-    begins = [len(problems.prompt_ids(tokenizer, row["prompt"])) for row in rows]
+    expected = [chat.chat_ids(tokenizer, row["prompt"], row["solution"]) for row in rows]
+    begins = [len(chat.prompt_ids(tokenizer, row["prompt"])) for row in rows]
     coded = [packing.encode(tokenizer, row) for row in rows]
     assert [ids for ids, _, _ in coded] == expected
     assert [labels.count(-100) for _, labels, _ in coded] == begins

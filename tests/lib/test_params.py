@@ -50,7 +50,11 @@ WRONG = [
     ("prune.wanda-50.method", "wonda", "prune.wanda-50.method is 'wonda'; there are: depth, .*magnitude, .*wanda"),
     ("prune.wanda-50.model", "distill/nobody", "'distill/nobody'; 'distill' has: .*student"),
     ("prune.wanda-50.model", "nowhere/x", "'nowhere/x'; it must be stage/variant, stages are: pretrain, align"),
-    ("prune.wanda-50.model", "data/corpus", "prune.wanda-50.model is 'data/corpus'; it must be stage/variant, stages are"),
+    (
+        "prune.wanda-50.model",
+        "data/corpus",
+        "model is 'data/corpus'; it must be stage/variant, stages are: pretrain",
+    ),
     ("distill.student.tokens", "traces/logits", "distill.student.tokens is .*, stages are: tokenize$"),
     ("traces.solutions.model", "data/problems", "traces.solutions.model is .*, stages are: pretrain, .*"),
     ("prune.wanda-50.sparcity", 0.5, "prune.wanda-50.sparcity is not a parameter; there are: .*sparsity"),

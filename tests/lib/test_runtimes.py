@@ -13,8 +13,6 @@ from stages.lib.runtimes.base import choose
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import dense, models
 
-NEVER = 2**31 - 1
-
 
 @pytest.fixture(scope="module")
 def gguf_folder(model_folder, tmp_path_factory):
@@ -62,30 +60,30 @@ def test_logits_are_the_models(runtime, model_folder, rows):
 def test_logits_do_not_remember(runtime, prompts, rows):
     before = runtime.logits(prompts[0])
     runtime.logits(rows[0].tolist())
-    runtime.generate(prompts, 10, NEVER)
+    runtime.generate(prompts, 10)
     assert abs(runtime.logits(prompts[0]) - before).max() < 1e-4 * before.std()
 
 
 def test_greedy_generation_is_a_loop_over_logits(runtime, prompts):
-    assert runtime.generate(prompts, 6, NEVER) == [by_hand(runtime, prompt, 6) for prompt in prompts]
+    assert runtime.generate(prompts, 6) == [by_hand(runtime, prompt, 6) for prompt in prompts]
 
 
 def test_generation_ends_before_the_stop_token(runtime, prompts):
-    for prompt, whole in zip(prompts[:3], runtime.generate(prompts[:3], 8, NEVER), strict=True):
+    for prompt, whole in zip(prompts[:3], runtime.generate(prompts[:3], 8), strict=True):
         stop = whole[4]
         expected = whole[: whole.index(stop)]
-        assert runtime.generate([prompt], 8, stop) == [expected]
-        assert runtime.generate([*prompts, prompt], 8, stop)[-1] == expected
+        assert runtime.generate([prompt], 8, [stop]) == [expected]
+        assert runtime.generate([*prompts, prompt], 8, [stop])[-1] == expected
 
 
 def test_same_seed_same_samples(runtime, prompts):
-    one, again, other = (runtime.generate(prompts, 12, NEVER, temperature=1.0, seed=s) for s in (1, 1, 2))
+    one, again, other = (runtime.generate(prompts, 12, temperature=1.0, seed=s) for s in (1, 1, 2))
     assert one == again != other
     assert [len(answer) for answer in one] == [12] * len(prompts)
 
 
 def test_low_temperature_is_nearly_greedy(runtime, prompts):
-    assert runtime.generate(prompts[:3], 4, NEVER, temperature=1e-5) == runtime.generate(prompts[:3], 4, NEVER)
+    assert runtime.generate(prompts[:3], 4, temperature=1e-5) == runtime.generate(prompts[:3], 4)
 
 
 def test_draws_follow_the_softmax():

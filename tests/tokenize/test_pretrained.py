@@ -8,7 +8,7 @@ from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
-from stages.lib.text import problems
+from stages.lib.text import chat
 from stages.tokenize import pretrained
 
 HARD = [
@@ -46,8 +46,8 @@ def test_it_numbers_text_as_the_one_it_was_written_from_and_as_llama_cpp(text, r
 def test_special_tokens_and_template_are_the_files(read, tokenizer):
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         assert getattr(read, name) == getattr(tokenizer, name)
-    assert problems.chat_ids(read, "1 + 1", "2") == problems.chat_ids(tokenizer, "1 + 1", "2")
-    assert read.decode(problems.chat_ids(read, "1 + 1", "2"), skip_special_tokens=True) == "1 + 12"
+    assert chat.chat_ids(read, "1 + 1", "2") == chat.chat_ids(tokenizer, "1 + 1", "2")
+    assert read.decode(chat.chat_ids(read, "1 + 1", "2"), skip_special_tokens=True) == "1 + 12"
 
 
 def test_what_it_cannot_split_alike_is_refused(read):

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from stages.lib.frame import files, params
 from stages.lib.store.hub import External
-from stages.lib.text import problems
+from stages.lib.text import chat
 
 HARD = [
     "Hello, world!",
@@ -49,6 +49,6 @@ def test_saved_and_loaded_it_gives_the_same_ids_and_the_same_bytes(technique, te
 def test_digits_and_roles_are_tokens_of_their_own(technique, texts, model_folder):
     tokenizer = train(technique, texts, model_folder)
     assert tokenizer.tokenize("2026") == ["2", "0", "2", "6"]
-    chat, prompt = problems.chat_ids(tokenizer, "1 + 1", "2"), problems.prompt_ids(tokenizer, "1 + 1")
-    assert chat[: len(prompt)] == prompt and chat[-1] == tokenizer.eos_token_id and chat[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(chat) == "<|bos|><|user|>1 + 1<|end|><|assistant|>2<|end|>"
+    whole, prompt = chat.chat_ids(tokenizer, "1 + 1", "2"), chat.prompt_ids(tokenizer, "1 + 1")
+    assert whole[: len(prompt)] == prompt and whole[-1] == tokenizer.eos_token_id and whole[0] == tokenizer.bos_token_id
+    assert tokenizer.decode(whole) == "<|bos|><|user|>1 + 1<|end|><|assistant|>2<|end|>"

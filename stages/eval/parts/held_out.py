@@ -1,12 +1,12 @@
 """The records that a model is measured on; none of them was in a training split."""
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    pass
 
 Row = TypeVar("Row")
 
@@ -16,12 +16,6 @@ def texts(records: list[Record], measure: str) -> list[str]:
     if other := next((record for record in records if "text" not in record), None):
         raise UserError(f"eval.{measure}.records: record '{other['id']}' has no text; documents are wanted here")
     return [record["text"] for record in records]
-
-
-def start(tokenizer: "PreTrainedTokenizerFast") -> int:
-    """The token that a document starts with: BOS, or the end of the one before where a model has no BOS."""
-    first: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return first
 
 
 def spread(rows: list[Row], number: int) -> list[Row]:

@@ -1,5 +1,6 @@
 """What every runtime can do, and what several of them share. Shapes: T = tokens, N = sequences, V = vocabulary."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,9 +29,14 @@ class Runtime(Protocol):
         ...
 
     def generate(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
+        self,
+        prompts: list[Ids],
+        max_new_tokens: int,
+        stops: Collection[int] = (),
+        temperature: float = 0,
+        seed: int = 0,
     ) -> list[Ids]:
-        """What follows each prompt, without the stop token; greedy at temperature 0."""
+        """What follows each prompt, up to a token of `stops` and without it; greedy at temperature 0."""
         ...
 
 

@@ -4,7 +4,7 @@ time, in batches that are the same in every run (a server's depend on the clock)
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,18 +52,23 @@ class LlamaCpp:
         return context.decode([Step(0, position, token, True) for position, token in enumerate(ids)])
 
     def generate(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
+        self,
+        prompts: list[Ids],
+        max_new_tokens: int,
+        stops: Collection[int] = (),
+        temperature: float = 0,
+        seed: int = 0,
     ) -> list[Ids]:
         random = np.random.default_rng(seed)
         groups = [prompts[start : start + self.BATCH] for start in range(0, len(prompts), self.BATCH)]
         return [
             answer
             for group in groups
-            for answer in self.answer(group, max_new_tokens, stop, lambda rows: choose(rows, temperature, random))
+            for answer in self.answer(group, max_new_tokens, stops, lambda rows: choose(rows, temperature, random))
         ]
 
     def answer(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, choose: Callable[[np.ndarray], Ids]
+        self, prompts: list[Ids], max_new_tokens: int, stops: Collection[int], choose: Callable[[np.ndarray], Ids]
     ) -> list[Ids]:
         """All prompts at once: first what was asked, then one token of every unfinished answer at a time."""
         context = self.context(max(map(len, prompts)) + max_new_tokens, len(prompts))
@@ -72,7 +77,9 @@ class LlamaCpp:
         for _ in range(max_new_tokens):
             newest = [step for step in steps if step.wanted]
             chosen = zip(newest, choose(context.decode(steps)), strict=True)
-            steps = [Step(last.sequence, last.position + 1, token, True) for last, token in chosen if token != stop]
+            steps = [
+                Step(last.sequence, last.position + 1, token, True) for last, token in chosen if token not in stops
+            ]
             for step in steps:
                 answers[step.sequence].append(step.token)
             if not steps:

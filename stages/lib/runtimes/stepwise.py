@@ -3,7 +3,7 @@
 Shapes: T = new tokens, V = vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -24,21 +24,28 @@ class Stepwise:
         return self.step(ids, self.empty)[0]
 
     def generate(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
+        self,
+        prompts: list[Ids],
+        max_new_tokens: int,
+        stops: Collection[int] = (),
+        temperature: float = 0,
+        seed: int = 0,
     ) -> list[Ids]:
         random = np.random.default_rng(seed)
 
         def pick(logits_TV: np.ndarray) -> int:
             return choose(logits_TV[-1:], temperature, random)[0]
 
-        return [self.answer(prompt, max_new_tokens, stop, pick) for prompt in prompts]
+        return [self.answer(prompt, max_new_tokens, stops, pick) for prompt in prompts]
 
-    def answer(self, prompt: Ids, max_new_tokens: int, stop: int, pick: Callable[[np.ndarray], int]) -> Ids:
+    def answer(
+        self, prompt: Ids, max_new_tokens: int, stops: Collection[int], pick: Callable[[np.ndarray], int]
+    ) -> Ids:
         answer: Ids = []
         new, memory = prompt, self.empty
         while len(answer) < max_new_tokens:
             logits_TV, memory = self.step(new, memory)
-            if (token := pick(logits_TV)) == stop:
+            if (token := pick(logits_TV)) in stops:
                 break
             answer.append(token)
             new = [token]

@@ -3,11 +3,13 @@
 Shapes: T = tokens, N = sequences, V = vocabulary.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stages.lib.nets import decoding
 from stages.lib.runtimes.base import Ids, parameters
 from stages.lib.store import adapters, models
 
@@ -31,28 +33,25 @@ class Transformers:
             return self.model(torch.tensor([ids], device=self.model.device)).logits[0].float().cpu().numpy()
 
     def generate(
-        self, prompts: list[Ids], max_new_tokens: int, stop: int, temperature: float = 0, seed: int = 0
+        self,
+        prompts: list[Ids],
+        max_new_tokens: int,
+        stops: Collection[int] = (),
+        temperature: float = 0,
+        seed: int = 0,
     ) -> list[Ids]:
         import torch
 
         answers: dict[int, Ids] = {}
         shortest_first = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # little padding in a batch
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(seed)
             for start in range(0, len(prompts), self.BATCH):
                 indices = shortest_first[start : start + self.BATCH]
                 ids_NT, mask_NT = pad_left([prompts[i] for i in indices])
-                out_NT = self.model.generate(
-                    ids_NT.to(self.model.device),
-                    attention_mask=mask_NT.to(self.model.device),
-                    max_new_tokens=max_new_tokens,
-                    eos_token_id=stop,
-                    pad_token_id=0,
-                    **(sampling if temperature else {"do_sample": False}),
-                )
-                for i, row in zip(indices, out_NT[:, ids_NT.shape[1] :].tolist(), strict=True):
-                    answers[i] = row[: row.index(stop)] if stop in row else row
+                out_NT = decoding.decode(self.model, ids_NT, mask_NT, max_new_tokens, stops, temperature, pad=0)
+                for i, row in zip(indices, out_NT.tolist(), strict=True):
+                    answers[i] = decoding.until(row, stops)
         return [answers[i] for i in range(len(prompts))]
 
 

@@ -3,13 +3,16 @@
 Shapes: B prompts, P tokens of the longest prompt, R tokens of the longest reply.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from stages.lib.nets import decoding
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
 class Prompts(NamedTuple):
@@ -19,9 +22,10 @@ class Prompts(NamedTuple):
     mask: Tensor  # (B, P): 1 where a prompt is
 
 
-def padded(tokenizer: "PreTrainedTokenizerFast", prompts: list[list[int]]) -> Prompts:
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-    return Prompts(batch["input_ids"], batch["attention_mask"])
+def padded(prompts: list[list[int]], pad: int) -> Prompts:
+    width = max(map(len, prompts))
+    ids_BP = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
+    return Prompts(ids_BP, torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts]))
 
 
 @torch.no_grad()
@@ -31,22 +35,10 @@ def replies(
     max_new_tokens: int,
     temperature: float,
     pad: int,
-    stop: int | None = None,
+    stops: Collection[int],
 ) -> Tensor:
     """What the model writes after each prompt, (B, R), `pad` behind the stop token; likeliest tokens at temperature 0.
 
-    Drawn from the global generator. Without `stop` the model's own stop tokens count.
+    Drawn from the global generator.
     """
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    stopping = {} if stop is None else {"eos_token_id": stop}
-    ids_BT = model.generate(  # pyright: ignore[reportCallIssue]
-        input_ids=prompts.ids.to(model.device),
-        attention_mask=prompts.mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        **stopping,
-        **sampling,
-    )
-    return ids_BT[:, prompts.ids.shape[1] :]
+    return decoding.decode(model, prompts.ids, prompts.mask, max_new_tokens, stops, temperature, pad)

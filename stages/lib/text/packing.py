@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records, tokens
-from stages.lib.text import problems
+from stages.lib.text import chat
 
 OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
 IGNORE = -100  # label of a position that is not learnt from; the default of torch's cross entropy
@@ -59,7 +59,7 @@ def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) ->
         raise UserError(f"none of {len(rows)} examples fits into a context of {context} tokens")
     if left_out := len(examples) - len(fitting):
         print(f"{left_out} of {len(examples)} examples are longer than {context} tokens and left out")
-    filler = (tokenizer.pad_token_id, IGNORE, 0)
+    filler = (chat.filler(tokenizer), IGNORE, 0)
     columns = zip(*(whole(row, context, filler) for row in fit(fitting, context)), strict=True)
     return {name: np.array(column) for name, column in zip(("ids", "labels", "positions"), columns, strict=True)}
 
@@ -68,10 +68,7 @@ Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
 
 
 def encode(tokenizer: Any, row: records.Record) -> Example:
-    asked = len(problems.prompt_text(tokenizer, row["prompt"]))
-    text = problems.chat_text(tokenizer, row["prompt"], row["solution"])
-    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, begin = coded["input_ids"], sum(end <= asked for _, end in coded["offset_mapping"])
+    ids, begin, *_ = chat.chat(tokenizer, row["prompt"], row["solution"])
     return ids, [IGNORE] * begin + ids[begin:], list(range(len(ids)))
 
 

@@ -1,11 +1,6 @@
-"""Verifiable problems: their text in the chat template, and the score of an answer by reasoning-gym's own scorer."""
-
-from typing import TYPE_CHECKING
+"""Verifiable problems: what a worked solution looks like, and the score of an answer by reasoning-gym's own scorer."""
 
 from stages.lib.store.records import Record
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MARK = "####"  # a solution ends in "#### answer", as in GSM8K (Cobbe et al. 2021, arXiv:2110.14168)
 
@@ -37,23 +32,3 @@ def score(problem: Record, text: str) -> float:
 def correct(problem: Record, text: str) -> bool:
     """Full marks only: some scorers give part marks for an answer of the right form."""
     return score(problem, text) > 0.99
-
-
-def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> list[int]:
-    """Token ids up to and including the mark where the assistant begins to write."""
-    return tokenizer.encode(prompt_text(tokenizer, prompt), add_special_tokens=False)
-
-
-def prompt_text(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-
-def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> list[int]:
-    """Token ids of prompt and reply; begins with prompt_ids(prompt)."""
-    return tokenizer.encode(chat_text(tokenizer, prompt, reply), add_special_tokens=False)
-
-
-def chat_text(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> str:
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": reply}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False))

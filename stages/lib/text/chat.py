@@ -1,0 +1,181 @@
+"""Text and chats as token ids: the one place that knows chat templates and control tokens.
+
+A control token is one only where the template writes it. The same characters in a document, a question or an answer
+are text, as whoever wrote them saw them. A template that asks for the date gets the same one every day.
+"""
+
+import json
+import re
+from datetime import datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.lib.frame.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+DAY = datetime(2024, 7, 26)  # on which every chat takes place; what Llama 3's template says where it has no clock
+HIDDEN = "\ufdd0{}\ufdd1"  # a control token's number in place of a quoted one: characters that no text may have
+MARKED = "\ufdd2{}\ufdd3"  # a control token that the template wrote, beside quoted ones
+PROBE = "orchard"  # an answer that no template changes
+
+
+class Coded(NamedTuple):
+    """A prompt with its reply."""
+
+    ids: list[int]  # of both and of the end of the turn; begins with prompt_ids(prompt)
+    begin: int  # the first token of the reply
+    text: str
+    spans: list[tuple[int, int]]  # the characters of the text that each token stands for
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> list[int]:
+    """Token ids up to and including the mark where the assistant begins to write."""
+    return encode(tokenizer, render(tokenizer, hide(tokenizer, prompt))).ids
+
+
+def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> list[int]:
+    """Token ids of prompt and reply with the end of the turn; begins with prompt_ids(prompt)."""
+    return chat(tokenizer, prompt, reply).ids
+
+
+def chat(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> Coded:
+    """As the template writes it, if that is how the model is asked; else the reply as it stands behind the prompt.
+
+    Some templates open the reasoning in the prompt, but not in front of a given answer; some cut the reasoning out of
+    answers, or write no end. Learnt is what the model shall write when it is asked.
+    """
+    asked, answer = render(tokenizer, hide(tokenizer, prompt)), hide(tokenizer, reply)
+    text, end = render(tokenizer, hide(tokenizer, prompt), answer), ending(tokenizer)
+    if not (text.startswith(asked) and f"{answer.strip()}{end}" in text[len(asked) :]):
+        text = asked + answer + end
+    whole, before = encode(tokenizer, text), encode(tokenizer, asked)
+    begin, length = len(before.ids), len(before.text)
+    if whole.ids[:begin] == before.ids:
+        return whole._replace(begin=begin)
+    after = encode(tokenizer, text[len(asked) :])  # a token would reach over the place where the model begins
+    spans = before.spans + [(length + first, length + last) for first, last in after.spans]
+    return Coded(before.ids + after.ids, begin, whole.text, spans)
+
+
+def text_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
+    """Of a document, without a start token."""
+    return encode(tokenizer, hide(tokenizer, text)).ids
+
+
+def start(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """What a document starts with: BOS, or the end of the one before where a model has no BOS, or nothing."""
+    ids: list[Any] = [tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [token for token in ids if token is not None][:1]
+
+
+def filler(tokenizer: "PreTrainedTokenizerFast") -> int:
+    """A token for places that nobody looks at."""
+    ids: list[Any] = [tokenizer.pad_token_id, tokenizer.eos_token_id, 0]
+    return next(token for token in ids if token is not None)
+
+
+def stops(tokenizer: "PreTrainedTokenizerFast") -> list[int]:
+    """The tokens that end an answer: what the template writes behind one, and the end of a text."""
+    last = encode(tokenizer, ending(tokenizer)).ids[-1] if tokenizer.chat_template else None
+    ids: list[Any] = [last, tokenizer.eos_token_id]
+    return list(dict.fromkeys(token for token in ids if token is not None))
+
+
+def ending(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """What stands behind an answer up to the first control token; EOS where the template writes none."""
+    return template_ending(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=16)
+def template_ending(tokenizer: "PreTrainedTokenizerFast", template: str) -> str:
+    _, found, after = render(tokenizer, "?", PROBE).rpartition(PROBE)
+    if not found:
+        raise UserError(f"the chat template changes or drops the answer, so none can be learnt: {template[:200]!r}")
+    end: Any = tokenizer.eos_token
+    if (control := pattern(tokenizer).search(after)) or end is None:
+        if control is None:
+            raise UserError(f"nothing ends an answer: no EOS, no control token in the chat template {template[:200]!r}")
+        return after[: control.end()]
+    return end
+
+
+def render(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str | None = None) -> str:
+    """The template's text of a question, with its answer or up to where the model begins to write one."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise UserError("the tokenizer has no chat template: give one as `chat_template` where it is made (tokenize)")
+    answer = [] if reply is None else [{"role": "assistant", "content": reply}]
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}, *answer],
+                tokenize=False,
+                add_generation_prompt=reply is None,
+                strftime_now=DAY.strftime,
+            )
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise UserError(f"the chat template cannot write a question with its answer: {error}") from error
+
+
+def encode(tokenizer: "PreTrainedTokenizerFast", text: str) -> Coded:
+    """Of a text in which quoted control tokens are hidden."""
+    if "\ufdd0" not in text:
+        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return Coded(coded["input_ids"], 0, text, coded["offset_mapping"])
+    marked = pattern(tokenizer).sub(lambda found: MARKED.format(found[0]), text)
+    spelt = show(tokenizer, marked)
+    coded = marking(tokenizer).encode(spelt, add_special_tokens=False)
+    marks = [0]
+    for character in spelt:
+        marks.append(marks[-1] + (character in "\ufdd2\ufdd3"))
+    return Coded(
+        coded.ids, 0, show(tokenizer, text), [(begin - marks[begin], end - marks[end]) for begin, end in coded.offsets]
+    )
+
+
+def hide(tokenizer: "PreTrainedTokenizerFast", text: str) -> str:
+    """The text with a number in place of every control token, which no template and no tokenizer knows."""
+    names = control(tokenizer)
+    return pattern(tokenizer).sub(lambda found: HIDDEN.format(names.index(found[0])), text)
+
+
+def show(tokenizer: "PreTrainedTokenizerFast", text: str) -> str:
+    """The text with its quoted control tokens."""
+    names = control(tokenizer)
+    return re.sub(HIDDEN.format("([0-9]+)"), lambda found: names[int(found[1])], text)
+
+
+@lru_cache(maxsize=16)
+def control(tokenizer: "PreTrainedTokenizerFast") -> list[str]:
+    """The control tokens, long ones first: one may begin with another."""
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted(names, key=lambda name: (-len(name), name))
+
+
+@lru_cache(maxsize=16)
+def pattern(tokenizer: "PreTrainedTokenizerFast") -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, control(tokenizer))) or "(?!)")
+
+
+@lru_cache(maxsize=16)
+def marking(tokenizer: "PreTrainedTokenizerFast") -> "Tokenizer":
+    """The same tokenizer, but that it takes control tokens for such only where they are marked."""
+    from tokenizers import Tokenizer
+
+    marked = {name: MARKED.format(name) for name in control(tokenizer)}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = state["model"]
+    for added in state["added_tokens"]:
+        added["content"] = marked.get(added["content"], added["content"])
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {marked.get(token, token): index for token, index in model["vocab"].items()}
+    else:
+        model["vocab"] = [[marked.get(token, token), score] for token, score in model["vocab"]]
+    if model.get("unk_token"):
+        model["unk_token"] = marked.get(model["unk_token"], model["unk_token"])
+    return Tokenizer.from_str(json.dumps(state))
