@@ -31,6 +31,7 @@ def main(
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
             export = technique.open(folder)
+            unseen = unseen[:, : technique.context(net.config)]
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
             run.metrics |= size(export, folder) | described(technique, net.config)
             check(variant, technique, run.metrics, source)
@@ -53,7 +54,7 @@ def described(technique: Export, config: Any) -> dict[str, Any]:
         "run": technique.RUN,
         "architecture": architecture(config),
         "vocabulary": config.vocab_size,
-        "context": getattr(config, "max_position_embeddings", None),  # a state space has no end
+        "context": technique.context(config),
     }
 
 
@@ -66,8 +67,8 @@ def architecture(config: Any) -> str:
 
 def check(variant: str, technique: Export, metrics: dict[str, Any], source: Runtime) -> None:
     """Refuse a file that says something else than its source, or says it in more bytes: it is no export of it."""
-    if not metrics["kl"] <= technique.max_kl:  # also when it is not a number
-        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {technique.max_kl}"
+    if not metrics["kl"] <= technique.loss():  # also when it is not a number
+        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {technique.loss():g}"
         raise UserError(f"export.{variant} strays from {technique.model}: {strays}")
     parameters, tensor_bytes = source.size()
     bits = 8 * tensor_bytes / parameters

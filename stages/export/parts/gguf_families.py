@@ -97,6 +97,8 @@ def hparams(model: Any) -> dict[str, Any]:
             said["n_ctx"] = config.n_positions
         case "cohere2" | "gpt_neox":
             said["rotary_pct"] = rotated
+        case "deepseek_v3":
+            said["scoring_func"] = "sigmoid"
         case "bamba":
             said["attn_rotary_emb"] = int(rotated * anatomy.heads(config).size)
         case "granitemoehybrid":

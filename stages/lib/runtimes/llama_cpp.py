@@ -101,4 +101,3 @@ def close(handles: list[Any], keep: int = 0) -> None:
     """Free what llama.cpp holds, the context before its model."""
     while len(handles) > keep:
         handles.pop().close()
-
