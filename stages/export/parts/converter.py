@@ -64,7 +64,7 @@ def main(folder: Path, target: Path) -> None:
 
     for name in FORGOTTEN:
         setattr(gguf.MODEL_TENSOR, name, None)
-    from conversion import get_model_class  # pyright: ignore[reportMissingImports]
+    from conversion import ModelBase, get_model_class  # pyright: ignore[reportMissingImports]
     from conversion.llama import LlamaModel  # pyright: ignore[reportMissingImports]
 
     request, names = json.loads((folder / REQUEST).read_text()), {}
@@ -99,6 +99,7 @@ def main(folder: Path, target: Path) -> None:
         return torch.cat([pairs, heads[:, turned:]], 1).reshape(weights.shape)
 
     LlamaModel.permute = staticmethod(permute)
+    ModelBase.load_hparams = staticmethod(lambda *_: dict(hparams))
     gguf.Metadata.load = staticmethod(lambda *_: gguf.Metadata(name=request["vocabulary"]["name"]))
     with torch.inference_mode():
         Model(folder, gguf.LlamaFileType.ALL_F32, target, hparams=hparams).write()

@@ -15,6 +15,7 @@ NO_WINDOW = ("mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "
 WINDOWS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2}  # every so manieth layer looks back further
 NORMED = {"qwen3_moe": True, "qwen3_next": True, "qwen2_moe": False, "olmoe": False}  # expert weights add up to one
 ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
+ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "mamba_hidden_act")
 LARGEST = {"gemma2": 46, "gemma3_text": 62}  # layers of the one whose queries are scaled by hidden size over heads
 
 
@@ -30,6 +31,8 @@ def obstacle(model: Any) -> str | None:
     family, count = config.model_type, config.num_hidden_layers
     if unknown := {kind for kind in rotations(config) if kind not in ROTATIONS}:
         return f"RoPE {' and '.join(sorted(unknown))}"
+    if other := other_activation(config):
+        return f"the activation {other}"
     if family in EMBEDDING_AS_HEAD and not tied(model):
         return "a head that is not the embedding"
     if family in NORMED and config.norm_topk_prob != NORMED[family]:
@@ -40,6 +43,15 @@ def obstacle(model: Any) -> str | None:
         return f"other layers without a window than number {WINDOWS[family]} and its multiples"
     if family == "qwen3_next" and interval(config) is None:
         return "attention in layers at uneven distances"
+    return None
+
+
+def other_activation(config: Any) -> str | None:
+    """One that is not the family's usual, which is all that llama.cpp has; forms of GELU are close enough."""
+    for field in ACTIVATIONS:
+        own, usual = (str(getattr(each, field, None)) for each in (config, type(config)()))
+        if own != usual and not (own.startswith("gelu") and usual.startswith("gelu")):
+            return own
     return None
 
 

@@ -61,6 +61,13 @@ def widths(file: Path) -> dict[str, int]:
     return {each.name: int(each.shape[0]) for each in gguf.GGUFReader(file).tensors if not stays(each)}
 
 
+def exact_bytes(file: Path) -> int:
+    """Of what is not rounded."""
+    import gguf
+
+    return sum(int(each.n_bytes) for each in gguf.GGUFReader(file).tensors if stays(each))
+
+
 def layers(names: Iterable[str]) -> int:
     """How many blocks there are, by the names of their matrices."""
     return 1 + max(int(name.split(".")[1]) for name in names if name.startswith("blk."))
@@ -105,3 +112,11 @@ def rounded(weight: np.ndarray, type: int, importance: np.ndarray | None) -> np.
     if importance is None or importance.ndim == 1:
         return libllama.quantize(weight, type, importance)
     return np.stack([libllama.quantize(*each) for each in zip(weight, [type] * len(weight), importance, strict=True)])
+
+
+def form(weight_OI: np.ndarray, type: str, importance_I: np.ndarray | None) -> np.ndarray:
+    """What a matrix is after it was rounded, as floats."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType[type]
+    return gguf.dequantize(rounded(weight_OI, kind, importance_I), kind)

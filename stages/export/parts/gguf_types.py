@@ -86,6 +86,14 @@ def block(type: str) -> int:
     return gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type]][0]
 
 
+def bits(type: str, weights: int) -> int:
+    """What so many weights take, scales counted."""
+    import gguf
+
+    per, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[type]]
+    return 8 * size * weights // per
+
+
 def type_of(format: Format, name: str, layers: int, headless: bool) -> str:
     """Of the matrix with llama.cpp's name, in a file of so many layers; `headless` where the embedding is the head."""
     if name.startswith(f"{HEAD}.") or (name.startswith(f"{EMBEDDING}.") and embeds(format, headless)):

@@ -123,7 +123,7 @@ def check(tokenizer: Any, file: Path) -> None:
 
 def quoting(tokenizer: Any) -> list[str]:
     """Texts around tokens that are no words: control tokens, and those that were added."""
-    added = [tokenizer.added_tokens_decoder[index].content for index in sorted(tokenizer.added_tokens_decoder)]
+    added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     picked = added[:16] + added[-16:]
     return ["x " + token + "y " + token + " z" + token + "\n" for token in picked] + ["".join(picked) + "?"]
 
