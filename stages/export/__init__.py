@@ -49,7 +49,7 @@ class Export(Variant, ABC):
         """Tokens that what is written is right for: what the config says, unless the format can't. None: no end."""
         return getattr(config.get_text_config(), "max_position_embeddings", None)
 
-    def loss(self) -> float:
+    def loss(self, model: Any) -> float:
         """nats/token at which a file is wrong and not lossy: `max_kl`, or what a format that hardly rounds may lose."""
         return self.max_kl
 

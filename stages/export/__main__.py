@@ -34,7 +34,7 @@ def main(
             unseen = unseen[:, : technique.context(net.config)]
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
             run.metrics |= size(export, folder) | described(technique, net.config)
-            check(variant, technique, run.metrics, source)
+            check(variant, technique, technique.loss(net), run.metrics, source)
             manifest.write(folder)
 
 
@@ -65,10 +65,10 @@ def architecture(config: Any) -> str:
     return f"{shape}, {config.num_attention_heads} heads, {kv_heads} key-value heads"
 
 
-def check(variant: str, technique: Export, metrics: dict[str, Any], source: Runtime) -> None:
+def check(variant: str, technique: Export, loss: float, metrics: dict[str, Any], source: Runtime) -> None:
     """Refuse a file that says something else than its source, or says it in more bytes: it is no export of it."""
-    if not metrics["kl"] <= technique.loss():  # also when it is not a number
-        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {technique.loss():g}"
+    if not metrics["kl"] <= loss:  # also when it is not a number
+        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {loss:g}"
         raise UserError(f"export.{variant} strays from {technique.model}: {strays}")
     parameters, tensor_bytes = source.size()
     bits = 8 * tensor_bytes / parameters

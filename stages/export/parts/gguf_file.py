@@ -9,7 +9,6 @@ import numpy as np
 
 from stages.export.parts import converter, gguf_families, gguf_vocabulary
 from stages.export.parts.modelfile import modelfile
-from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
     from gguf import ReaderTensor
@@ -31,11 +30,7 @@ def write(model: Any, tokenizer: Any, target: Path) -> dict[str, list[str]]:
     size = model.get_input_embeddings().weight.shape[0]
     vocabulary = gguf_vocabulary.read(tokenizer, size) | {"name": name(model, tokenizer)}
     names = converter.convert(model, vocabulary, target)
-    try:
-        gguf_vocabulary.check(tokenizer, target)
-    except RuntimeError:
-        family = model.config.model_type
-        raise UserError(f"llama.cpp can't load a {family} with this config: choose safetensors") from None
+    gguf_vocabulary.check(tokenizer, target)
     return names
 
 

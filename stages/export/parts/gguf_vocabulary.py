@@ -44,8 +44,10 @@ def read(tokenizer: Any, size: int) -> dict[str, Any]:
 def byte_level(tokenizer: Any, state: dict[str, Any]) -> dict[str, Any]:
     """llama.cpp knows ways to cut text by name only, so only the known ones can be written."""
     model, own = state["model"], tokenizer.backend_tokenizer.pre_tokenizer
-    known = model["type"] == "BPE" and own is not None and (state["normalizer"] or {}).get("type") in (None, "NFC")
-    name = next(splittings.named(own, model["ignore_merges"]), None) if known else None
+    composed = (state["normalizer"] or {}).get("type") in (None, "NFC")
+    name = None
+    if own is not None and model["type"] == "BPE" and composed:
+        name = next(splittings.named(own, model["ignore_merges"]), None)
     if name is None:
         names = ", ".join(splittings.SPLITTINGS)
         raise UserError(

@@ -80,7 +80,7 @@ class Model:
         llama = library()
         self.handle = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
         if not self.handle:
-            raise RuntimeError(f"llama.cpp can't load {path}")
+            raise RuntimeError("llama.cpp can't load the file")
         self.vocabulary = llama.llama_model_get_vocab(self.handle)
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocabulary)
 
