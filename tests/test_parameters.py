@@ -52,7 +52,7 @@ Written = dict[tuple[str, str], dict[str, str]]
 
 # What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
 OTHER: dict[str, Any] = {
-    "data/corpus.source": "more.jsonl",
+    "data/corpus.source": "more",
     "data/problems.source": "stages/data/parts/clean.py",  # without a function for any family: answers alone
     "instructions.source": "artifacts/data/more-corpus/records",
     "pairs.source": "artifacts/data/more-problems/records",
@@ -60,6 +60,8 @@ OTHER: dict[str, Any] = {
     ".licence": "another",
     ".text_field": "body",
     ".min_records": 10_000,
+    ".min_characters": 0,
+    ".split_characters": 500,
     ".documents": "data/more-corpus",
     "bits_per_byte.documents": 2,
     ".problems": "data/more-problems",
@@ -281,7 +283,10 @@ class Project:
             rows = [json.loads(line) for line, _ in zip(lines, range(100), strict=False)]
         for name, part in {"texts": rows[:50], "more": rows[50:]}.items():
             texts = [{"id": row["id"], "text": row["text"][:1200], "body": row["text"][300:1500]} for row in part]
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+            texts.append({"id": "short", "text": f"A line of {name}.", "body": "A line."})
+            (folder / name).mkdir()
+            (folder / name / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+            (folder / name / "b.txt").write_text("\n\n".join(row["text"][1500:3000] for row in part[:5]))
         code.write(folder / "artifacts/code")
 
     def give(self, name: str, made: str, section: str, variant: str) -> None:
