@@ -79,8 +79,7 @@ class GGUF(Export):
         if FORMATS[self.type].ternary:
             rounding.require_ternary(model, f"GGUF {self.type}")
         with TemporaryDirectory(dir=folder) as place:
-            full = Path(place) / "full.gguf"
-            names = gguf_file.write(model, tokenizer, full)
+            full, names = gguf_file.write(model, tokenizer, Path(place) / "full.gguf")
             types = self.types(gguf_file.widths(full))
             importance = importance_matrix.measure(model, rows, names) if self.calibration else {}
             if FORMATS[self.type].calibration == "needed":

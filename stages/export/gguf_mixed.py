@@ -49,8 +49,7 @@ class GGUFMixed(Export):
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
         gguf_families.require_known(model, self.model)
         with TemporaryDirectory(dir=folder) as place:
-            full = Path(place) / "full.gguf"
-            names = gguf_file.write(model, tokenizer, full)
+            full, names = gguf_file.write(model, tokenizer, Path(place) / "full.gguf")
             weights = self.weights(model, names, gguf_file.widths(full))
             types = {name: self.fitting(name, weight) for name, weight in weights.items()}
             importance = importance_matrix.measure(model, rows, names)

@@ -130,8 +130,7 @@ def deep(tokenizer, tmp_path_factory):
     sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 9, "vocab_size": len(tokenizer)}
     config = LlamaConfig(**sizes, num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=False)
     file = tmp_path_factory.mktemp("deep") / "full.gguf"
-    gguf_file.write(LlamaForCausalLM(config).eval(), tokenizer, file)
-    return file
+    return gguf_file.write(LlamaForCausalLM(config).eval(), tokenizer, file)[0]
 
 
 SEARCHED = ("IQ2", "IQ3")  # in tables of lattice points, for seconds

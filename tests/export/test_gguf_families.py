@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gguf import GGUFReader
 
 from benchmarks import _families
 from stages.export import gguf
@@ -121,14 +122,12 @@ def test_the_head_is_the_one_of_the_weights_whatever_the_config_says(saying_tied
         model.lm_head.weight.data.copy_(model.model.embed_tokens.weight)
     model.config.tie_word_embeddings = saying_tied
     assert written(model, tokenizer, tmp_path, long_rows) < 1e-4
-    assert ("output.weight" in gguf_file.widths(tmp_path / "model.gguf")) == saying_tied
+    assert ("output.weight" in gguf_file.widths(GGUFReader(tmp_path / "model.gguf"))) == saying_tied
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("type", "most"), [("BF16", 1e-2), ("Q8_0", 0.02), ("Q4_K_M", 0.3), ("IQ2_XS", 2)])
 def test_experts_are_rounded_as_everything_else(type, most, tokenizer, long_rows, tmp_path):
-    from gguf import GGUFReader
-
     wide = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "initializer_range": 0.05}
     calibration = {"rows": 16} if type == "IQ2_XS" else None
     model = _families.make("mixtral", tokenizer, **wide)
@@ -155,8 +154,6 @@ def test_several_sequences_at_once_are_as_one_at_a_time(name, tokenizer, long_ro
 
 @pytest.mark.slow
 def test_the_file_says_what_it_is_and_nothing_of_this_machine(tokenizer, tmp_path):
-    from gguf import GGUFReader
-
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()
         technique().write(_families.make("qwen2", tokenizer), tokenizer, folder, torch.empty(0, 0))

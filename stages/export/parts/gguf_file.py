@@ -11,7 +11,7 @@ from stages.export.parts import converter, gguf_families, gguf_vocabulary
 from stages.export.parts.modelfile import modelfile
 
 if TYPE_CHECKING:
-    from gguf import ReaderTensor
+    from gguf import GGUFReader, ReaderTensor
 
 RUN = """\
     llama-cli -m model.gguf                            # llama.cpp
@@ -25,13 +25,15 @@ EXACT = re.compile(
 )
 
 
-def write(model: Any, tokenizer: Any, target: Path) -> dict[str, list[str]]:
+def write(model: Any, tokenizer: Any, target: Path) -> "tuple[GGUFReader, dict[str, list[str]]]":
     """The model as a file of 32-bit floats, which llama.cpp opens; what each weight of transformers is called there."""
+    import gguf
+
     size = model.get_input_embeddings().weight.shape[0]
     vocabulary = gguf_vocabulary.read(tokenizer, size) | {"name": name(model, tokenizer)}
     names = converter.convert(model, vocabulary, target)
     gguf_vocabulary.check(tokenizer, target)
-    return names
+    return gguf.GGUFReader(target), names
 
 
 def name(model: Any, tokenizer: Any) -> str:
@@ -49,18 +51,14 @@ def write_beside(tokenizer: Any, config: Any, folder: Path) -> None:
     (folder / "Modelfile").write_text(modelfile(tokenizer, gguf_families.context(config)))
 
 
-def widths(file: Path) -> dict[str, int]:
+def widths(file: "GGUFReader") -> dict[str, int]:
     """The matrices that may be rounded, and how many weights their rows hold."""
-    import gguf
-
-    return {each.name: int(each.shape[0]) for each in gguf.GGUFReader(file).tensors if not stays(each)}
+    return {each.name: int(each.shape[0]) for each in file.tensors if not stays(each)}
 
 
-def exact_bytes(file: Path) -> int:
+def exact_bytes(file: "GGUFReader") -> int:
     """Of what is not rounded."""
-    import gguf
-
-    return sum(int(each.n_bytes) for each in gguf.GGUFReader(file).tensors if stays(each))
+    return sum(int(each.n_bytes) for each in file.tensors if stays(each))
 
 
 def layers(names: Iterable[str]) -> int:
@@ -73,7 +71,7 @@ def stays(tensor: "ReaderTensor") -> bool:
 
 
 def quantize(
-    source: Path, target: Path, kind: str, types: Mapping[str, str], importance: Mapping[str, np.ndarray]
+    source: "GGUFReader", target: Path, kind: str, types: Mapping[str, str], importance: Mapping[str, np.ndarray]
 ) -> None:
     """A file of `kind` from one of 32-bit floats: each matrix that `types` names in that ggml type.
 
@@ -81,21 +79,20 @@ def quantize(
     """
     import gguf
 
-    reader = gguf.GGUFReader(source)
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
-    for field in reader.fields.values():
+    writer = gguf.GGUFWriter(target, source.fields["general.architecture"].contents())
+    for field in source.fields.values():
         if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
             element = field.types[-1] if len(field.types) > 1 else None
             writer.add_key_value(field.name, field.contents(), field.types[0], element)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
-    chosen = [gguf.GGMLQuantizationType[types.get(each.name, "F32")] for each in reader.tensors]
-    for tensor, type in zip(reader.tensors, chosen, strict=True):
+    chosen = [gguf.GGMLQuantizationType[types.get(each.name, "F32")] for each in source.tensors]
+    for tensor, type in zip(source.tensors, chosen, strict=True):
         shape = gguf.quant_shape_to_byte_shape(tensor.data.shape, type)
         writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), int(np.prod(shape)), type)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor, type in zip(reader.tensors, chosen, strict=True):
+    for tensor, type in zip(source.tensors, chosen, strict=True):
         writer.write_tensor_data(rounded(tensor.data, type, importance.get(tensor.name)))
     writer.close()
 

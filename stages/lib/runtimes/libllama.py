@@ -39,6 +39,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {  # function -> what it returns,
     "llama_model_load_from_file": (POINTER, [TEXT, Settings]),
     "llama_model_get_vocab": (POINTER, [POINTER]),
     "llama_model_free": (None, [POINTER]),
+    "llama_model_n_params": (ctypes.c_uint64, [POINTER]),
+    "llama_model_size": (ctypes.c_uint64, [POINTER]),
     "llama_vocab_n_tokens": (INTEGER, [POINTER]),
     "llama_tokenize": (INTEGER, [POINTER, TEXT, INTEGER, ctypes.POINTER(INTEGER), INTEGER, BOOL, BOOL]),
     "llama_context_default_params": (Settings, []),
@@ -83,6 +85,10 @@ class Model:
             raise RuntimeError("llama.cpp can't load the file")
         self.vocabulary = llama.llama_model_get_vocab(self.handle)
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocabulary)
+
+    def size(self) -> tuple[int, int]:
+        """Parameters of the file, and the bytes that their tensors take."""
+        return library().llama_model_n_params(self.handle), library().llama_model_size(self.handle)
 
     def tokenize(self, text: str, add_bos: bool = False, special: bool = True) -> list[int]:
         """Ids of a text, in which control tokens are such if `special` and plain text if not."""

@@ -42,10 +42,7 @@ class LlamaCpp:
         weakref.finalize(self, close, self.handles)  # their own __del__ comes too late when Python ends
 
     def size(self) -> tuple[int, int]:
-        import gguf
-
-        tensors = gguf.GGUFReader(self.file).tensors
-        return sum(int(t.n_elements) for t in tensors), sum(int(t.n_bytes) for t in tensors)
+        return self.model.size()
 
     def logits(self, ids: Ids) -> np.ndarray:
         context = self.context(len(ids), 1)
