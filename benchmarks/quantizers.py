@@ -35,7 +35,7 @@ from torch import Tensor
 
 from benchmarks import _result
 from stages.export import gguf
-from stages.export.parts import gguf_file, gguf_vocabulary
+from stages.export.parts import gguf_file
 from stages.lib.nets import losses
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models, tokens
@@ -135,7 +135,7 @@ def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
 def llama_cpp(source: Path, out: Path) -> None:
     model, tokenizer = models.load(source), models.load_tokenizer(source)
     full = out / "full.gguf"
-    gguf_file.write_file(model, gguf_vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
+    gguf_file.write(model, tokenizer, full)
     tokenizer.save_pretrained(out)
     subprocess.run([str(find_quantize_bin()), full, out / "model.gguf", "Q4_K_M"], check=True, capture_output=True)
 

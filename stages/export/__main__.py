@@ -30,11 +30,12 @@ def main(
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
             folders.finish(folder)
-            config, net = net.config, None  # two models are in memory at once, not three
+            config, most, net = net.config, technique.loss(net), None  # two models are in memory at once, not three
             export = technique.open(folder)
+            unseen = unseen[:, : technique.context(config)]
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
             run.metrics |= size(export, folder) | described(technique, config)
-            check(variant, technique, run.metrics, source)
+            check(variant, technique, most, run.metrics, source)
             manifest.write(folder)
 
 
@@ -54,7 +55,7 @@ def described(technique: Export, config: Any) -> dict[str, Any]:
         "run": technique.RUN,
         "architecture": architecture(config),
         "vocabulary": config.vocab_size,
-        "context": getattr(config, "max_position_embeddings", None),  # a state space has no end
+        "context": technique.context(config),
     }
 
 
@@ -65,10 +66,10 @@ def architecture(config: Any) -> str:
     return f"{shape}, {config.num_attention_heads} heads, {kv_heads} key-value heads"
 
 
-def check(variant: str, technique: Export, metrics: dict[str, Any], source: Runtime) -> None:
+def check(variant: str, technique: Export, loss: float, metrics: dict[str, Any], source: Runtime) -> None:
     """Refuse a file that says something else than its source, or says it in more bytes: it is no export of it."""
-    if not metrics["kl"] <= technique.max_kl:  # also when it is not a number
-        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {technique.max_kl}"
+    if not metrics["kl"] <= loss:  # also when it is not a number
+        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {loss:g}"
         raise UserError(f"export.{variant} strays from {technique.model}: {strays}")
     parameters, tensor_bytes = source.size()
     bits = 8 * tensor_bytes / parameters
