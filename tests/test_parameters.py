@@ -182,7 +182,11 @@ WITHOUT = {
     "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
     "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
+    "solutions.attempts": "counts where a reply is wrong or empty; tests/traces/test_techniques.py",
+    "llama_cpp.attempts": "the same",
+    "endpoint.attempts": "the same",
     "compressed.max_kl": "a copy never strays",
+    "onnx.max_kl": "a graph in the same 32-bit floats strays by nothing that can be measured",
     "adapter.max_kl": "a copy never strays",
 }
 # Fields whose other value the stage must refuse, with a word of the message.

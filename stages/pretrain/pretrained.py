@@ -49,7 +49,8 @@ class Pretrained(Pretraining):
             raise UserError(f"{source} is a whole model, no adapter of {self.base.source}: leave out `base`")
         else:
             model = loading.load(folder, source, self.dtype, **arguments)
-        if (known := model.get_input_embeddings().weight.shape[0]) < len(tokenizer):
+        embedding: Any = model.get_input_embeddings()
+        if (known := embedding.weight.shape[0]) < len(tokenizer):
             vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer):,}"
             raise UserError(f"{source} has rows for {known:,} tokens, {vocabulary}")
         imports.require_sound(model, source)

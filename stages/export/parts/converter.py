@@ -101,7 +101,7 @@ def main(folder: Path, target: Path) -> None:
     LlamaModel.permute = staticmethod(permute)
     ModelBase.load_hparams = staticmethod(lambda *_, **__: dict(hparams))
     named = gguf.Metadata(name=request["vocabulary"]["name"])
-    gguf.Metadata.load = lambda *_: named  # noqa: B010  (no guess from the name of the folder)
+    setattr(gguf.Metadata, "load", lambda *_: named)  # noqa: B010  (no guess from the name of the folder)
     with torch.inference_mode():
         Model(folder, gguf.LlamaFileType.ALL_F32, target, hparams=hparams).write()
     (folder / NAMES).write_text(json.dumps(names))

@@ -242,7 +242,7 @@ def as_it_is(model: "PreTrainedModel", source: object) -> "PreTrainedModel":
         print(f"{source}: its config.json ties the head to the embedding, but its file has another head, which is kept")
     model.config.tie_word_embeddings = tied
     if hasattr(model.config, "auto_map"):
-        del model.config.auto_map
+        del model.config.auto_map  # pyright: ignore[reportAttributeAccessIssue]
     if advised := model.generation_config:
         ids = {name: getattr(advised, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**ids)

@@ -26,7 +26,8 @@ def require_sound(model: "PreTrainedModel", source: str) -> None:
 def summary(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast") -> str:
     """One line for a person who wants to see that it is the model they meant."""
     config: Any = model.config
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedding: Any = model.get_input_embeddings()
+    rows = embedding.weight.shape[0]
     context = getattr(config, "max_position_embeddings", None)
     stops = " or ".join(str(tokenizer.convert_ids_to_tokens(token)) for token in chat.stops(tokenizer))
     ours = [name for name in templates.NAMED if tokenizer.chat_template == templates.write(tokenizer, name)]
