@@ -41,7 +41,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_moe": ("Qwen3Moe", {"head_dim": 32, **EXPERTS, "norm_topk_prob": True}),
     "gemma2": ("Gemma2", {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, **CAPPED}),
-    "gemma3": ("Gemma3Text", {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, "num_hidden_layers": 6},
+    ),
     "phi3": ("Phi3", {"tie_word_embeddings": False}),
     "granite": (
         "Granite",
@@ -57,11 +60,11 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
         "GraniteMoe",
         {**LOCAL, "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "logits_scaling": 3.0},
     ),
-    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 4, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", {"tie_word_embeddings": False}),
     "cohere2": ("Cohere2", {"sliding_window": WINDOW, "logit_scale": 0.25}),
-    "gpt2": ("GPT2", {"n_inner": 128}),
-    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "tie_word_embeddings": False}),
+    "gpt2": ("GPT2", {"n_inner": 128, "num_key_value_heads": 4}),
+    "gpt_neox": ("GPTNeoX", {"rotary_pct": 0.5, "num_key_value_heads": 4, "tie_word_embeddings": False}),
     "mixtral": ("Mixtral", LOCAL),
     "deepseek_v3": (
         "DeepseekV3",
@@ -134,6 +137,8 @@ def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTraine
     import transformers
 
     kind, own = FAMILIES[name]
+    if (layers := changes.get("num_hidden_layers")) and (kinds := own.get("layer_types")):
+        changes = {"layer_types": (kinds * layers)[:layers], **changes}
     named = {f"{each}_token_id": getattr(tokenizer, f"{each}_token_id") for each in ("bos", "eos", "pad")}
     config = getattr(transformers, f"{kind}Config")(
         **{**COMMON, "vocab_size": len(tokenizer), **named, **own, **changes}

@@ -24,7 +24,7 @@ from stages.distill import SCAFFOLD, Batch, Teacher
 from stages.distill.parts import layer_pairs
 from stages.distill.parts.soft_targets import SoftTargets, divergence
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import packed
+from stages.lib.nets import anatomy
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class TaskSpecific(SoftTargets):
 
     def scaffold(self, student: "PreTrainedModel", teacher: Teacher) -> nn.ModuleList:
         for name, model in ((self.model, student), (self.teacher, teacher.model)):
-            if packed.recurrent(model):
+            if anatomy.recurrent(model):
                 raise UserError(
                     f"task_specific compares attention maps, and {name} has layers without; `hidden` needs none"
                 )

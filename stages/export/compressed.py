@@ -3,6 +3,7 @@
 What a variant of quantize made, packed as it is: nothing is rounded a second time. Cost: one copy of the file.
 """
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from stages.export import Export
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import dense, models
+from stages.lib.store import dense, folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,7 +34,11 @@ class Compressed(Export):
         if getattr(model.config, "quantization_config", None) is None:
             reason = f"{self.model} is not quantized, name a variant of quantize"
             raise UserError(f"compressed export packs nothing itself: {reason}")
-        models.write(model, tokenizer, folder)
+        for pattern in ("*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json"):
+            for file in Path(model.name_or_path).glob(pattern):  # a copy: transformers can't save packed experts again
+                shutil.copyfile(file, folder / file.name)
+        tokenizer.save_pretrained(folder)
+        folders.finish(folder)
 
     def open(self, folder: Path) -> Transformers:
         return Transformers(folder)

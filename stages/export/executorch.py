@@ -6,6 +6,7 @@ once packed for XNNPACK. Its memory is planned for the model's whole context. Co
 minute of lowering.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from stages.export import Export
 from stages.export.parts import quiet, tracing
+from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import executorch as runtime
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class ExecuTorch(Export):
     method: Literal["executorch"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        tracing.require_cache(model, "ExecuTorch", self.model)
+        tracing.require_cache(model, "ExecuTorch", self.model, windows=False)
+        if not find_spec("executorch"):
+            raise UserError(f"export of {self.model} by executorch needs the extra: pip install executorch==1.3.1")
         with quiet.quiet():
             program = lower(model.half())
         (folder / "model.pte").write_bytes(program.buffer)

@@ -35,7 +35,7 @@ class ONNX(Export):
     type: Literal["float32", "int8", "int4"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        check(model, self.model)
+        check(model, self.type, self.model)
         with quiet.quiet():
             graph = bare(named(trace(model)))
             if self.type in BITS:
@@ -48,9 +48,11 @@ class ONNX(Export):
         return Onnx(folder)
 
 
-def check(model: Any, parent: str) -> None:
+def check(model: Any, type: str, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
     tracing.require_cache(model, "ONNX", parent)
+    if type in BITS:
+        tracing.require_dense(model, "ONNX", type, "float32", parent)
     if (size := 4 * model.num_parameters()) >= LIMIT:
         raise UserError(f"ONNX holds {LIMIT:,} bytes in a file, this model takes {size:,} in floats: use onnx_genai")
 

@@ -52,6 +52,10 @@ class OpenVINO(Export):
 def check(model: Any, type: str, parent: str) -> None:
     """Refuse what would only fail after minutes of tracing."""
     tracing.require_cache(model, "OpenVINO", parent)
+    if type != "float16":
+        tracing.require_dense(model, "OpenVINO", type, "float16", parent)
+    if anatomy.latent(model):
+        raise UserError(f"OpenVINO export knows keys as wide as values, not {model.config.model_type}: take ONNX")
     for name, width in blocks.short_rows(model, BLOCK).items() if type == "int4" else ():
         raise UserError(f"{name} has rows of {width} weights; int4 needs multiples of {BLOCK}: take int8")
 

@@ -46,8 +46,6 @@ class Depth(Pruning):
     def check(self, model: "PreTrainedModel") -> None:
         """Refuse, before any work, what can't be shortened. The last blocks stand for those that will be kept."""
         blocks = anatomy.blocks(model)
-        if not anatomy.attends(model):
-            raise self.refusal(model, "shorten decoders of attention blocks only")
         if self.layers >= len(blocks):
             raise UserError(f"layers is {self.layers}, but {self.model} has no more than {len(blocks)} blocks")
         self.require_config(model, list(range(len(blocks)))[-self.layers :])

@@ -3,12 +3,14 @@
 In   model artefact, token artefact (calibration and held-out rows)
 Out  model artefact that transformers loads, and vLLM where it has a kernel; metrics of the file as reloaded:
      loss_before, loss_after, kl (parent || quantized; all in nats/token on held-out rows), same_top (share of
-     positions), bits_per_weight (of the quantized Linears, scales counted), bits_per_weight_model (of all parameters),
+     positions), bits_per_weight (of the quantized matrices, scales counted), bits_per_weight_model (of all parameters),
      bytes (of the weight files)
+
+A mixture of experts comes as Linears, one by one, and is packed where transformers reads it so; its routers stay.
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import PositiveInt
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 class Quantization(Variant, ABC):
     """The contract of a technique."""
+
+    FORMAT: ClassVar[Literal["compressed-tensors", "bitsandbytes"]] = "compressed-tensors"
 
     model: Model
     tokens: Tokens
@@ -37,12 +41,16 @@ class Quantization(Variant, ABC):
         already, as the model's config then says.
         """
 
+    def packs_experts(self) -> bool:
+        """Whether the matrices of single experts are rounded too."""
+        return False
+
 
 class Grouped(Quantization):
     """Integers of few bits; neighbours in a row share a scale."""
 
     group_size: Literal[32, 64, 128] = 128  # widths that vLLM's kernels take
-    symmetric: bool = False  # without a zero point: at 2 bits the levels -2, -1, 0, 1
+    symmetric: bool = False  # without a zero point, as experts always are: at 2 bits the levels -2, -1, 0, 1
 
     def integers(self, bits: int) -> dict[str, Any]:
         """In the words of compressed-tensors."""

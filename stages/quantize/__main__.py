@@ -1,17 +1,20 @@
 """Quantize one variant: model + tokens -> packed model + metrics of what was reloaded. See this package's docstring."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
 
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import calibrate, losses
 from stages.lib.store import models
-from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.lib.store.tokens import held_out, sample
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TOLERANCE = 1e-4  # nats/token between the model in memory and the same model reloaded
 
@@ -25,13 +28,12 @@ def main(
         files.require_space(out, files.size(model))
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
-        compressed.require_linears(parent, variant, technique.model)
-        require_tokenizer(tokens, model)
-        unseen, rows = held_out(tokens, technique.held_out_rows), torch.empty(0, 0, dtype=torch.int64)
+        compressed.require_packable(parent, variant, technique)
+        unseen, rows = held_out(tokens, technique.held_out_rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration:
-            rows = sample(tokens, calibration.rows, calibration.seed)
+            rows = sample(tokens, calibration.rows, calibration.seed, model)
 
-        net = technique.quantize(models.load(model), rows)
+        net = technique.quantize(compressed.unfused(models.load(model)), rows)
         compressed.round_rest(net, dtype)
         expected = losses.evaluate(net, unseen)
         with files.writing(out / "model") as folder:
@@ -50,18 +52,27 @@ def check(variant: str, expected: float, measured: dict[str, float], parent: Pat
         raise UserError(f"quantize.{variant} takes {measured['bytes']:,} bytes, its parent {before:,}")
 
 
-def size(parent: nn.Module, folder: Path) -> dict[str, float]:
-    """What the tensors of the files take; a Linear's are its integers, scales and shape."""
+def size(parent: "PreTrainedModel", folder: Path) -> dict[str, float]:
+    """What the tensors of the files take. Weights of the parent that are not there as they were are the quantized ones,
+    and what is there in their place is what they take."""
     from safetensors import safe_open
+    from transformers.core_model_loading import revert_weight_conversion
 
-    changed = {name: layer.weight.numel() for name, layer in calibrate.linears(parent).items()}
+    dense = {name: weight.shape for name, weight in revert_weight_conversion(parent, parent.state_dict()).items()}
     stored: dict[str, int] = {}
+    kept: set[str] = set()
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
-            stored |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}  # noqa: SIM118 (no dict)
-    packed = sum(count for name, count in stored.items() if any(name.startswith(f"{layer}.") for layer in changed))
+            for name in tensors.keys():  # noqa: SIM118 (no dict)
+                tensor = tensors.get_tensor(name)
+                stored[name] = tensor.nbytes
+                if tensor.shape == dense.get(name) and tensor.is_floating_point():
+                    kept.add(name)
+    tied = set(parent.all_tied_weights_keys)
+    changed = [shape.numel() for name, shape in dense.items() if name not in kept | tied]
+    packed = [count for name, count in stored.items() if name not in kept]
     return {
-        "bits_per_weight": 8 * packed / sum(changed.values()),
+        "bits_per_weight": 8 * sum(packed) / sum(changed),
         "bits_per_weight_model": 8 * sum(stored.values()) / sum(weight.numel() for weight in parent.parameters()),
         "bytes": sum(file.stat().st_size for file in folder.glob("*.safetensors")),
     }

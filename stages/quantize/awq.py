@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SHARES = [1 - step / 20 for step in range(11)]
-UNCLIPPED = ("queries", "keys")
 
 
 class AWQ(Grouped):
@@ -38,17 +37,18 @@ class AWQ(Grouped):
     clip: bool = True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        compressed.require_plain(model, self)
+        feeds = compressed.feeds(model, self)
         calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
         from llmcompressor.modifiers.quantization import QuantizationModifier
-        from llmcompressor.modifiers.transform.awq import AWQModifier
+        from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 
-        axes = anatomy.axes(model)
-        spaces = {name: axes[f"{name}.weight"][0].space for name in calibrate.linears(model)}
         scheme = compressed.scheme(model, self.integers(self.bits))
-        model = compressed.oneshot(model, [AWQModifier(n_grid=self.grid), QuantizationModifier(**scheme)], rows)
+        mappings = [AWQMapping(f"re:.*{writer}$", [f"re:.*{each}$" for each in readers]) for writer, readers in feeds]
+        scale = AWQModifier(n_grid=self.grid, mappings=mappings)
+        model = compressed.oneshot(model, [scale, QuantizationModifier(**scheme)], rows)
         if self.clip:
-            layers = {n: layer for n, layer in calibrate.linears(model).items() if spaces[n] not in UNCLIPPED}
+            every = calibrate.linears(model)
+            layers = {name: layer for name, layer in every.items() if name.rsplit(".", 1)[-1] not in anatomy.ATTENDED}
             for name, moments_GSS in group_moments(model, rows, layers, self.group_size).items():
                 clip(layers[name], moments_GSS)
         return model

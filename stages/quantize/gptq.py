@@ -30,6 +30,9 @@ class GPTQ(Grouped):
     damping: Share = 0.01  # of the mean of H's diagonal
     act_order: bool = True
 
+    def packs_experts(self) -> bool:
+        return True
+
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
         from llmcompressor.modifiers.gptq import GPTQModifier

@@ -21,6 +21,9 @@ class Int8(Quantization):
     activations: bool = False
     calibration: None = None
 
+    def packs_experts(self) -> bool:
+        return not self.activations  # transformers reads packed experts, not such
+
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         from llmcompressor.modifiers.quantization import QuantizationModifier
 

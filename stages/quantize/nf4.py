@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
+from stages.lib.nets.anatomy import Matrix
 from stages.quantize import Quantization
 
 if TYPE_CHECKING:
@@ -20,13 +21,16 @@ if TYPE_CHECKING:
 
 
 class NF4(Quantization):
+    FORMAT = "bitsandbytes"
+
     method: Literal["nf4"]
     calibration: None = None
     double: bool = True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         layers = calibrate.linears(model)
-        calibrate.check_widths(layers, 64, "nf4, block 64,")
+        matrices = {name: Matrix(layer) for name, layer in layers.items()} | anatomy.matrices(model)  # Conv1Ds too
+        calibrate.check_widths(matrices, 64, "nf4, block 64,")
         from bitsandbytes.nn import Linear4bit, Params4bit, modules
         from transformers import BitsAndBytesConfig
         from transformers.quantizers.auto import AutoHfQuantizer
@@ -34,18 +38,20 @@ class NF4(Quantization):
         # The kernel of CPUs with bf16 rounds inputs to 16 bits, and scales too: once it ran, other ones are saved.
         modules.has_avx512bf16 = lambda: False
         kind: Any = {"compress_statistics": self.double, "quant_type": "nf4"}
-        for name, layer in layers.items():
-            bias = layer.bias is not None
-            packed = Linear4bit(layer.in_features, layer.out_features, bias, compute_dtype=torch.float32, **kind)
-            packed.weight = Params4bit(layer.weight.data, **kind | {"module": packed})
-            packed.bias = layer.bias
+        for name, matrix in matrices.items():
+            bias: Any = getattr(matrix.module, "bias", None)
+            shape = matrix.in_features, matrix.out_features, bias is not None
+            packed = Linear4bit(*shape, compute_dtype=torch.float32, **kind)
+            packed.weight = Params4bit(matrix.weight.contiguous(), **kind | {"module": packed})
+            packed.bias = bias
             model.set_submodule(name, packed.to(model.device).eval())  # rounds
+        stay = [n for n, each in model.named_modules() if isinstance(each, nn.Linear) and n not in matrices]
         config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=self.double,
             bnb_4bit_compute_dtype=torch.float32,
-            llm_int8_skip_modules=[n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in layers],
+            llm_int8_skip_modules=stay,
         )
         model.config.quantization_config = config
         model.hf_quantizer = AutoHfQuantizer.from_config(config)

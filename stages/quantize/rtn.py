@@ -23,6 +23,9 @@ class RTN(Grouped):
     bits: Literal[2, 3, 4] = 4
     calibration: None = None
 
+    def packs_experts(self) -> bool:
+        return True
+
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
         from llmcompressor.modifiers.quantization import QuantizationModifier

@@ -9,7 +9,7 @@ as int8 with `activations`: one scale an output channel, one a token as it passe
 Cost: one forward pass over the calibration rows.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -27,10 +27,11 @@ class SmoothQuant(Quantization):
     strength: Share = 0.5
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        compressed.require_plain(model, self)
+        feeds = compressed.feeds(model, self, norms=True)
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.smoothquant import SmoothQuantModifier
 
         scheme = compressed.scheme(model, compressed.BYTES, compressed.BYTES_A_TOKEN)
-        smooth = SmoothQuantModifier(smoothing_strength=self.strength)
+        mappings: list[Any] = [([f"re:.*{each}$" for each in readers], f"re:.*{norm}$") for norm, readers in feeds]
+        smooth = SmoothQuantModifier(smoothing_strength=self.strength, mappings=mappings)
         return compressed.oneshot(model, [smooth, QuantizationModifier(**scheme)], rows)

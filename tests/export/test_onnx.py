@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from benchmarks import _families
 from stages.export import compressed, onnx, onnx_genai
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
@@ -134,16 +135,41 @@ def test_a_state_space_is_refused(method, tokenizer, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("method", ["executorch", "onnx", "openvino"])
-def test_windows_are_refused(method, tokenizer, tmp_path):
-    """The caches of such layers are cut, which the tracer does not follow."""
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = AutoConfig.for_model("mistral", vocab_size=8, num_key_value_heads=1, sliding_window=16, **shape)
-    given = {"method": method} | PARENTS | ({} if method == "executorch" else {"type": "int8"})
-    technique = params.technique_class("export", method).model_validate(given)
+def test_executorch_refuses_windows(tokenizer, tmp_path):
+    technique = params.technique_class("export", "executorch").model_validate({"method": "executorch"} | PARENTS)
     with pytest.raises(UserError, match=r"not in windows as in this mistral \(align/dpo\): choose safetensors"):
-        technique.write(AutoModelForCausalLM.from_config(config), tokenizer, tmp_path, torch.empty(0, 0))
+        technique.write(_families.make("mistral", tokenizer), tokenizer, tmp_path, torch.empty(0, 0))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("method", "type"), [("onnx", "int4"), ("openvino", "int8")])
+def test_a_graph_whose_experts_would_stay_floats_is_refused(method, type, tokenizer, tmp_path):
+    technique = params.technique_class("export", method).model_validate({"method": method, "type": type} | PARENTS)
+    with pytest.raises(UserError, match=rf"{type} can't round the experts of this mixtral \(align/dpo\): take float"):
+        technique.write(_families.make("mixtral", tokenizer), tokenizer, tmp_path, torch.empty(0, 0))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [("onnx", "mistral"), ("onnx", "gemma2"), ("onnx", "gpt_oss"), ("onnx", "deepseek_v3"), ("openvino", "gemma3")],
+)
+def test_windows_caps_experts_and_latent_keys(method, kind, tokenizer, rows, tmp_path):
+    """At once and token by token, far beyond a window."""
+    model = _families.make(kind, tokenizer)
+    with torch.no_grad():
+        expected = model(rows[:1]).logits[0].numpy()
+    given = {"method": method, "type": {"onnx": "float32", "openvino": "float16"}[method], **PARENTS}
+    technique = params.technique_class("export", method).model_validate(given)
+    technique.write(model, tokenizer, tmp_path, torch.empty(0, 0))
+    runtime, ids = technique.open(tmp_path), rows[0].tolist()
+    close = {"abs": {"onnx": 1e-4, "openvino": 0.05}[method]}
+    assert runtime.logits(ids) == pytest.approx(expected, **close)
+    _, memory = runtime.step(ids[:20], runtime.empty)
+    for place in range(20, 64):
+        logits, memory = runtime.step(ids[place : place + 1], memory)
+        assert logits[-1] == pytest.approx(expected[place], **close)
 
 
 def test_rows_that_hold_no_whole_block_are_refused(tokenizer, tmp_path):

@@ -63,10 +63,17 @@ def test_gradients_are_those_of_the_mask(tiny):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
 
 
-def test_layers_that_look_less_far_get_positions_alone(tokenizer):
+def test_layers_that_look_less_far_get_masks(tokenizer):
+    """By hand: a token of its own example, no later, at most four back."""
     from transformers import MistralConfig, MistralForCausalLM
 
     shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2}
     model = MistralForCausalLM(MistralConfig(vocab_size=64, intermediate_size=32, sliding_window=4, **shape))
     with attention.examples(model, positions()) as given:
-        assert given.keys() == {"position_ids"} and model.config._attn_implementation == "sdpa"
+        assert given.keys() == {"position_ids", "attention_mask"} and model.config._attn_implementation == "sdpa"
+    mask_BTT = given["attention_mask"][:, 0]
+    for b, lengths in enumerate(LENGTHS):
+        example = [n for n, length in enumerate(lengths) for _ in range(length)]
+        for t in range(7):
+            seen = [key for key in range(7) if example[key] == example[t] and 0 <= t - key < 4]
+            assert mask_BTT[b, t].nonzero().flatten().tolist() == seen

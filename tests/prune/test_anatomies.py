@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import _families
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, calibrate
@@ -191,7 +192,9 @@ def skipped(model, gone):
     """The same network, in which these blocks hand on what they read."""
     for number in gone:
         block = anatomy.blocks(model)[number]
-        block.register_forward_hook(lambda _, inputs, output: (inputs[0],) if isinstance(output, tuple) else inputs[0])
+        block.register_forward_hook(
+            lambda _, inputs, output: (inputs[0], *output[1:]) if isinstance(output, tuple) else inputs[0]
+        )
     return model
 
 
@@ -244,11 +247,44 @@ def test_blocks_that_no_config_can_describe_are_refused_before_any_work(rows, gi
         depth.Depth(method="depth", **PARENTS, layers=2).prune(model, given(rows))
 
 
-def test_a_hybrid_is_refused_by_name(rows, given):
-    with pytest.raises(
-        UserError, match="pretrain/base is a qwen3_next; depth can shorten decoders of attention blocks"
-    ):
-        depth.Depth(method="depth", **PARENTS, layers=1).prune(build("qwen3_next", layers=4), given(rows))
+HYBRID = ("deepseek_v3", "mamba2", "falcon_h1", "bamba", "granitemoehybrid", "qwen3_next")
+
+
+@pytest.mark.parametrize("kind", HYBRID)
+def test_a_hybrid_is_shortened_too(kind, rows, given, tokenizer, tmp_path):
+    """The state of what stays is its own: also token by token."""
+    model = _families.make(kind, tokenizer, num_hidden_layers=6)
+    gone = [2, 5]
+    expected = skipped(copy.deepcopy(model), gone)
+    own = given(rows)
+    own.once(lambda: {"influence": torch.tensor([float(i not in gone) for i in range(6)])}, model.device)
+    models.save(depth.Depth(method="depth", **PARENTS, layers=4).prune(model, own), tokenizer, tmp_path / "model")
+    stored = models.load(tmp_path / "model")
+    assert anatomy.layers(stored) == 4
+    with torch.no_grad():
+        wanted = expected(rows[:2], use_cache=False).logits
+        torch.testing.assert_close(stored(rows[:2], use_cache=False).logits, wanted, atol=1e-4, rtol=1e-3)
+        written = stored.generate(rows[:1, :40], max_new_tokens=4, do_sample=False, pad_token_id=0)[:, 40:]
+        scores = stored(torch.cat([rows[:1, :40], written], 1), use_cache=False).logits[0, 39:-1]
+    stops = written[0].eq(tokenizer.eos_token_id).cumsum(0)
+    assert scores.argmax(-1)[stops == 0].tolist() == written[0][stops == 0].tolist()
+
+
+@pytest.mark.parametrize("kind", ["phi3", "gpt_neox", *HYBRID])
+@pytest.mark.parametrize("name", ["magnitude", "wanda", "sparsegpt"])
+def test_half_of_every_matrix_of_other_networks_goes(kind, name, rows, given, tokenizer):
+    """What counts is all that holds two dimensions in the blocks, but convolutions and the routers, which stay."""
+    model = _families.make(kind, tokenizer)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    make(name, sparsity=0.5).prune(model, given(rows[:4]))
+    blocks = {id(w) for block in anatomy.blocks(model) for w in block.parameters()}
+    for name, weight in model.named_parameters():
+        router = "router" in name or name.endswith(("mlp.gate.weight", "shared_expert_gate.weight"))
+        if weight.ndim < 2 or id(weight) not in blocks or "conv1d" in name or router:
+            changed = not torch.equal(weight, before[name])
+            assert not changed, name
+        else:
+            assert (weight == 0).float().mean().item() == pytest.approx(0.5, abs=0.02), name
 
 
 def test_nothing_to_prune_is_refused(none):

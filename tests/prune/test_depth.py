@@ -49,12 +49,3 @@ def test_layer_types_follow(given, rows, tokenizer, tmp_path):
 def test_as_many_blocks_as_there_are_is_refused(tiny, rows, given):
     with pytest.raises(UserError, match="layers is 2, but pretrain/base has no more than 2 blocks"):
         depth.Depth(**P, layers=2).prune(tiny, given(rows))
-
-
-def test_blocks_without_attention_are_refused(tokenizer, rows, given):
-    from stages.pretrain import state_space
-
-    sizes = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
-    model = state_space.StateSpace(method="state_space", tokens="a/b", **sizes).build(tokenizer)
-    with pytest.raises(UserError, match="pretrain/base is a mamba2; depth can shorten decoders of attention blocks"):
-        depth.Depth(**P, layers=1).prune(model, given(rows))

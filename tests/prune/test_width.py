@@ -24,8 +24,11 @@ def kin(kind, grouped=True):
     sizes = {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2 if grouped else 4}
     biases = {"attention_bias": True, "mlp_bias": True} if kind == "llama" else {}
+    more = (
+        {"attention_multiplier": 0.25, "residual_multiplier": 0.5, "logits_scaling": 2.0} if kind == "granite" else {}
+    )
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **sizes, **heads, **biases, tie_word_embeddings=kind != "mistral")
+    config = AutoConfig.for_model(kind, **sizes, **heads, **biases, **more, tie_word_embeddings=kind != "mistral")
     config.initializer_range, config.pad_token_id = 0.2, 0
     model = AutoModelForCausalLM.from_config(config).eval()
     for weight in model.parameters():

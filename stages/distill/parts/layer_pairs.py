@@ -6,7 +6,7 @@ D hidden of the student, E hidden of the teacher.
 """
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeInt
@@ -38,8 +38,7 @@ def look_inside(model: "PreTrainedModel", batch: packing.Batch, maps: bool = Fal
         output, learnt_BT, tokens_N = packed.forward(model, batch, output_hidden_states=True, output_attentions=maps)
     states = [state_BTD[:, :-1][learnt_BT] for state_BTD in output.hidden_states]
     rows = [map_BHTT.transpose(1, 2)[:, :-1][learnt_BT].float() for map_BHTT in (output.attentions if maps else ())]
-    head = cast(nn.Module, model.get_output_embeddings())
-    return Inside(states, rows, head(states[-1]), tokens_N)
+    return Inside(states, rows, output.logits, tokens_N)
 
 
 def pair(

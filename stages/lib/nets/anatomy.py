@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")  # a block's attention
 FIRST, GATED, LAST = "up_proj", "gate_up_proj", "down_proj"  # fused experts: the matrix that reads, the one that writes
+ATTENDED = ("q_proj", "k_proj", "qkv_proj", "query_key_value")  # makes queries or keys, perhaps beside values
 STATES = ("A_log",)  # of recurrences: no matrix multiplies with them
 ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}  # layer types that a mask keeps apart
 LISTED_LAYERS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "full_attn_idxs", "hybrid_layer_ids")
@@ -126,7 +127,7 @@ def routers_of(block: nn.Module) -> dict[str, Matrix]:
         experts = next((each for name, each in module.named_children() if routed(name, each)), None)
         if experts is None:
             continue
-        count = len(experts) if isinstance(experts, nn.ModuleList) else expert_count(experts)
+        count = expert_count(experts)
         inside = set(experts.modules())
         for name, beside in module.named_modules():
             weight = dict(beside.named_parameters(recurse=False)).get("weight")
@@ -183,7 +184,14 @@ def is_experts(module: nn.Module) -> bool:
     return last is not None and last.ndim == 3 and "is_transposed" in vars(module)
 
 
+def has_experts(model: nn.Module) -> bool:
+    """Fused ones."""
+    return any(is_experts(module) for module in model.modules())
+
+
 def expert_count(experts: nn.Module) -> int:
+    if isinstance(experts, nn.ModuleList):  # an activation may stand among them
+        return sum(any(True for _ in expert.parameters()) for expert in experts)
     return getattr(experts, LAST).shape[0]
 
 
@@ -226,6 +234,11 @@ def heads(config: "PreTrainedConfig") -> Heads:
     queries = own.num_attention_heads
     keys_values = getattr(own, "num_key_value_heads", None) or queries
     return Heads(queries, keys_values, getattr(own, "head_dim", None) or own.hidden_size // queries)
+
+
+def latent(model: "PreTrainedModel") -> bool:
+    """Whether keys and values come from a common latent, in which case they are of unlike width."""
+    return getattr(model.config, "kv_lora_rank", None) is not None
 
 
 def attends(model: nn.Module) -> bool:
@@ -321,11 +334,34 @@ def in_block(parameter: str, model: nn.Module) -> bool:
     return any(parameter.startswith(f"{name}.") for name in named_blocks(model))
 
 
+# Channels that may be scaled: by 1 / s in what writes them, by s in all that reads them
+
+Feeds = tuple[tuple[str, tuple[str, ...]], ...]  # (a norm or matrix of a block, all that reads behind it)
+ATTENTION_INPUTS, MLP_INPUTS = ("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")
+LINEAR_FEEDS: Feeds = (("v_proj", ("o_proj",)), ("up_proj", ("down_proj",)))
+SANDWICHED: Feeds = (("input_layernorm", ATTENTION_INPUTS), ("pre_feedforward_layernorm", MLP_INPUTS), *LINEAR_FEEDS)
+FUSED: Feeds = (("input_layernorm", ("qkv_proj",)), ("post_attention_layernorm", ("gate_up_proj",)))
+FEEDS: dict[str, Feeds] = {
+    "gemma2": SANDWICHED,
+    "gemma3_text": SANDWICHED,
+    "phi3": (*FUSED, ("gate_up_proj", ("down_proj",))),
+    "olmo2": LINEAR_FEEDS,  # its norms stand behind
+    "cohere2": (("input_layernorm", (*ATTENTION_INPUTS, *MLP_INPUTS)), *LINEAR_FEEDS),
+    "gpt_neox": (("input_layernorm", ("query_key_value",)), ("post_attention_layernorm", ("dense_h_to_4h",))),
+}
+
+
+def feeds(model: "PreTrainedModel") -> Feeds:
+    """None where this file does not know them."""
+    plain = (*((norm, readers) for norm, readers in READERS.items()), *LINEAR_FEEDS)
+    return plain if is_plain(model) else FEEDS.get(model.config.model_type, ())
+
+
 # A plain decoder
 
-PLAIN = ("llama", "mistral", "qwen2", "qwen3")
-"""Model types whose blocks are x + attention(norm(x)), then x + mlp(norm(x)), with RMS norms and a gated MLP, and that
-multiply with nothing besides: no scaled embedding, no gain of 1 + w, no third norm."""
+PLAIN = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
+"""Model types whose blocks are x + c attention(norm(x)), then x + c mlp(norm(x)), with RMS norms, a gated MLP and
+constants c, and that compute nothing besides: no gain of 1 + w, no third norm, no matrix for two things."""
 
 Space = Literal["vocabulary", "hidden", "queries", "keys", "values", "mixed", "ffn", "head"]
 
@@ -357,7 +393,7 @@ AXES: dict[str, tuple[Space, ...]] = {  # a parameter's rows, its columns
     "norm": ("hidden",),
     "lm_head": ("vocabulary", "hidden"),
 }
-READERS = {"input_layernorm": ("q_proj", "k_proj", "v_proj"), "post_attention_layernorm": ("gate_proj", "up_proj")}
+READERS = {"input_layernorm": ATTENTION_INPUTS, "post_attention_layernorm": MLP_INPUTS}
 FINAL_NORM = "norm"
 
 

@@ -7,6 +7,7 @@ bfloat16 kernel is slower backward than the float32 one (2 to 3 times at T = 80)
 Shapes: B rows, T positions, H heads, D width of a head, E examples of a group, L the longest of them.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -44,11 +45,17 @@ def layout(positions_BT: Tensor) -> Layout:
     return Layout(groups, back_N)
 
 
+def separable(model: Any) -> bool:
+    """Whether positions keep the examples of a row apart: nothing recurs, and the network is told them."""
+    return not anatomy.recurrent(model) and "position_ids" in inspect.signature(model.get_decoder().forward).parameters
+
+
 @contextmanager
 def examples(model: Any, positions_BT: Tensor | None) -> Iterator[dict[str, Any]]:
-    """What the decoder needs to keep the examples apart: besides their positions the layout, where it can be used.
+    """What the network needs to keep the examples apart: besides their positions the layout, where it can be used.
 
-    That is where every layer looks back over the whole example; else transformers makes a mask from the positions.
+    That is where every layer looks back over the whole example; else transformers makes the masks of its layers, here
+    and not in the model's own forward, for not every family (gpt_oss) tells its masks the positions.
     """
     if positions_BT is None:
         yield {}
@@ -56,7 +63,15 @@ def examples(model: Any, positions_BT: Tensor | None) -> Iterator[dict[str, Any]
         with attending(model, NAME):
             yield {"position_ids": positions_BT, "layout": layout(positions_BT)}
     else:
-        yield {"position_ids": positions_BT}
+        yield {"position_ids": positions_BT, "attention_mask": masks(model, positions_BT)}
+
+
+def masks(model: Any, positions_BT: Tensor) -> Any:
+    """Block-diagonal masks, one, or one for every kind of layer by its name, as the network's forward takes them."""
+    from transformers.masking_utils import create_masks_for_generate
+
+    like_BT1 = model.get_input_embeddings().weight.new_empty(*positions_BT.shape, 1)  # type, device and sizes
+    return create_masks_for_generate(model.config, like_BT1, None, None, positions_BT)
 
 
 @contextmanager

@@ -27,9 +27,10 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a block besides the sta
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every Linear by dotted name, but the output head: for formats that pack Linears and nothing else."""
+    """Every Linear by dotted name, but the output head and routers: for formats that pack Linears and nothing else."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    return {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear) and each is not head}
+    stays = {head, *(router.module for router in anatomy.routers(model).values())}
+    return {name: each for name, each in model.named_modules() if isinstance(each, nn.Linear) and each not in stays}
 
 
 @torch.no_grad()

@@ -37,11 +37,13 @@ class Onnx(Stepwise):
             raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {value.name for value in self.session.get_inputs()}
         heads = anatomy.heads(AutoConfig.from_pretrained(folder))  # a graph may leave the size of a head open
-        self.empty: Cache = {
-            cache.name: np.zeros((1, heads.keys_values, 0, heads.size), TYPES[cache.type])
-            for cache in self.session.get_inputs()
-            if cache.name.startswith("past_key_values")
-        }
+
+        def nothing(cache: Any) -> np.ndarray:
+            count, size = (told if isinstance(told, int) else None for told in (cache.shape[1], cache.shape[3]))
+            return np.zeros((1, count or heads.keys_values, 0, size or heads.size), TYPES[cache.type])
+
+        caches = [each for each in self.session.get_inputs() if each.name.startswith("past_key_values")]
+        self.empty: Cache = {cache.name: nothing(cache) for cache in caches}
         self.present = [name.replace("past_key_values", "present") for name in self.empty]
 
     def size(self) -> tuple[int, int]:

@@ -177,19 +177,29 @@ def unpacked(folder: Path, source: object, config: Any, packing: Any, dtype: str
         )
     wide = "float32" if dtype == STORED else dtype
     if method == "bitsandbytes":
-        with opening(source):
-            whole: Any = read(folder, source, wide, config).dequantize()
+        whole = read(folder, source, wide, config)
+        weights = decoded(whole, source)
     else:
         packing["dequantize"] = True
         whole = read(folder, source, wide, config)
+        weights = whole.state_dict()
     plain: Any = whole.config
     if hasattr(plain, "quantization_config"):
         del plain.quantization_config
-    weights = whole.state_dict()
     with opening(source):
         dense = auto_class(plain).from_config(plain, dtype=getattr(torch, wide))
         dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
     return dense.eval()
+
+
+def decoded(model: Any, source: object) -> "dict[str, Tensor]":
+    """What bitsandbytes' codes stand for, as it was laid out: of a Conv1D it makes a Linear."""
+    from transformers.pytorch_utils import Conv1D
+
+    transposed = {f"{n}.weight" for n, each in model.named_modules() if getattr(each, "source_cls", None) is Conv1D}
+    with opening(source):
+        weights = model.dequantize().state_dict()
+    return {name: weight.T if name in transposed else weight for name, weight in weights.items()}
 
 
 def text_part(whole: Any, source: object) -> "PreTrainedModel":

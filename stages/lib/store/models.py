@@ -30,7 +30,11 @@ def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
         raise UserError(f"{folder} is no model: config.json is missing")
     if dtype == loading.STORED and "quantization_config" in files.read_json(folder / "config.json"):
         dtype = "float32"  # what is not packed was rounded to 16 bits, but is computed in 32
-    return place(loading.read(folder, folder, dtype)).eval()
+    model = loading.read(folder, folder, dtype)
+    for weight in model.parameters() if dtype != loading.STORED else ():
+        if weight.is_floating_point():  # what a quantized file holds under another name keeps the file's type
+            weight.data = weight.data.to(model.dtype)
+    return place(model).eval()
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
