@@ -35,7 +35,9 @@ def recorded(technique, tiny, rows, tmp_path):
     """What each technique learns from, written by the teacher `tiny`."""
     with files.writing(tmp_path / "traces") as folder:
         if technique.method == "logits":
-            tokens.save(tmp_path / "source/tokens", {}, train=rows.numpy().astype("uint16"))
+            tokens.save(
+                tmp_path / "source/tokens", {"vocab_size": tiny.config.vocab_size}, train=rows.numpy().astype("uint16")
+            )
             recorder = Recorder(method="logits", model="a/b", source="a/b", rows=8, k=16)
             items = recorder.record(tiny, tmp_path / "source")
             traces.save(folder, {"technique": {"temperature": 2.0}}, items)

@@ -186,7 +186,7 @@ def test_more_than_one_file_can_hold_is_refused():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(UserError, match="use onnx_genai"):
-        onnx.check(model, "pretrain/base")
+        onnx.check(model, "float32", "pretrain/base")
 
 
 def test_a_dense_model_is_not_packed(source_folder, tokenizer, tmp_path):

@@ -1,5 +1,6 @@
 """What every export technique must hold, whatever its format. A new file in stages/export/ is picked up here."""
 
+import shutil
 import sys
 from importlib.util import find_spec
 
@@ -49,17 +50,25 @@ def make(technique, packed, adapted):
 
 
 @pytest.fixture(scope="module")
-def parent(make, source_folder, tmp_path_factory):
-    return make(source_folder, tmp_path_factory.mktemp("parents") / "model")
+def artifacts(source_folder, tmp_path_factory):
+    """With the dense model as a variant of pretrain: where an adapter finds its base."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    shutil.copytree(source_folder, folder / "pretrain/base/model")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def folder(technique, parent, tmp_path_factory):
-    return write(technique, parent, tmp_path_factory.mktemp("exports") / "export")
+def parent(technique, make, artifacts):
+    return make(artifacts / "pretrain/base/model", artifacts / f"parent-of/{technique.method}/model")
+
+
+@pytest.fixture(scope="module")
+def folder(technique, parent, artifacts):
+    return write(technique, parent, artifacts / f"export/{technique.method}/model")
 
 
 def write(technique, parent, folder):
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rows = torch.arange(128).view(2, 64) if technique.needs_rows() else torch.empty(0, 0)
     technique.write(technique.load(parent), models.load_tokenizer(parent), folder, rows)
     return folder
@@ -70,10 +79,10 @@ def test_names_its_source(technique):
     assert "github.com/" in about or "arXiv:" in about
 
 
-RUNTIMES = {"llama_cpp", "mainstream", "onnx", "openvino", "executorch", "transformers", "open"}
+RUNTIMES = {"llama_cpp", "onnx", "openvino", "executorch", "transformers", "open"}
 OWN = {  # besides transformers, in which the source runs
-    "gguf": {"llama_cpp", "mainstream"},
-    "gguf_mixed": {"llama_cpp", "mainstream"},
+    "gguf": {"llama_cpp"},
+    "gguf_mixed": {"llama_cpp"},
     "onnx": {"onnx"},
     "onnx_genai": {"onnx"},
     "openvino": {"openvino"},
@@ -124,13 +133,15 @@ def test_same_input_same_bytes(technique, parent, folder, tmp_path):
     assert files.digest(write(technique, parent, tmp_path / "again")) == files.digest(folder)
 
 
-def test_a_truncated_file_is_named(folder, tmp_path):
+def test_a_truncated_file_is_named(technique, folder, artifacts):
+    cut = artifacts / f"cut/{technique.method}/model"
+    cut.mkdir(parents=True)
     for file in folder.iterdir():
         content = file.read_bytes()
         weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")
-        (tmp_path / file.name).write_bytes(content[: len(content) // 2] if weights else content)
+        (cut / file.name).write_bytes(content[: len(content) // 2] if weights else content)
     with pytest.raises(UserError, match="damaged"):
-        open_runtime(tmp_path)
+        open_runtime(cut)
 
 
 def test_pruned_zeros_stay_zeros(technique, source_folder, make, tmp_path):

@@ -90,7 +90,7 @@ DAMAGE = {
     "text for a number": (lambda f: config(f, hidden_size="64"), "can't be opened: .*'hidden_size'"),
     "cut off": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-100]),
-        "can't be opened: SafetensorError",
+        "is damaged: SafetensorError",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
     "pickled": (

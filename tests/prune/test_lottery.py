@@ -30,7 +30,7 @@ def test_two_rounds_by_hand(none):
             layer.weight.data += next(added) * (layer.weight != 0)
             trained.append(layer.weight.tolist())
 
-    given = Adding(none.rows, none.tokens, none.scores, none.trainings)
+    given = Adding(none.rows, none.training_rows, none.tokenizer, none.scores, none.trainings)
     lottery.Lottery(**P, sparsity=7 / 16, rounds=2).prune(nn.Sequential(layer), given)
     assert trained == [[[2, -3, 4, 5]], [[0, -5, 1, 2]], [[0, -5, 0, 2]]]
     assert layer.weight.tolist() == trained[-1]
@@ -56,7 +56,7 @@ def test_weights_go_back_to_where_they_began(tiny, none):
                     weight.data += torch.randn_like(weight)
             trained.append(copy.deepcopy(model.state_dict()))
 
-    given = Moving(none.rows, none.tokens, none.scores, none.trainings)
+    given = Moving(none.rows, none.training_rows, none.tokenizer, none.scores, none.trainings)
     lottery.Lottery(**P, sparsity=0.5, rounds=1).prune(tiny, given)
     layers = anatomy.matrices(tiny)
     for name, weight in tiny.state_dict().items():
@@ -78,7 +78,7 @@ def test_a_killed_lottery_goes_on_and_ends_in_the_same_ticket(llama, rows, given
     def draw(name, kind=Given):
         own = given(rows, name)
         ticket = lottery.Lottery(**P, sparsity=0.7, rounds=2)
-        return ticket.prune(llama(512), kind(own.rows, own.tokens, own.scores, own.trainings))
+        return ticket.prune(llama(512), kind(own.rows, own.training_rows, own.tokenizer, own.scores, own.trainings))
 
     whole = draw("whole")
     with pytest.raises(KeyboardInterrupt):

@@ -27,7 +27,7 @@ def save(folder, items):
 @pytest.fixture
 def source(rows, tmp_path):
     """A token variant."""
-    tokens.save(tmp_path / "source/tokens", {}, train=rows.numpy().astype("uint16"))
+    tokens.save(tmp_path / "source/tokens", {"vocab_size": 512}, train=rows.numpy().astype("uint16"))
     return tmp_path / "source"
 
 

@@ -31,7 +31,7 @@ def make(name, **settings):
 def source(name, asked, rows, taught, tmp_path):
     """A folder with what a technique is asked about: token rows, problems or another recording."""
     folder = tmp_path / "source"
-    tokens.save(folder / "tokens", {}, train=rows.numpy().astype("uint16"))
+    tokens.save(folder / "tokens", {"vocab_size": 512}, train=rows.numpy().astype("uint16"))
     with files.writing(folder / "records") as place:
         if name == "multi_teacher":
             traces.save(place, {"technique": {"temperature": 2.0}}, make("logits").record(taught, folder))
@@ -86,7 +86,7 @@ def test_greedy_every_runtime_keeps_the_same(name, record, asked):
 
 def test_recorded_distributions_are_the_live_teachers(tiny, rows, tmp_path):
     """Masses of the tiers 0 | 1 | 2-3 | 4-7 and the token numbers, against the teacher; its own KL said twice."""
-    tokens.save(tmp_path / "source/tokens", {}, train=rows.numpy().astype("uint16"))
+    tokens.save(tmp_path / "source/tokens", {"vocab_size": 512}, train=rows.numpy().astype("uint16"))
     with files.writing(tmp_path / "t") as folder:
         traces.save(folder, {}, make("logits").record(tiny, tmp_path / "source"))
     batch = traces.batches(tmp_path / "t", 6)(0)
@@ -106,7 +106,7 @@ def test_recorded_distributions_are_the_live_teachers(tiny, rows, tmp_path):
 
 
 def test_k_beyond_the_vocabulary_is_refused(tiny, rows, tmp_path):
-    tokens.save(tmp_path / "tokens", {}, train=rows.numpy())
+    tokens.save(tmp_path / "tokens", {"vocab_size": 512}, train=rows.numpy())
     with pytest.raises(UserError, match="k is 512, but the teacher's vocabulary has only 512 tokens"):
         next(make("logits", k=512).record(tiny, tmp_path))
 

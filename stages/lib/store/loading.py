@@ -32,10 +32,14 @@ PLAIN_TEXT = {  # text parts of composite models that have no causal class, and 
 @contextmanager
 def opening(source: object) -> Iterator[None]:
     """Whatever goes wrong in the readers of others becomes one line."""
+    from safetensors import SafetensorError
+
     try:
         yield
     except (UserError, MemoryError):
         raise
+    except SafetensorError as error:
+        raise UserError(f"{source} is damaged: {first_line(error)}") from error
     except Exception as error:
         raise UserError(f"{source} can't be opened: {first_line(error)}") from error
 
