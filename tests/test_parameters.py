@@ -48,11 +48,12 @@ ORDER = (
 )
 ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
 MORE = ("align/lora", "distill/logits")  # variants of a technique that had one already, for fields which need them
+REPEATED = ("technique", "format")  # keys of JSON files that name parameters
 Written = dict[tuple[str, str], dict[str, str]]
 
 # What a field becomes where its type alone doesn't tell. Keys are ends of "section/variant.field"; the longest counts.
 OTHER: dict[str, Any] = {
-    "data/corpus.source": "more.jsonl",
+    "data/corpus.source": "more",
     "data/problems.source": "stages/data/parts/clean.py",  # without a function for any family: answers alone
     "instructions.source": "artifacts/data/more-corpus/records",
     "pairs.source": "artifacts/data/more-problems/records",
@@ -60,6 +61,8 @@ OTHER: dict[str, Any] = {
     ".licence": "another",
     ".text_field": "body",
     ".min_records": 10_000,
+    ".min_characters": 0,
+    ".split_characters": 500,
     ".documents": "data/more-corpus",
     "bits_per_byte.documents": 2,
     ".problems": "data/more-problems",
@@ -102,6 +105,11 @@ OTHER: dict[str, Any] = {
     "sft.lora": {"rank": 2, "alpha": 4},
     "dpo.lora": {"rank": 2, "alpha": 4},
     ".lora.dropout": 0.5,
+    ".lora.targets": ["q_proj"],
+    ".chat_template": "plain",
+    "pretrain/teacher.vocab_size": 640,
+    "state-space.vocab_size": 640,
+    "given.base": {"source": "given/other"},
     ".training.steps": 3,
     ".training.batch_size": 8,
     ".training.accumulation": 2,
@@ -145,6 +153,9 @@ OTHER: dict[str, Any] = {
     ".calibration": {"rows": 2},
     ".calibration.rows": 2,
     "mixed.model": "pretrain/deeper",
+    "vocabulary.count": 40,
+    "vocabulary.size": 320,
+    "vocabulary.multiple": 50,
     ".sparsity": 0.25,
     ".types": ["Q4_K", "Q6_K", "Q8_0"],
     ".widths": [2, 8],
@@ -176,13 +187,19 @@ WITHOUT = {
     "lottery.training.keep_zeros": "a ticket keeps its zeros, whatever is asked",
     "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
+    "given.dtype": "the given model is stored in 32 bits; tests/lib/test_loading.py has others",
+    "solutions.attempts": "counts where a reply is wrong or empty; tests/traces/test_techniques.py",
+    "llama_cpp.attempts": "the same",
+    "endpoint.attempts": "the same",
     "compressed.max_kl": "a copy never strays",
+    "onnx.max_kl": "a graph in the same 32-bit floats strays by nothing that can be measured",
     "adapter.max_kl": "a copy never strays",
 }
 # Fields whose other value the stage must refuse, with a word of the message.
 REFUSED = {
     ".min_records": "min_records",
     ".external.source": "sha256",
+    "given.base": "sha256",
     ".external.sha256": "sha256",
     ".external.revision": "revision",
     ".max_kl": "max_kl",
@@ -281,7 +298,10 @@ class Project:
             rows = [json.loads(line) for line, _ in zip(lines, range(100), strict=False)]
         for name, part in {"texts": rows[:50], "more": rows[50:]}.items():
             texts = [{"id": row["id"], "text": row["text"][:1200], "body": row["text"][300:1500]} for row in part]
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+            texts.append({"id": "short", "text": f"A line of {name}.", "body": "A line."})
+            (folder / name).mkdir()
+            (folder / name / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+            (folder / name / "b.txt").write_text("\n\n".join(row["text"][1500:3000] for row in part[:5]))
         code.write(folder / "artifacts/code")
 
     def give(self, name: str, made: str, section: str, variant: str) -> None:
@@ -328,7 +348,20 @@ class Project:
         with chdir(self.folder):
             cyclopts.App(default_command=main, result_action="return_value")(arguments, exit_on_error=False)
             outs = [Path(fill(out)) for out in [*definition.get("outs", []), *definition["metrics"]]]
-            return {str(out): files.digest(out) for out in outs}
+            return {str(out): digest(out) for out in outs}
+
+
+def digest(out: Path) -> str:
+    """Of what is written, but where it only repeats what was asked for."""
+    found = sorted(file for file in out.rglob("*") if file.is_file()) if out.is_dir() else [out]
+    return " ".join(f"{file.relative_to(out)} {content(file)}" for file in found)
+
+
+def content(file: Path) -> str:
+    if file.suffix != ".json":
+        return files.digest(file)
+    told = json.loads(file.read_text())
+    return str({key: value for key, value in told.items() if key not in REPEATED} if isinstance(told, dict) else told)
 
 
 class Answers(BaseHTTPRequestHandler):

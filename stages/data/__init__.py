@@ -4,16 +4,15 @@ In   a source: a path that DVC tracks (corpus files, another record artefact, or
 Out  records (stages/lib/store/records.py: train.jsonl, held_out.jsonl) and README.md, the data card;
      metrics: records read, dropped and kept, bytes, by split
 
-A record is told from another by its `text`, or by its `prompt`; equal ones are dropped, near-equal texts too. Records
-are split by a hash of that text and the seed, unless they bring their `split` along.
+Records that teach the same are dropped, of documents also those that are nearly equal. Records are split by a hash of
+their text, or of their prompt, and the seed, unless they bring their `split` along: no text and no question is in both.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import Field, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from stages.lib.frame.params import Share, Variant
 from stages.lib.store.records import Record
@@ -32,9 +31,10 @@ class Dataset(Variant, ABC):
     def records(self, source: Path) -> Iterator[Record]:
         """The source's records one after another, each with an `id`, a `family` or `source`, and what to learn."""
 
-    @field_validator("source")
-    @classmethod
-    def fits_a_command(cls, source: Path) -> Path:
-        if "'" in str(source):
-            raise PydanticCustomError("quote", "a path with ' cannot be passed on the command line of dvc.yaml")
-        return source
+    def least(self) -> int:
+        """Characters of a document; what is shorter is dropped."""
+        return 0
+
+    def left_out(self, source: Path) -> list[str]:
+        """The files of the source that `records` does not read."""
+        return []

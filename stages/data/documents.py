@@ -1,46 +1,64 @@
-"""Documents from files: .txt (a file a document), .jsonl or .jsonl.xz ("text" field), .parquet ("text" column).
+"""Documents from files of one's own: .txt, .jsonl, .json, .csv, .tsv, .parquet, also packed, or a folder of them.
 
-The source is one such file or a folder of them, read in the order of their names.
+A text file is a document; one that is longer than `split_characters` becomes several, cut between paragraphs, lines or
+words, whichever keeps the pieces longest. Files are read in the order of their names (stages/data/parts/reading.py).
 """
 
-import lzma
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from stages.data import Dataset
-from stages.lib.frame.errors import UserError
-from stages.lib.store.records import Record, parse
+from pydantic import Field, NonNegativeInt
 
-KINDS = (".txt", ".jsonl", ".jsonl.xz", ".parquet")
+from stages.data import Dataset
+from stages.data.parts import reading
+from stages.lib.frame.errors import UserError
+from stages.lib.store.records import Record
+
+BETWEEN = ("\n\n", "\n", " ")  # where a text is cut, the best place first
 
 
 class Documents(Dataset):
     method: Literal["documents"]
-    text_field: str = "text"  # of a .jsonl or .parquet file
+    text_field: str = "text"  # of files that have fields
+    min_characters: NonNegativeInt = 200  # shorter documents teach little and upset duplicate detection
+    split_characters: int | None = Field(2000, ge=100)  # of a .txt file; null: always one document
 
     def records(self, source: Path) -> Iterator[Record]:
-        files = [source] if source.is_file() else sorted(f for f in source.rglob("*") if f.name.endswith(KINDS))
-        if not files or not files[0].name.endswith(KINDS):
-            raise UserError(f"{source}: no file to read; a source is a {', '.join(KINDS)} file or a folder of them")
-        for file in files:
-            name, field = file.name.split(".")[0], "text" if file.suffix == ".txt" else self.text_field
-            for number, row in enumerate(rows(file)):
-                if not isinstance(row.get(field), str):
-                    have = ", ".join(row)
-                    raise UserError(f"{file}, record {number + 1}: no text under '{field}'; its fields are: {have}")
-                yield {"id": f"{name}/{row.get('id', number)}", "source": name, "text": row[field]}
+        for file in reading.files(source)[0]:
+            name, plain = reading.stem(file), reading.kind(file) == ".txt"
+            field = "text" if plain else self.text_field
+            number = 0
+            for row in reading.rows(file, ("id", field)):
+                if field not in row:
+                    raise UserError(
+                        f"{file}, record {number + 1}: no field '{field}'; its fields are: {', '.join(row)}"
+                    )
+                if not isinstance(row[field], str | None):
+                    raise UserError(f"{file}, record {number + 1}: '{field}' is {row[field]!r:.40}, which is no text")
+                for text in self.pieces(row[field] or "", plain):
+                    yield {"id": f"{name}/{row.get('id', number)}", "source": name, "text": text}
+                    number += 1
+
+    def least(self) -> int:
+        return self.min_characters
+
+    def left_out(self, source: Path) -> list[str]:
+        return [str(file.relative_to(source)) for file in reading.files(source)[1]]
+
+    def pieces(self, text: str, plain: bool) -> list[str]:
+        return cut(text, self.split_characters) if plain and self.split_characters else [text]
 
 
-def rows(file: Path) -> Iterator[Record]:
-    if file.suffix == ".txt":
-        yield {"id": 0, "text": file.read_text(encoding="utf-8")}
-    elif file.suffix == ".parquet":
-        from pyarrow import parquet
-
-        for batch in parquet.ParquetFile(file).iter_batches():
-            yield from batch.to_pylist()
-    else:
-        with lzma.open(file, "rt", encoding="utf-8") if file.suffix == ".xz" else file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield parse(file, number, line)
+def cut(text: str, limit: int, between: tuple[str, ...] = BETWEEN) -> list[str]:
+    """Pieces of at most `limit` characters that end where they may; a longer word stays whole. Nothing is lost."""
+    text = text.replace("\r\n", "\n")
+    if len(text) <= limit or not between:
+        return [text]
+    pieces: list[str] = []
+    for part in text.split(between[0]):
+        if pieces and len(pieces[-1]) + len(between[0]) + len(part) <= limit:
+            pieces[-1] += between[0] + part
+        else:
+            pieces += cut(part, limit, between[1:])
+    return [piece for piece in pieces if piece.strip()]

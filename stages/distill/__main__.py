@@ -34,7 +34,7 @@ def main(
 ) -> None:
     technique = params.load(Distillation, variant, params_file)
     with tracking.run("distill", variant, technique, out, code, [model, teacher, traces, tokens]) as run:
-        token_rows.require_tokenizer(tokens, model)
+        held_out = token_rows.held_out(tokens, technique.held_out_rows, model)
         if technique.one_vocabulary():
             models.require_same_tokenizer(model, teacher)
         if recordings.distributions(traces):
@@ -42,7 +42,6 @@ def main(
             recordings.require(traces, tokenizer=token_rows.about(tokens)["tokenizer"], **made_of)
         student, tokenizer = models.load(model), models.load_tokenizer(model)
         master = Teacher(models.load(teacher), models.load_tokenizer(teacher))
-        held_out = token_rows.held_out(tokens, technique.held_out_rows)
         shared = models.same_tokenizer(model, teacher)
 
         def measure(when: str) -> None:
@@ -56,7 +55,7 @@ def main(
         measure("before")
         batch = technique.batches(tokenizer, traces)
         if technique.text_rows:
-            batch = packing.beside(batch, token_rows.load(tokens, "train"), technique.text_rows)
+            batch = packing.beside(batch, token_rows.load_for(model, tokens, "train"), technique.text_rows)
         scaffold = technique.scaffold(student, master)
         if scaffold:
             student.add_module(SCAFFOLD, scaffold)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stages.distill import Batch, Distillation, Teacher
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import packed
+from stages.lib.nets import losses, packed
 from stages.lib.sampling import rollouts
 from stages.lib.text import chat, packing
 
@@ -101,7 +101,7 @@ class OnPolicy(Distillation):
 def divergence(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:
     """Generalised Jensen-Shannon divergence, mean over tokens, nats; its limits at beta 0 and 1 are zero, so there the
     plain KL stands, as in the paper."""
-    q_NV, p_NV = (logits.float().log_softmax(-1) for logits in (student_NV, teacher_NV))
+    q_NV, p_NV = (logits.float().log_softmax(-1) for logits in losses.common(student_NV, teacher_NV))
     if beta in (0, 1):
         return kl(p_NV, q_NV) if beta == 0 else kl(q_NV, p_NV)
     share = torch.tensor(beta)

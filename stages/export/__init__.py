@@ -45,6 +45,14 @@ class Export(Variant, ABC):
         """The training rows that `write` looks at, if any."""
         return None
 
+    def context(self, config: Any) -> int | None:
+        """Tokens that what is written is right for: what the config says, unless the format can't. None: no end."""
+        return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+    def loss(self, model: Any) -> float:
+        """nats/token at which a file is wrong and not lossy: `max_kl`, or what a format that hardly rounds may lose."""
+        return self.max_kl
+
     @abstractmethod
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: "Tensor") -> None:
         """Write what `load` gave into an existing folder. `rows` (N, T) are what `needs_rows` names, or (0, 0)."""

@@ -12,8 +12,8 @@ from stages.lib.nets import losses
 from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import manifest
-from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.lib.store import folders, loading, manifest
+from stages.lib.store.tokens import held_out, sample
 
 
 def main(
@@ -22,18 +22,20 @@ def main(
     technique = params.load(Export, variant, params_file)
     with tracking.run("export", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, 2 * files.size(model))
-        source, net = Transformers(model), technique.load(model)
-        require_tokenizer(tokens, model)
-        unseen, rows = held_out(tokens, technique.rows), torch.empty(0, 0, dtype=torch.int64)
+        source, net = Transformers(model, loading.STORED), technique.load(model)
+        unseen, rows = held_out(tokens, technique.rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration := technique.needs_rows():
-            rows = sample(tokens, calibration.rows, calibration.seed)
+            rows = sample(tokens, calibration.rows, calibration.seed, model)
 
         with files.writing(out / "model") as folder:
             technique.write(net, source.tokenizer, folder, rows)
+            folders.finish(folder)
+            config, most, net = net.config, technique.loss(net), None  # two models are in memory at once, not three
             export = technique.open(folder)
+            unseen = unseen[:, : technique.context(config)]
             run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
-            run.metrics |= size(export, folder) | described(technique, net.config)
-            check(variant, technique, run.metrics, source)
+            run.metrics |= size(export, folder) | described(technique, config)
+            check(variant, technique, most, run.metrics, source)
             manifest.write(folder)
 
 
@@ -53,7 +55,7 @@ def described(technique: Export, config: Any) -> dict[str, Any]:
         "run": technique.RUN,
         "architecture": architecture(config),
         "vocabulary": config.vocab_size,
-        "context": getattr(config, "max_position_embeddings", None),  # a state space has no end
+        "context": technique.context(config),
     }
 
 
@@ -64,10 +66,10 @@ def architecture(config: Any) -> str:
     return f"{shape}, {config.num_attention_heads} heads, {kv_heads} key-value heads"
 
 
-def check(variant: str, technique: Export, metrics: dict[str, Any], source: Runtime) -> None:
+def check(variant: str, technique: Export, loss: float, metrics: dict[str, Any], source: Runtime) -> None:
     """Refuse a file that says something else than its source, or says it in more bytes: it is no export of it."""
-    if not metrics["kl"] <= technique.max_kl:  # also when it is not a number
-        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {technique.max_kl}"
+    if not metrics["kl"] <= loss:  # also when it is not a number
+        strays = f"kl {metrics['kl']:.3g} nats/token > max_kl {loss:g}"
         raise UserError(f"export.{variant} strays from {technique.model}: {strays}")
     parameters, tensor_bytes = source.size()
     bits = 8 * tensor_bytes / parameters

@@ -1,8 +1,9 @@
 """LoRA adapter: the few per cent of the weights that align trained, in peft's layout. Hu et al. 2021, arXiv:2106.09685.
 
-W' = W + alpha / rank * B A for every Linear but the head; what is shipped are A and B, for those who have the base W.
+W' = W + alpha / rank * B A for the layers that align chose; what is shipped are A and B, for those who have the base W.
 Cost: one copy of a small file. Bytes and bits/weight are the adapter's: the base's are not counted. Shapes: W (O, I),
 A (rank, I), B (O, rank).
+The base is named by its sha256: a place in this house means nothing elsewhere.
 """
 
 from pathlib import Path
@@ -37,6 +38,7 @@ class Adapter(Export):
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
         adapters.save(model, folder)
+        adapters.publish(folder)
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 

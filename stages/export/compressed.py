@@ -12,7 +12,7 @@ from torch import Tensor
 from stages.export import Export
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import dense
+from stages.lib.store import dense, folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,6 +38,7 @@ class Compressed(Export):
             for file in Path(model.name_or_path).glob(pattern):  # a copy: transformers can't save packed experts again
                 shutil.copyfile(file, folder / file.name)
         tokenizer.save_pretrained(folder)
+        folders.finish(folder)
 
     def open(self, folder: Path) -> Transformers:
         return Transformers(folder)

@@ -10,65 +10,25 @@ minutes per billion weights. TQ types hold blocks of 256 ternary weights and a 1
 embedding and head become Q8_0. Norms stay 32-bit floats.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from stages.export import Export
-from stages.export.parts import blocks, gguf_file, gguf_vocabulary, importance_matrix
+from stages.export.parts import gguf_families, gguf_file, gguf_types, importance_matrix
+from stages.export.parts.gguf_types import FORMATS
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration
-from stages.lib.nets import rounding
-from stages.lib.runtimes.mainstream import open_gguf
+from stages.lib.nets import anatomy, rounding
+from stages.lib.runtimes.llama_cpp import LlamaCpp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from stages.lib.runtimes.llama_cpp import LlamaCpp
-
-
-class Format(NamedTuple):
-    """What is particular about a type of file."""
-
-    block: int  # weights that share a scale; a row of a matrix holds whole blocks
-    calibration: Literal["useless", "useful", "needed"]
-    fallback: str | None = None  # type of the matrices whose rows hold no whole block; none: they are refused
-    mix: tuple[str, str] | None = None  # types of head and value projections, the rest in its own; none: llama.cpp's
-    direct: bool = False  # there is one way to round, so it is written without llama.cpp's quantizer
-    ternary: bool = False  # holds nothing but -s, 0 and s
-
-
-# Ours is the mix where llama.cpp's would need longer rows or types that only its maker's fork knows; the head as in
-# llama.cpp, the values one K-quant above the rest. Ours is the fallback of Q5: for llama.cpp's, q5_1, and other types
-# with an offset ik_llama.cpp sums a block's inputs in 16 bits: 1.8 nats/token on SmolLM2-135M, mainstream 0.
-FORMATS = {
-    "F16": Format(1, "useless", direct=True),
-    "Q8_0": Format(32, "useless"),
-    "Q5_0": Format(32, "useful", mix=("q8_0", "q5_0")),
-    "Q4_0": Format(32, "useful", mix=("q8_0", "q4_0")),
-    "IQ4_NL": Format(32, "useful", mix=("q8_0", "iq4_nl")),
-    "Q6_K": Format(256, "useful", "q8_0"),
-    "Q5_K_M": Format(256, "useful", "q5_0"),
-    "Q5_K_S": Format(256, "useful", "q5_0"),
-    "Q4_K_M": Format(256, "useful", "q5_0"),
-    "Q4_K_S": Format(256, "useful", "q5_0"),
-    "Q3_K_L": Format(256, "useful", "iq4_nl"),
-    "Q3_K_M": Format(256, "useful", "iq4_nl"),
-    "Q3_K_S": Format(256, "useful", "iq4_nl"),
-    "Q2_K": Format(256, "useful", "iq4_nl"),
-    "IQ4_XS": Format(256, "useful", "iq4_nl", ("q6_K", "q5_K")),
-    "IQ3_S": Format(256, "useful", "iq4_nl", ("q6_K", "q4_K")),
-    "IQ3_XXS": Format(256, "useful", "iq4_nl", ("q5_K", "q4_K")),
-    "IQ2_S": Format(256, "needed", "iq4_nl", ("q5_K", "q3_K")),
-    "IQ2_XS": Format(256, "needed", "iq4_nl", ("q5_K", "q3_K")),
-    "IQ2_XXS": Format(256, "needed", "iq4_nl", ("q5_K", "q3_K")),
-    "TQ2_0": Format(256, "useless", direct=True, ternary=True),
-    "TQ1_0": Format(256, "useless", direct=True, ternary=True),
-}
-FALLBACK_BLOCK = 32  # of every type that is a fallback
 
 if TYPE_CHECKING:
     Type = str  # a checker wants the names spelt out
@@ -107,47 +67,52 @@ class GGUF(Export):
     def needs_rows(self) -> Calibration | None:
         return self.calibration
 
+    def context(self, config: Any) -> int | None:
+        return gguf_families.context(config)
+
+    def loss(self, model: Any) -> float:
+        """Ten times as much with experts: the least rounding sends a token whose choice was near to another one."""
+        return min(self.max_kl, FORMATS[self.type].loss * (10 if anatomy.routers(model) else 1))
+
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        self.check(model)
-        vocabulary = gguf_vocabulary.read(tokenizer, model.config.vocab_size)
-        target, full, importance = folder / "model.gguf", folder / "full.gguf", None
-        if FORMATS[self.type].direct:
-            gguf_file.write_file(model, vocabulary, target, self.type)
-        else:
-            gguf_file.write_file(model, vocabulary, full, "F32")
-            if self.calibration:
-                importance = folder / "importance.dat"
-                importance_matrix.save(importance_matrix.measure(model, rows), gguf_file.renamer(model), importance)
-            gguf_file.quantize(full, target, self.type, self.rules(model), importance)
-            full.unlink()
-            if importance:
-                importance.unlink()
+        gguf_families.require_known(model, self.model)
+        if FORMATS[self.type].ternary:
+            rounding.require_ternary(model, f"GGUF {self.type}")
+        with TemporaryDirectory(dir=folder) as place:
+            full, names = gguf_file.write(model, tokenizer, Path(place) / "full.gguf")
+            types = self.types(gguf_file.widths(full))
+            importance = importance_matrix.measure(model, rows, names) if self.calibration else {}
+            if FORMATS[self.type].calibration == "needed":
+                self.require_importance(name for name in types if types[name] == self.type and name not in importance)
+            gguf_file.quantize(full, folder / "model.gguf", self.type, types, importance)
         gguf_file.write_beside(tokenizer, model.config, folder)
 
-    def open(self, folder: Path) -> "LlamaCpp":
-        return open_gguf(folder)
+    def open(self, folder: Path) -> LlamaCpp:
+        return LlamaCpp(folder)
 
-    def check(self, model: Any) -> None:
-        """Refuse what the file could only hold wrongly: llama.cpp would take other types or other mathematics."""
-        gguf_file.require_llama(model.config, self.model)
+    def types(self, widths: dict[str, int]) -> dict[str, str]:
+        """Of every matrix of a file, by the length of its rows."""
+        format, layers = FORMATS[self.type], gguf_file.layers(widths)
+        headless = f"{gguf_types.HEAD}.weight" not in widths
+        types = {name: gguf_types.type_of(format, name, layers, headless) for name in widths}
+        for name, width in widths.items():
+            if width % gguf_types.block(types[name]):
+                types[name] = self.fallback_of(name, width)
+        return types
+
+    def fallback_of(self, name: str, width: int) -> str:
         format = FORMATS[self.type]
-        if format.ternary:
-            rounding.require_ternary(model, f"GGUF {self.type}")
-        block = FALLBACK_BLOCK if self.fallback else format.block
-        for name, width in blocks.short_rows(model, block).items():
-            others = " or ".join(type for type, other in FORMATS.items() if width % other.block == 0)
-            choice = f"fallback, or {others}" if format.fallback and width % FALLBACK_BLOCK == 0 else others
-            raise UserError(
-                f"{name} has rows of {width} weights; {self.type} needs multiples of {block}: choose {choice}"
-            )
+        fallback = "Q8_0" if name.startswith((gguf_types.HEAD, gguf_types.EMBEDDING)) else format.fallback
+        if self.fallback and format.fallback and width % gguf_types.block(str(fallback)) == 0:
+            return str(fallback)
+        needed = gguf_types.block((self.fallback and format.fallback) or format.type)
+        others = " or ".join(type for type, other in FORMATS.items() if width % gguf_types.block(other.type) == 0)
+        falls = format.fallback and width % gguf_types.block(format.fallback) == 0
+        raise UserError(
+            f"{name} has rows of {width} weights; {self.type} needs multiples of {needed}: choose "
+            f"{'fallback, or ' if falls else ''}{others}"
+        )
 
-    def rules(self, model: Any) -> list[str]:
-        """Which matrices llama.cpp must not choose the type of: short rows, then those of a mix of ours."""
-        format, rename = FORMATS[self.type], gguf_file.renamer(model)
-        kinds = {rename(name).split(".")[-2] for name in blocks.short_rows(model, format.block)}
-        heads = {"token_embd": "^token_embd=q8_0", "output": "^output=q8_0"}
-        rules = [heads.get(kind, f"{kind}={format.fallback}") for kind in sorted(kinds)]
-        if format.mix:
-            head, values = format.mix
-            rules += [f"^token_embd={head}", f"^output={head}", f"attn_v={values}", f"^blk={self.type.lower()}"]
-        return rules
+    def require_importance(self, missing: Iterable[str]) -> None:
+        for name in missing:
+            raise UserError(f"calibration shows nothing of {name}, and {self.type} is noise without: choose IQ3_XXS")

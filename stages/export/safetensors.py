@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stages.export import Export
 from stages.lib.runtimes.transformers import Transformers
+from stages.lib.store import models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,8 +25,7 @@ class Safetensors(Export):
     method: Literal["safetensors"]
 
     def write(self, model: Any, tokenizer: "PreTrainedTokenizerFast", folder: Path, rows: Tensor) -> None:
-        model.half().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        models.write(model.half(), tokenizer, folder)
 
     def open(self, folder: Path) -> Transformers:
         return Transformers(folder)

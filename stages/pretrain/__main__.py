@@ -27,7 +27,7 @@ def main(
         rows.require_tokenizer(tokens, tokenizer)
         vocabulary = models.load_tokenizer(tokenizer)
         model = models.place(technique.build(vocabulary))
-        held_out = rows.held_out(tokens, technique.held_out_rows)
+        held_out = rows.held_out(tokens, technique.held_out_rows, tokenizer)
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
         if training := technique.training:

@@ -25,6 +25,7 @@ class Decoder(Pretraining):
     kv_heads: PositiveInt = 2
     ffn: PositiveInt = 768
     context: PositiveInt = 512  # the longest sequence the model accepts
+    vocab_size: PositiveInt | None = None  # rows of embedding, for a teacher that has more than tokens; None: as many
     seed: int = 0
 
     @model_validator(mode="after")
@@ -40,7 +41,7 @@ class Decoder(Pretraining):
         torch.manual_seed(self.seed)
         return LlamaForCausalLM(
             LlamaConfig(
-                **vocabulary(tokenizer),
+                **vocabulary(tokenizer, self.vocab_size),
                 hidden_size=self.hidden,
                 intermediate_size=self.ffn,
                 num_hidden_layers=self.layers,

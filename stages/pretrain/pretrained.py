@@ -1,6 +1,7 @@
-"""Somebody else's weights instead of training: a hub id, a local folder, or a GGUF file (dequantized).
+"""Somebody else's weights instead of training: a hub id, a local folder, or a GGUF file.
 
-With `training` they are trained further on the rows. Rows and tokenizer come from the tokenize technique of this name.
+What is quantized is unpacked, an adapter merged into its base, of a model that also sees the text part is taken. With
+`training` it is trained further on the rows. Rows and tokenizer come from the tokenize technique of this name.
 
 A source that was quantized itself has few different weights in every block of a row, and whoever quantizes it again
 finds them: what that costs would look too small. `shuffle` puts the channels into another order, everywhere at once, so
@@ -11,14 +12,16 @@ in the next matrix. Queries and keys keep their rows, which RoPE rotates in pair
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import NonNegativeInt
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor
 
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 from stages.lib.nets.anatomy import Axis, Heads
+from stages.lib.store import adapters, loading
 from stages.lib.store.hub import External, fetch
 from stages.pretrain import Pretraining
+from stages.pretrain.parts import imports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -27,18 +30,30 @@ if TYPE_CHECKING:
 class Pretrained(Pretraining):
     method: Literal["pretrained"]
     external: External
+    base: External | None = None  # what an adapter was trained on, where its own config does not pin that
+    dtype: Literal["float32", "stored"] = "float32"  # stored: as the source has it, mostly half the memory
     shuffle: NonNegativeInt | None = None  # a seed
 
-    def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
-        from transformers import AutoModelForCausalLM, GgufConfig
+    @model_validator(mode="after")
+    def trained_in_32_bits(self) -> "Pretrained":
+        if self.training and self.dtype == loading.STORED:
+            raise ValueError("dtype is stored, but in 16 bits small steps of a training are lost: leave out one")
+        return self
 
+    def build(self, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
         folder, arguments = fetch(self.external)
-        if "gguf_file" in arguments:
-            arguments["quantization_config"] = GgufConfig(gguf_file=arguments["gguf_file"], dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", local_files_only=True, **arguments)
-        if (known := model.config.vocab_size) < len(tokenizer):
-            vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer)}"
-            raise UserError(f"{self.external.source} knows {known} tokens, {vocabulary}")
+        source = self.external.source
+        if (folder / adapters.CONFIG).is_file():
+            model = adapters.merged(folder, source, self.base, self.dtype)
+        elif self.base:
+            raise UserError(f"{source} is a whole model, no adapter of {self.base.source}: leave out `base`")
+        else:
+            model = loading.load(folder, source, self.dtype, **arguments)
+        if (known := imports.rows(model)) < len(tokenizer):
+            vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer):,}"
+            raise UserError(f"{source} has rows for {known:,} tokens, {vocabulary}")
+        imports.require_sound(model, source)
+        print(f"{source}: {imports.summary(model, tokenizer)}")
         return model if self.shuffle is None else shuffle(model, self.shuffle)
 
 

@@ -31,6 +31,7 @@ class StateSpace(Pretraining):
     groups: PositiveInt = 1
     convolution: PositiveInt = 4  # tokens
     chunk: PositiveInt = 32  # tokens
+    vocab_size: PositiveInt | None = None  # rows of embedding, for a teacher that has more than tokens; None: as many
     seed: int = 0
 
     @model_validator(mode="after")
@@ -47,7 +48,7 @@ class StateSpace(Pretraining):
         torch.manual_seed(self.seed)
         return Mamba2ForCausalLM(
             Mamba2Config(
-                **vocabulary(tokenizer),
+                **vocabulary(tokenizer, self.vocab_size),
                 hidden_size=self.hidden,
                 num_hidden_layers=self.layers,
                 expand=self.expand,

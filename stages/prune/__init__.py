@@ -5,7 +5,9 @@ Out  model artefact, stored dense and read back; metrics: sparsity (share of zer
      blocks: every expert, and the routers, which no technique changes), sparsity_model (in all parameters),
      parameters, nonzero_parameters, and on held-out rows kl (parent || pruned), same_top (share of positions),
      loss_before, loss_after (nats/token); where a technique tells ranks, rank and redundancy (the share of the full
-     rank that is missing), matrix by matrix
+     rank that is missing), matrix by matrix; where it cuts the vocabulary, vocab_size_before, vocab_size and dropped
+     (share of held-out tokens that are gone), and then both models read the rows in the tokens that are left, and the
+     parent's distributions are restricted to these
 
 Recovery is another variant: align or distill, with `keep_zeros` in its training.
 """
@@ -39,8 +41,9 @@ class Pruning(Variant, ABC):
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
         """The pruned model, perhaps the same object changed in place; embeddings, head and routers stay dense.
 
-        `given` has the calibration rows, and what outlives a kill: scores of rows, trainings. A network that the
-        technique can't prune is refused before any work: `raise self.refusal(...)`.
+        `given` has the rows, the tokenizer, which a technique may replace by a part of it, and what outlives a kill:
+        scores of rows, trainings. A network that the technique can't prune is refused before any work:
+        `raise self.refusal(...)`.
         """
 
     def ranks(self, model: "PreTrainedModel") -> dict[str, int]:

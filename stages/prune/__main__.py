@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import anatomy, calibrate, losses
-from stages.lib.store import models
-from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.lib.store import loading, models
+from stages.lib.store.tokens import held_out, load_for, sample
 from stages.prune import Pruning
 from stages.prune.parts.given import Given
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def main(
@@ -32,17 +32,18 @@ def main(
     technique = params.load(Pruning, variant, params_file)
     with tracking.run("prune", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, files.size(model))
-        require_tokenizer(tokens, model)
-        net, tokenizer = models.load(model), models.load_tokenizer(model)
+        unseen = held_out(tokens, technique.held_out_rows, model)
+        net, tokenizer = models.load(model, loading.STORED), models.load_tokenizer(model)
         calibrate.require_dense(net, f"prune.{variant}")
-        unseen, before = held_out(tokens, technique.held_out_rows), copy.deepcopy(net)
+        before = copy.deepcopy(net)
 
         calibration = technique.calibration
         rows = torch.empty(0, 0, dtype=torch.int64)
         if calibration:
-            rows = sample(tokens, calibration.rows, calibration.seed)
+            rows = sample(tokens, calibration.rows, calibration.seed, model)
         scores = run.place(checkpoints, calibration or technique)  # variants with the same rows share them
-        given = Given(rows, tokens, scores, run.place(checkpoints, technique))
+        train = load_for(model, tokens, "train")
+        given = Given(rows, train, tokenizer, scores, run.place(checkpoints, technique))
         net = technique.prune(net, given)
         given.forget()
 
@@ -50,9 +51,13 @@ def main(
         if ranks := technique.ranks(net):
             run.metrics |= {"rank": ranks, "redundancy": redundancy(net, ranks)}
         with files.writing(out / "model") as folder:
-            models.save(net, tokenizer, folder)
-            stored = reload(net, folder)
-            run.metrics |= losses.compare(models.logits(before), models.logits(stored), unseen)
+            models.save(net, given.tokenizer, folder)
+            stored, parent = reload(net, folder), models.logits(before)
+            if given.tokenizer is not tokenizer:
+                kept = numbers(tokenizer, given.tokenizer)
+                run.metrics |= vocabulary(tokenizer, kept, unseen)
+                parent, unseen = within(parent, kept), held_out(tokens, technique.held_out_rows, folder)
+            run.metrics |= losses.compare(parent, models.logits(stored), unseen)
 
 
 def zeros(net: nn.Module) -> dict[str, float]:
@@ -73,9 +78,25 @@ def redundancy(net: nn.Module, ranks: dict[str, int]) -> dict[str, float]:
     return {name: 1 - ranks[name] / min(matrix.weight.shape) for name, matrix in anatomy.matrices(net).items()}
 
 
+def numbers(whole: "PreTrainedTokenizerFast", part: "PreTrainedTokenizerFast") -> Tensor:
+    """What the tokens of the smaller vocabulary are called in the whole one, (V,)."""
+    old, new = whole.get_vocab(), part.get_vocab()
+    return torch.tensor([old[token] for token in sorted(new, key=new.__getitem__)])
+
+
+def vocabulary(whole: "PreTrainedTokenizerFast", kept_V: Tensor, rows_NT: Tensor) -> dict[str, float]:
+    dropped = 1 - torch.isin(rows_NT, kept_V).double().mean().item()
+    return {"vocab_size_before": len(whole), "vocab_size": len(kept_V), "dropped": dropped}
+
+
+def within(logits: losses.Logits, kept_V: Tensor) -> losses.Logits:
+    """A model that reads and says nothing but these tokens, by their places among them."""
+    return lambda ids_BT: logits(kept_V[ids_BT])[..., kept_V]
+
+
 def reload(net: nn.Module, folder: Path) -> "PreTrainedModel":
     """The model as the next stage will find it; refused where it is not the one in memory."""
-    stored = models.load(folder)
+    stored = models.load(folder, loading.STORED)
     read = stored.state_dict()
     if wrong := [name for name, w in net.state_dict().items() if name not in read or not torch.equal(w, read[name])]:
         raise UserError(f"{folder} does not hold what was saved: {params.names(wrong)}")

@@ -33,6 +33,7 @@ class Lottery(Pruning):
     calibration: None = None
 
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        model = model.float()  # small steps are lost in 16 bits
         matrices, first = self.matrices(model), copy.deepcopy(model.state_dict())
         for number in range(1, self.rounds + 1):
             given.train(model, self.training)

@@ -35,6 +35,7 @@ class Spectral(Pruning):
 
     @torch.no_grad()
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
+        model = model.float()  # rounded to 16 bits every matrix has its full rank again
         matrices = self.matrices(model)
         values_K = {name: torch.linalg.svdvals(matrix.weight.double()) for name, matrix in matrices.items()}
         strengths_K = {name: own_K / edge(matrices[name].weight, own_K) for name, own_K in values_K.items()}

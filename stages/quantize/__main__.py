@@ -9,7 +9,7 @@ from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import calibrate, losses
 from stages.lib.store import models
-from stages.lib.store.tokens import held_out, require_tokenizer, sample
+from stages.lib.store.tokens import held_out, sample
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
 
@@ -29,10 +29,9 @@ def main(
         parent, tokenizer = models.load(model), models.load_tokenizer(model)
         calibrate.require_dense(parent, f"quantize.{variant}")
         compressed.require_packable(parent, variant, technique)
-        require_tokenizer(tokens, model)
-        unseen, rows = held_out(tokens, technique.held_out_rows), torch.empty(0, 0, dtype=torch.int64)
+        unseen, rows = held_out(tokens, technique.held_out_rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration:
-            rows = sample(tokens, calibration.rows, calibration.seed)
+            rows = sample(tokens, calibration.rows, calibration.seed, model)
 
         net = technique.quantize(compressed.unfused(models.load(model)), rows)
         compressed.round_rest(net, dtype)

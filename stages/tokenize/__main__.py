@@ -37,12 +37,9 @@ def main(
 
         with files.writing(out / "tokenizer") as folder:
             tokenizer.save_pretrained(folder)
-        about = {
-            "vocab_size": len(tokenizer),
-            "context": technique.context,
-            "tokenizer": files.digest(out / "tokenizer" / "tokenizer.json"),
-        }
-        tokens.save(out / "tokens", about, train=train, held_out=held_out)
+        file = out / "tokenizer" / "tokenizer.json"
+        about = {"vocab_size": len(tokenizer), "context": technique.context, "tokenizer": files.digest(file)}
+        tokens.save(out / "tokens", about, file, train=train, held_out=held_out)
 
 
 def sample(texts: list[str], solved: list[Record], size: int, seed: int) -> Iterator[str]:

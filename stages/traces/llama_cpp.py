@@ -19,7 +19,7 @@ class LlamaCpp(Answers):
     model: Exported
 
     def open(self, model: Path | None, place: Path) -> "RuntimeWriter":
-        from stages.lib.runtimes import llama_cpp, mainstream
+        from stages.lib.runtimes import llama_cpp
 
         assert model, "the stage gives one to every technique with the parameter `model`"
         file = model / "model.gguf"
@@ -27,8 +27,7 @@ class LlamaCpp(Answers):
             raise UserError(
                 f"{model} has no model.gguf: `model` of a llama_cpp trace is a variant of export with a GGUF"
             )
-        runtime = mainstream.Mainstream if mainstream.needed(file) else llama_cpp.LlamaCpp
-        return RuntimeWriter(runtime(model), self)
+        return RuntimeWriter(llama_cpp.LlamaCpp(model), self)
 
 
 class RuntimeWriter(Writer):

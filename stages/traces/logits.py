@@ -38,11 +38,12 @@ class Logits(Distributions):
     @torch.no_grad()
     def record(self, teacher: "PreTrainedModel", source: Path) -> Iterator[traces.Shard]:
         rows = tokens.load(source / "tokens", "train")
-        if self.k >= (vocab := teacher.config.vocab_size):
+        vocab = tokens.about(source / "tokens")["vocab_size"]  # the teacher may have more rows, which are padding
+        if self.k >= vocab:
             raise UserError(f"params.yaml: k is {self.k}, but the teacher's vocabulary has only {vocab} tokens")
         for first in range(0, min(self.rows, len(rows)), self.batch_size):
             ids_RT = torch.from_numpy(rows[first : min(first + self.batch_size, self.rows)].astype("int64"))
-            logits_RTV = teacher(input_ids=ids_RT.to(teacher.device), use_cache=False).logits
+            logits_RTV = teacher(input_ids=ids_RT.to(teacher.device), use_cache=False).logits[..., :vocab]
             logprob_RTK, index_RTK = (logits_RTV.float() / self.temperature).log_softmax(-1).topk(self.k)
             yield traces.Shard(ids_RT, index_RTK.cpu(), logprob_RTK.cpu(), vocab)
 

@@ -56,11 +56,12 @@ class MultiTeacher(Distributions):
     @torch.no_grad()
     def record(self, teacher: "PreTrainedModel", source: Path) -> Iterator[traces.Shard]:
         base = source / "records"
-        rows, base_batch = traces.about(base)["rows"], traces.batches(base, self.batch_size)
+        recorded, base_batch = traces.about(base), traces.batches(base, self.batch_size)
+        rows, vocab = recorded["rows"], recorded["codec"]["vocab"]
         for first in range(0, rows, self.batch_size):
             batch = {name: part[: rows - first] for name, part in base_batch(first // self.batch_size).items()}
             logits_RTV = teacher(input_ids=batch["ids"].to(teacher.device), use_cache=False).logits.cpu()
-            q_RTV = (logits_RTV.float() / self.temperature).softmax(-1)
+            q_RTV = (logits_RTV[..., :vocab].float() / self.temperature).softmax(-1)
             mixed_RTV = self.mix(batch["logprob"].exp(), batch["index"], q_RTV)
             known_RTK = 1e-5 * mixed_RTV.gather(-1, batch["index"])  # of equals, those that are known stay
             index_RTK = mixed_RTV.scatter_add(-1, batch["index"], known_RTK).topk(self.k)[1]

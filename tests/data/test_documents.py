@@ -37,11 +37,11 @@ def test_what_is_wrong_is_named(tmp_path):
     with pytest.raises(UserError, match="no file to read.*parquet"):
         read(tmp_path)
     (tmp_path / "bad.jsonl").write_text('{"text": "one"}\n{"text": "tw')
-    with pytest.raises(UserError, match="bad.jsonl, line 2, is damaged") as error:
+    with pytest.raises(UserError, match="bad.jsonl, line 2: not JSON") as error:
         read(tmp_path)
     assert "delete" not in str(error.value)  # it is the user's own file
     (tmp_path / "bad.jsonl").write_text('{"body": "one"}\n')
-    with pytest.raises(UserError, match="no text under 'text'; its fields are: body"):
+    with pytest.raises(UserError, match="no field 'text'; its fields are: body"):
         read(tmp_path)
     (tmp_path / "notes.txt").write_text("two")  # has no fields
     assert [row["text"] for row in read(tmp_path, text_field="body")] == ["one", "two"]

@@ -28,8 +28,7 @@ def run(tmp_path, monkeypatch):
         entry = {"method": "documents", "source": "mine.jsonl", "licence": "mine alone"} | given
         with Path("settings.yaml").open("w") as file:
             YAML(typ="safe").dump({"data": {"corpus": entry}}, file)
-        paths = {"source": Path(entry["source"]), "code": Path("code.json"), "out": Path("out")}
-        main("corpus", **paths, params_file=Path("settings.yaml"))
+        main("corpus", code=Path("code.json"), out=Path("out"), params_file=Path("settings.yaml"))
         return Path("out")
 
     return run
@@ -57,7 +56,21 @@ def test_another_licence_is_another_card_and_the_same_records(run):
 def test_what_is_wrong_is_named_in_the_file_that_says_it(run):
     with pytest.raises(UserError, match="settings.yaml: data.corpus.source is 'gone.jsonl', which does not exist"):
         run(source="gone.jsonl")
-    with pytest.raises(UserError, match="settings.yaml: data.corpus.min_records is 401; mine.jsonl has 400 usable"):
+    usable = "mine.jsonl has 400 usable records: 2 of 405 have fewer than 200 characters .*, 3 are duplicates"
+    with pytest.raises(UserError, match=f"settings.yaml: data.corpus.min_records is 401; {usable}"):
         run(min_records=401)
     with pytest.raises(UserError, match="data.corpus.held_out is 1e-09, which gives 400 train and 0 held-out records"):
         run(held_out=1e-9)
+
+
+def test_names_of_files_are_no_names_of_metrics(run):
+    """As a browser saves them; MLflow takes no such names, and one of DVC's commands none of the folder's."""
+    folder = Path('it\'s; touch PWNED; my "books"')
+    folder.mkdir()
+    for n in range(60):
+        (folder / f"alice's, & more ({n}).txt").write_text(" ".join(f"word{n * m % 997}" for m in range(1, 60)))
+    out = run(source=str(folder), held_out=0.2)
+    metrics = files.read_json(out / "metrics.json")
+    assert metrics["records_read"] == 60 and len(metrics) < 12
+    card = (out / "README.md").read_text()
+    assert "alice's, & more (11)" in card and "20 more" in card and not Path("PWNED").exists()

@@ -64,8 +64,3 @@ def test_no_record_is_in_both_splits(technique, source):
     train, held_out = clean.split(rows, 0.3, seed=0)
     assert train and held_out
     assert not {clean.identity(row) for row in train} & {clean.identity(row) for row in held_out}
-
-
-def test_a_path_that_would_end_the_argument_in_dvc_yaml_is_refused(name):
-    with pytest.raises(ValueError, match="cannot be passed on the command line"):
-        make(name, source="it's here")

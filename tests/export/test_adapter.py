@@ -32,7 +32,7 @@ align:
 export:
   adapter: {{method: adapter, model: align/low, tokens: tokenize/bpe, rows: 4}}
 """
-BASE = Path("artifacts/pretrain/base/model")
+BASE, OUT = Path("artifacts/pretrain/base/model"), Path("artifacts/export/adapter")
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def aligned(variant, base=BASE):
 
 
 def exported(model):
-    export.main("adapter", model=model, tokens=Path("tokens"), code=Path("code.json"), out=Path("out"))
-    return Path("out/model")
+    export.main("adapter", model=model, tokens=Path("tokens"), code=Path("code.json"), out=OUT)
+    return OUT / "model"
 
 
 @torch.no_grad()
@@ -70,19 +70,19 @@ def said(model, rows):
 
 @pytest.mark.slow
 def test_base_and_adapter_are_the_merged_model(project, rows):
-    from peft import AutoPeftModelForCausalLM
+    from peft import PeftModel
 
     merged = aligned("low")
     folder = exported(merged)
     expected, before = (said(models.load(each), rows[:4]) for each in (merged, BASE))
-    theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()  # finds the base itself
+    theirs = PeftModel.from_pretrained(models.load(BASE), folder).eval()
     assert said(theirs, rows[:4]) == pytest.approx(expected, abs=1e-4)
     assert abs(expected - before).max() > 0.1  # it learnt something
     assert open_runtime(folder).logits(rows[0].tolist()) == pytest.approx(expected[0].numpy(), abs=1e-5)
 
     weights = load_file(folder / "adapter_model.safetensors")
     assert all(".lora_" in name and 2 in weight.shape for name, weight in weights.items())
-    seen = json.loads(Path("out/metrics.json").read_text())
+    seen = json.loads((OUT / "metrics.json").read_text())
     assert abs(seen["kl"]) < 1e-6 and seen["parameters"] == models.load(BASE).num_parameters()
     assert seen["bytes"] == (folder / "adapter_model.safetensors").stat().st_size
     assert seen["format"] == "LoRA adapter, without its base" and "peft.PeftModel" in seen["run"]
@@ -93,9 +93,9 @@ def test_the_folder_says_nothing_of_this_machine_and_has_one_order(project, tmp_
     folder = exported(aligned("low"))
     about = json.loads((folder / "adapter_config.json").read_text())
     assert about["target_modules"] == sorted(about["target_modules"])  # a set: no two processes order it alike
-    assert about["base_model_name_or_path"] == "artifacts/pretrain/base/model"
-    assert about["revision"] == files.digest(BASE)
-    assert not [file for file in folder.iterdir() if str(tmp_path).encode() in file.read_bytes()]
+    assert about["base_model_name_or_path"] == f"sha256:{files.digest(BASE)}" and not about["revision"]
+    places = (str(tmp_path).encode(), str(BASE).encode())
+    assert not [file for file in folder.iterdir() if any(place in file.read_bytes() for place in places)]
     before = files.digest(folder)
     assert files.digest(exported(aligned("low"))) == before
 
@@ -114,11 +114,16 @@ def test_an_adapter_on_an_adapted_base_by_dpo(project, rows):
 def test_another_base_is_refused(project, llama, tokenizer):
     folder = exported(aligned("low"))
     models.save(llama(len(tokenizer), seed=1), tokenizer, BASE)
-    with pytest.raises(UserError, match="pretrain/base/model is not what out/model was trained on: its sha256 is not"):
+    with pytest.raises(
+        UserError, match="adapter/model was trained on the model sha256:.*, which is no artefact beside it"
+    ):
         open_runtime(folder)
+    inside = Path("artifacts/align/low/model/adapter")
+    with pytest.raises(UserError, match=f"pretrain/base/model is not what {inside} was trained on: its sha256 is not"):
+        adapters.load(inside)
     shutil.rmtree(BASE)
     with pytest.raises(UserError, match="artifacts/pretrain/base/model is missing"):
-        open_runtime(folder)
+        adapters.load(inside)
 
 
 @pytest.mark.slow
@@ -127,7 +132,7 @@ def test_without_lora_there_is_none(project):
     assert not (model / adapters.FOLDER).exists()
     with pytest.raises(UserError, match="adapter is no adapter: adapter_config.json is missing; align writes one"):
         exported(model)
-    assert not Path("out/model").exists()
+    assert not (OUT / "model").exists()
 
 
 @pytest.mark.parametrize("parent", ["align/all", "pretrain/base"])

@@ -6,8 +6,9 @@ import torch
 from gguf import GGUFReader
 
 from apps import chat
+from benchmarks import _families
 from stages.export import gguf, gguf_mixed
-from stages.export.parts import gguf_file, gguf_vocabulary
+from stages.export.parts import gguf_file
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import budget, losses
 from stages.lib.runtimes.base import logits
@@ -62,22 +63,43 @@ def dense(model):
 
 
 def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tmp_path):
-    """Queries, whose rows llama.cpp has in another order: back in place, what the file says is what was measured."""
-    name, tensor = "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight"
-    gguf_file.write_file(model, gguf_vocabulary.read(tokenizer, len(tokenizer)), tmp_path / "full.gguf", "F32")
-    gguf_file.quantize(tmp_path / "full.gguf", tmp_path / "Q2_K", "Q8_0", [f"^{tensor}$=q2_K", ".*=f32"])
-    (tmp_path / "model.gguf").symlink_to(tmp_path / "Q2_K")
+    """Queries, whose rows llama.cpp has in another order: what the file says is what was measured."""
+    name, tensor = "model.layers.0.self_attn.q_proj", "blk.0.attn_q.weight"
+    full, names = gguf_file.write(model, tokenizer, tmp_path / "full.gguf")
+    assert names[f"{name}.weight"] == [tensor]
+    gguf_file.quantize(full, tmp_path / "model.gguf", "Q2_K", {tensor: "Q2_K"}, {})
     gguf_file.write_beside(tokenizer, model.config, tmp_path)
     stored = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}
     assert {t.tensor_type.name for t in stored.values()} == {"Q2_K", "F32"}
     seen = losses.compare(dense(model), logits(open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
 
-    from gguf import dequantize
-
-    weight = torch.from_numpy(dequantize(stored[tensor].data, stored[tensor].tensor_type))
-    form = gguf_file.reorder(weight, 4, back=True)
-    measured = budget.sensitivities(model, rows[:2], {name: model.get_parameter(name)}, lambda *_: [form])
+    weight = model.get_parameter(f"{name}.weight")
+    form = torch.from_numpy(gguf_file.form(weight.detach().numpy(), "Q2_K", None))
+    measured = budget.sensitivities(model, rows[:2], {name: weight}, lambda *_: [form])
     assert measured[0][0] == pytest.approx(seen, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpt2", "phi3", "qwen2"])
+def test_other_families_have_types_of_their_own_too(name, tokenizer, rows, tmp_path):
+    """Transposed matrices, fused ones, biases."""
+    sizes = {"hidden_size": 256, "n_inner": 256, "intermediate_size": 256, "num_hidden_layers": 2}
+    model = _families.make(name, tokenizer, **sizes, max_position_embeddings=64)
+    technique(bits=6.5, types=("Q4_K", "Q8_0"), measured_rows=2).write(model, tokenizer, tmp_path, rows)
+    export = open_runtime(tmp_path)
+    parameters, tensor_bytes = export.size()
+    assert 8 * tensor_bytes / parameters <= 6.5
+    assert set(kinds(tmp_path).values()) == {"Q4_K", "Q8_0", *(["F32"] if name == "gpt2" else [])}  # learnt positions
+    assert losses.compare(dense(model), logits(export), rows[2:], batch=1)["kl"] < 0.3
+
+
+@pytest.mark.slow
+def test_experts_that_share_a_type_are_refused(tokenizer, rows, tmp_path):
+    model = _families.make("mixtral", tokenizer)
+    with pytest.raises(
+        UserError, match=r"align/dpo: blk.0.ffn_.*_exps.weight is no single matrix of mixtral: choose gguf"
+    ):
+        technique(bits=8.5, types=("IQ4_NL", "Q8_0")).write(model, tokenizer, tmp_path, rows)
 
 
 def test_rows_that_no_type_holds_and_budgets_too_small_are_refused(tiny, model, tokenizer, rows, tmp_path):

@@ -1,13 +1,15 @@
-"""The importance matrix: its numbers from the formula, its file as llama.cpp reads it, and what it is for."""
+"""The importance matrix: its numbers from the formula, and what it is for."""
 
-import struct
-
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
+from benchmarks import _families
 from stages.export import gguf
-from stages.export.parts import gguf_file, gguf_vocabulary, importance_matrix
-from stages.lib.nets import losses
+from stages.export.parts import gguf_types, importance_matrix
+from stages.lib.nets import anatomy, losses
+from stages.lib.runtimes import libllama
 from stages.lib.runtimes.base import logits
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
@@ -31,20 +33,32 @@ def uneven(folder):
 @torch.no_grad()
 def test_is_the_mean_square_of_every_input(model_folder, rows):
     net = models.load(model_folder)
-    means = importance_matrix.measure(net, rows)
+    names = {f"{name}.weight": [name] for name in anatomy.matrices(net)}
+    means = importance_matrix.measure(net, rows, names)
     x_MI = net.model.layers[0].input_layernorm(net.model.embed_tokens(rows)).flatten(0, 1).double()
     expected_I = torch.stack([sum(x * x for x in column) / len(column) for column in x_MI.T[:5]])
-    torch.testing.assert_close(means["model.layers.0.self_attn.q_proj"][:5], expected_I)
+    found_I = torch.from_numpy(means["model.layers.0.self_attn.q_proj"][:5])
+    torch.testing.assert_close(found_I, expected_I.float())
     assert "lm_head" not in means and len(means) == 14
 
 
-def test_file_is_llama_cpps(tiny, tmp_path):
-    importance_matrix.save(
-        {"model.layers.1.mlp.down_proj": torch.tensor([1.0, 0.5])}, gguf_file.renamer(tiny), tmp_path / "i.dat"
-    )
-    name = b"blk.1.ffn_down.weight"
-    expected = struct.pack("<ii", 1, len(name)) + name + struct.pack("<iiff", 1, 2, 1.0, 0.5)
-    assert (tmp_path / "i.dat").read_bytes() == expected
+@torch.no_grad()
+def test_every_expert_has_the_tokens_that_it_read(tokenizer, rows):
+    """Of Mixtral's first block, whose router reads what the experts read; one that nobody reads has ones."""
+    net = _families.make("mixtral", tokenizer)
+    mlp, seen = net.model.layers[0].mlp, []
+    mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, 1)))
+    net(rows)
+    chosen = (seen[0] @ mlp.gate.weight.T).topk(2).indices
+    means = importance_matrix.measure(net, rows, {})
+    assert means["blk.0.ffn_gate_exps.weight"].shape == (4, 64)
+    assert means["blk.0.ffn_down_exps.weight"].shape == (4, 128)
+    for expert in range(4):
+        read = seen[0][(chosen == expert).any(-1)]
+        expected = read.double().square().mean(0).float() if len(read) else torch.ones(64)
+        for part in ("gate", "up"):
+            found = torch.from_numpy(means[f"blk.0.ffn_{part}_exps.weight"][expert])
+            torch.testing.assert_close(found, expected)
 
 
 def export(net, tokenizer, folder, type, rows=None):
@@ -66,10 +80,10 @@ def test_quantizing_with_it_loses_less(model_folder, tokenizer, rows, tmp_path, 
     assert minded < 0.9 * plain
 
 
-def test_its_file_does_not_stay_and_its_path_is_not_in_the_model(model_folder, tokenizer, rows, tmp_path):
+def test_nothing_else_stays(model_folder, tokenizer, rows, tmp_path):
     export(models.load(model_folder), tokenizer, tmp_path / "q", "IQ2_XXS", rows)
-    assert not list((tmp_path / "q").glob("*.dat"))
-    assert b"importance" not in (tmp_path / "q" / "model.gguf").read_bytes()
+    files = {file.name for file in (tmp_path / "q").iterdir() if file.suffix != ".json"}
+    assert files == {"Modelfile", "chat_template.jinja", "model.gguf"}
 
 
 def test_types_that_are_noise_without_it_ask_for_it():
@@ -78,39 +92,13 @@ def test_types_that_are_noise_without_it_ask_for_it():
     assert gguf.GGUF(method="gguf", type="IQ3_S", **PARENTS).calibration is None
 
 
-@pytest.mark.parametrize(
-    "type",
-    [
-        pytest.param(type, marks=pytest.mark.slow if type.startswith("IQ3") else ())
-        for type, format in gguf.FORMATS.items()
-        if format.calibration == "useful"
-    ],
-)
-def test_every_type_that_takes_it_stores_other_weights_with_it(model_folder, tokenizer, rows, tmp_path, type):
-    net = uneven(model_folder)
-    for name, calibration in (("without", None), ("within", rows)):
-        export(net, tokenizer, tmp_path / name, type, calibration)
-    without, within = tensors(tmp_path / "without"), tensors(tmp_path / "within")
-    assert without.keys() == within.keys()
-    assert any((without[name] != within[name]).any() for name in without)
-
-
-def test_q8_0_does_not_look_at_it_so_it_is_refused(model_folder, tokenizer, rows, tmp_path):
-    with pytest.raises(ValueError, match="Q8_0 rounds the same with calibration and without"):
-        gguf.GGUF(method="gguf", type="Q8_0", calibration=ROWS, **PARENTS)
-    net = uneven(model_folder)
-    means = importance_matrix.measure(net, rows)
-    importance_matrix.save(means, gguf_file.renamer(net), tmp_path / "importance.dat")
-    vocabulary = gguf_vocabulary.read(tokenizer, len(tokenizer))
-    gguf_file.write_file(net, vocabulary, tmp_path / "full.gguf", "F32")
-    found = []
-    for importance in (None, tmp_path / "importance.dat"):
-        gguf_file.quantize(tmp_path / "full.gguf", tmp_path / "model.gguf", "Q8_0", [], importance)
-        found.append(tensors(tmp_path))
-    assert all((found[0][name] == found[1][name]).all() for name in found[0])
-
-
-def tensors(folder):
-    from gguf import GGUFReader
-
-    return {t.name: t.data.copy() for t in GGUFReader(folder / "model.gguf").tensors}
+@pytest.mark.parametrize(("type", "format"), gguf_types.FORMATS.items())
+def test_what_takes_it_rounds_otherwise_with_it_and_nothing_else_does(type, format):
+    random = np.random.default_rng(0)
+    weight, importance = random.normal(size=(8, 256)).astype(np.float32), np.logspace(-2, 2, 256, dtype=np.float32)
+    kind, needed = GGMLQuantizationType[format.type], format.calibration == "needed"
+    without = libllama.quantize(weight, kind, np.ones_like(importance) if needed else None)
+    assert (libllama.quantize(weight, kind, importance) == without).all() == (format.calibration == "useless")
+    if format.calibration == "useless":
+        with pytest.raises(ValueError, match=f"{type} rounds the same with calibration and without"):
+            gguf.GGUF(method="gguf", type=type, calibration=ROWS, **PARENTS)

@@ -24,14 +24,20 @@ class Fixed:
 
 
 @pytest.mark.parametrize(
-    ("kl", "bits", "message"),
-    [(0.3, 8, "kl 0.3 nats/token > max_kl 0.2"), (float("nan"), 8, "kl nan"), (0.01, 33, "only 32.00")],
+    ("type", "kl", "bits", "message"),
+    [
+        ("Q8_0", 0.3, 8, "kl 0.3 nats/token > max_kl 0.2"),
+        ("Q8_0", float("nan"), 8, "kl nan"),
+        ("Q8_0", 0.01, 33, "only 32.00"),
+        ("F16", 0.0011, 16, "kl 0.0011 nats/token > max_kl 0.001"),  # what hardly rounds may lose hardly anything
+        ("BF16", 0.011, 16, "kl 0.011 nats/token > max_kl 0.01"),
+    ],
 )
-def test_a_strange_or_larger_file_is_refused(kl, bits, message):
-    technique = GGUF(method="gguf", type="F16", **PARENTS)
+def test_a_strange_or_larger_file_is_refused(type, kl, bits, message, tiny):
+    technique = GGUF(method="gguf", type=type, **PARENTS)
     with pytest.raises(UserError, match=message):
-        stage.check("f16", technique, {"kl": kl, "bits_per_weight": bits}, Fixed())
-    stage.check("f16", technique, {"kl": 0.1, "bits_per_weight": 32.1}, Fixed())
+        stage.check("variant", technique, technique.loss(tiny), {"kl": kl, "bits_per_weight": bits}, Fixed())
+    stage.check("variant", technique, technique.loss(tiny), {"kl": 0.0009, "bits_per_weight": 32.1}, Fixed())
 
 
 PARAMS = """

@@ -71,7 +71,6 @@ WRONG = [
     ("distil", {}, "unknown stage distil; there are: data, .*distill"),
     ("data.corpus", [1], r"data.corpus must be a mapping, not \[1\]"),
     ("data.corpus.method", None, "data.corpus.method is missing; there are: documents, "),
-    ("data.corpus.source", "it's", "data.corpus.source is .*: a path with ' cannot be passed"),
     ("prune", None, "prune is missing, which dvc.yaml wants; without variants it is `{}`"),
     ("prune.wanda-50.model", "align", "prune.wanda-50.model is 'align': it must be stage/variant"),
     ("prune.wanda-50.model", "align/a'b", "prune.wanda-50.model is .*: it must be stage/variant"),

@@ -1,5 +1,7 @@
 """Somebody else's model: a folder, a GGUF file; what is not what params say is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import ValidationError
@@ -73,3 +75,75 @@ def test_what_cannot_be_shuffled_is_refused():
     model = Qwen2ForCausalLM(Qwen2Config(**small, num_attention_heads=2, num_key_value_heads=2))
     with pytest.raises(UserError, match="llama without biases, not this qwen2"):
         pretrained.shuffle(model, seed=0)
+
+
+def summary_of(folder, tokenizer, capsys, **more):
+    external = {"source": str(folder), "sha256": files.digest(Path(folder))}
+    given = {"method": "pretrained", "tokens": "tokenize/bpe", "external": external, **more}
+    model = pretrained.Pretrained.model_validate(given).build(tokenizer)
+    return model, capsys.readouterr().out.splitlines()[-1]
+
+
+def test_one_line_says_what_was_taken_in(tokenizer, tmp_path, capsys):
+    from benchmarks import _families
+
+    _families.make("qwen2", tokenizer, vocab_size=640).half().save_pretrained(tmp_path / "theirs")
+    model, said = summary_of(tmp_path / "theirs", tokenizer, capsys, dtype="stored")
+    assert said.startswith(f"{tmp_path / 'theirs'}: qwen2 of {model.num_parameters():,} parameters, ")
+    for part in ("640 rows for 512 tokens", "a head that is the embedding", "answers end at <|end|>", "float16", "512"):
+        assert part in said
+
+
+def test_a_training_wants_32_bits(model_folder):
+    training = {"steps": 1, "batch_size": 1, "lr": 0.1}
+    external = {"source": str(model_folder), "sha256": files.digest(model_folder)}
+    given = {"method": "pretrained", "tokens": "tokenize/bpe", "external": external, "training": training}
+    with pytest.raises(ValidationError, match="in 16 bits small steps of a training are lost"):
+        pretrained.Pretrained.model_validate(given | {"dtype": "stored"})
+
+
+def test_more_tokens_than_rows_are_refused(tokenizer, tmp_path, llama):
+    llama(len(tokenizer) - 1).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="theirs has rows for 511 tokens, the tokenizer of 'tokenize/bpe' has 512"):
+        technique(tmp_path / "theirs").build(tokenizer)
+
+
+def test_an_encoder_is_refused_because_it_looks_ahead(tokenizer, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=512, initializer_range=0.2, **small)).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="theirs looks at later tokens: this bert is no causal language model"):
+        technique(tmp_path / "theirs").build(tokenizer)
+
+
+def test_weights_that_compute_no_numbers_are_refused(tokenizer, tmp_path, tiny):
+    tiny.model.norm.weight.data[0] = torch.nan
+    tiny.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match="theirs computes no numbers in torch.float32"):
+        technique(tmp_path / "theirs").build(tokenizer)
+
+
+def test_an_adapter_is_merged_into_the_base_that_is_given(tokenizer, tmp_path, tiny, monkeypatch, capsys):
+    from stages.lib.store import adapters
+
+    monkeypatch.chdir(tmp_path)
+    models.save(tiny, tokenizer, tmp_path / "base")
+    wrapped = adapters.wrap(models.load(tmp_path / "base"), adapters.LoRA(rank=2)).eval()
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    wrapped.save_pretrained("theirs")
+    base = {"source": "base", "sha256": files.digest(tmp_path / "base")}
+    model, _ = summary_of("theirs", tokenizer, capsys, base=base)
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, wrapped(ids).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UserError, match="base is a whole model, no adapter of base: leave out `base`"):
+        summary_of("base", tokenizer, capsys, base=base)
+
+
+def test_files_that_are_no_model_are_refused_before_work(model_folder):
+    file = model_folder / "model.safetensors"
+    with pytest.raises(ValidationError, match="is neither a folder nor a .gguf file: name the folder it lies in"):
+        External(source=str(file), sha256=files.digest(file))

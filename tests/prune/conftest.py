@@ -6,19 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.lib.store import tokens
 from stages.prune.parts.given import Given
 
 
 @pytest.fixture
-def given(tmp_path) -> Callable[..., Given]:
+def given(tmp_path, tokenizer) -> Callable[..., Given]:
     """given(rows, name="given"): as the stage makes it; under the same name scores and trainings are found again."""
 
     def make(rows: Tensor, name: str = "given") -> Given:
         folder = tmp_path / name
-        if rows.ndim == 2:
-            tokens.save(folder / "tokens", {}, train=rows.numpy())
-        return Given(rows, folder / "tokens", folder / "scores", folder / "trainings")
+        return Given(rows, rows.numpy(), tokenizer, folder / "scores", folder / "trainings")
 
     return make
 

@@ -27,6 +27,7 @@ VARIANTS = {
     "depth-1": "method: depth, layers: 1, calibration: {rows: 8}",
     "width-192": "method: width, hidden: 192, calibration: {rows: 8}",
     "width-128": "method: width, hidden: 128, ffn: 256, heads: 2, kv_heads: 1, calibration: {rows: 8}",
+    "vocabulary": "method: vocabulary, size: 400",
     "ticket": "method: lottery, sparsity: 0.5, rounds: 2, training: {steps: 2, batch_size: 2}",
 }
 
@@ -61,7 +62,7 @@ def project(tmp_path, monkeypatch, rows, model_folder):
     Path("params.yaml").write_text("\n".join([start, *lines]))
     numbers = rows.numpy().astype(np.uint16)
     about = {"vocab_size": 512, "context": 64, "tokenizer": files.digest(model_folder / "tokenizer.json")}
-    tokens.save(Path("tokens"), about, train=numbers, held_out=numbers)
+    tokens.save(Path("tokens"), about, model_folder / "tokenizer.json", train=numbers, held_out=numbers)
     Path("code.json").write_text("{}")
 
 
@@ -121,13 +122,16 @@ def test_the_rank_of_every_layer_is_told(project, model_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["depth-1", "width-128", "spectral-50", "magnitude-2of4", "sparsegpt-2of4"])
+@pytest.mark.parametrize(
+    "variant", ["depth-1", "width-128", "spectral-50", "magnitude-2of4", "sparsegpt-2of4", "vocabulary"]
+)
 def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
     """The fork that logits are read with, at every position, and the llama.cpp that users run, at one."""
     run(variant, model_folder)
     write("F16", "export")
     source, export = models.load(Path("out/model")), open_runtime(Path("export"))
-    seen = losses.compare(models.logits(source), logits(export), rows[:4], batch=1)
+    rows = tokens.held_out(Path("tokens"), 4, Path("out/model"))
+    seen = losses.compare(models.logits(source), logits(export), rows, batch=1)
     assert abs(seen["kl"]) < 1e-4 and export.size()[0] == source.num_parameters()
     ours_TV = source(rows[:1]).logits[0].log_softmax(-1)
     chosen = export.tokenizer.batch_decode(ours_TV.argmax(-1)[:, None])
@@ -158,8 +162,38 @@ def test_a_width_that_a_format_cannot_hold_is_refused(project, model_folder):
 
 
 @pytest.mark.slow
+def test_fewer_tokens_and_then_fewer_weights_from_the_same_rows(project, model_folder, rows):
+    """Rows are numbered by the whole vocabulary; each model reads them in its own."""
+    seen = run("vocabulary", model_folder)
+    whole, small = models.load(model_folder), models.load(Path("out/model"))
+    old, new = (models.load_tokenizer(place).get_vocab() for place in (model_folder, Path("out/model")))
+    assert seen["parameters"] == whole.num_parameters() - 112 * 256 == small.num_parameters()
+    assert (seen["vocab_size_before"], seen["vocab_size"]) == (512, 400) == (len(old), len(new))
+    names = {number: token for token, number in old.items()}
+    gone = [names[number] not in new for number in rows.flatten().tolist()]
+    assert seen["dropped"] == pytest.approx(sum(gone) / len(gone)) and 0 < seen["dropped"] < 0.1
+    assert abs(seen["kl"]) < 1e-6 and seen["same_top"] == 1 and seen["loss_before"] == pytest.approx(seen["loss_after"])
+
+    own = tokens.held_out(Path("tokens"), 16, Path("out/model"))
+    assert seen["loss_after"] == pytest.approx(losses.evaluate(small, own))
+    kept = torch.tensor([old[token] for token, _ in sorted(new.items(), key=lambda pair: pair[1])])
+    with torch.no_grad():
+        p_NTV, q_NTV = whole(kept[own]).logits[..., kept].log_softmax(-1), small(own).logits.log_softmax(-1)
+    torch.testing.assert_close(p_NTV, q_NTV, atol=1e-5, rtol=1e-5)
+
+    after = run("wanda-50", Path("out/model"), "both")
+    assert after["loss_before"] == pytest.approx(seen["loss_after"]) and after["sparsity"] == pytest.approx(
+        0.5, abs=1e-4
+    )
+    assert files.digest(Path("both/model/tokenizer.json")) == files.digest(Path("out/model/tokenizer.json"))
+    again = run("vocabulary", model_folder, "again")
+    assert again == seen and files.digest(Path("again/model")) == files.digest(Path("out/model"))
+
+
+@pytest.mark.slow
 def test_another_vocabulary_is_refused_and_nothing_is_written(project, model_folder):
     files.write_json(Path("tokens/tokens.json"), {"tokenizer": "0" * 64})
+    Path("tokens/tokenizer.json").unlink()
     with pytest.raises(UserError, match="the vocabularies differ: tokens has tokenizer 000000000000"):
         run("wanda-50", model_folder)
     assert not Path("out").exists() or not list(Path("out").iterdir())

@@ -1,15 +1,25 @@
 """The data card: what is in a record artefact, how much of it, and under which licence."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 from stages.data import Dataset
+from stages.lib.store.records import Record
+
+SHOWN = 40  # kinds, or files left out
 
 
-def write(variant: str, data: Dataset, metrics: Mapping[str, float]) -> str:
+def write(
+    variant: str,
+    data: Dataset,
+    metrics: Mapping[str, float],
+    train: list[Record],
+    held_out: list[Record],
+    left_out: list[str],
+) -> str:
     """Markdown; the same data give the same bytes."""
-    kinds = sorted(key.removeprefix("train_records_") for key in metrics if key.startswith("train_records_"))
-    rows = [f"| {kind} | {metrics.get(f'train_records_{kind}', 0):,} | {metrics.get(f'held_out_records_{kind}', 0):,} |"
-            for kind in kinds]  # fmt: skip
+    splits = [Counter(str(row.get("family") or row["source"]) for row in rows) for rows in (train, held_out)]
+    kinds = sorted(splits[0] | splits[1])
     return "\n".join(
         [
             f"# Data card: {variant}",
@@ -20,10 +30,17 @@ def write(variant: str, data: Dataset, metrics: Mapping[str, float]) -> str:
             f"{metrics['records_duplicate']:,} duplicates or near-duplicates dropped.",
             f"Train {metrics['train_bytes']:,} bytes, held out {metrics['held_out_bytes']:,} bytes; "
             "no record is in both.",
+            *([f"{len(left_out):,} files left out: {shown(left_out)}."] if left_out else []),
             "",
             "| kind | train records | held-out records |",
             "|---|---|---|",
-            *rows,
+            *(f"| {kind} | {splits[0][kind]:,} | {splits[1][kind]:,} |" for kind in kinds[:SHOWN]),
+            *([f"| {len(kinds) - SHOWN:,} more | | |"] if len(kinds) > SHOWN else []),
             "",
         ]
     )
+
+
+def shown(names: list[str]) -> str:
+    more = [f"{len(names) - SHOWN:,} more"] if len(names) > SHOWN else []
+    return ", ".join([*(f"`{name}`" for name in names[:SHOWN]), *more])

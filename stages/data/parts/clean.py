@@ -6,35 +6,36 @@ import unicodedata
 from stages.lib.store.records import Record
 from stages.lib.text import duplicates
 
-MIN_CHARACTERS = 200  # shorter documents teach little and upset duplicate detection
+LEARNT = ("text", "prompt", "solution", "chosen", "rejected")  # what a model may learn from a record
 
 
 def identity(record: Record) -> str:
-    """What makes two records the same: the text of a document, the prompt of anything else."""
+    """What must not be in both splits: the text of a document, the prompt of anything else."""
     return record["text"] if "text" in record else record["prompt"]
 
 
 def weight(record: Record) -> int:
     """UTF-8 bytes of everything a model may learn from a record."""
-    return sum(len(record.get(key, "").encode()) for key in ("text", "prompt", "solution", "chosen", "rejected"))
+    return sum(len(record.get(key, "").encode()) for key in LEARNT)
 
 
 def normalise(record: Record) -> Record:
-    """Unicode NFC, no trailing blanks, no runs of empty lines."""
+    """Unicode NFC, no trailing blanks, no runs of empty lines, no halves of surrogate pairs (UTF-8 has none)."""
     if "text" not in record:
         return record
-    text = unicodedata.normalize("NFC", record["text"]).replace("\r\n", "\n")
+    text = unicodedata.normalize("NFC", re.sub("[\ud800-\udfff]", "\ufffd", record["text"])).replace("\r\n", "\n")
     text = re.sub(r"[ \t]+\n", "\n", text)
     return record | {"text": re.sub(r"\n{3,}", "\n\n", text).strip()}
 
 
-def worth_keeping(record: Record) -> bool:
-    return "text" not in record or len(record["text"]) >= MIN_CHARACTERS
+def worth_keeping(record: Record, min_characters: int) -> bool:
+    return "text" not in record or len(record["text"]) >= max(1, min_characters)
 
 
 def without_duplicates(rows: list[Record]) -> list[Record]:
-    """The first of each set of equal records, blanks and case aside."""
-    return list({duplicates.plain(identity(row)): row for row in reversed(rows)}.values())[::-1]
+    """The first of each set of records that teach the same, blanks and case aside."""
+    learnt = (tuple(duplicates.plain(row.get(key, "")) for key in LEARNT) for row in reversed(rows))
+    return list(dict(zip(learnt, reversed(rows), strict=True)).values())[::-1]
 
 
 def without_near_duplicates(rows: list[Record]) -> list[Record]:

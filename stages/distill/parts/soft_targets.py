@@ -14,6 +14,7 @@ from torch import Tensor
 
 from stages.distill import Batch, Distillation
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import losses
 from stages.lib.store import traces as recordings
 from stages.lib.text import packing
 
@@ -55,6 +56,7 @@ class SoftTargets(Distillation, ABC):
 
 
 def divergence(student_NV: Tensor, teacher_NV: Tensor, temperature: float) -> Tensor:
-    """Mean KL(teacher || student) over the whole vocabulary, nats/token."""
+    """Mean KL(teacher || student) over the vocabulary that both have rows for, nats/token."""
+    student_NV, teacher_NV = losses.common(student_NV, teacher_NV)
     p_NV, q_NV = ((logits.float() / temperature).log_softmax(-1) for logits in (teacher_NV, student_NV))
     return F.kl_div(q_NV, p_NV, log_target=True, reduction="batchmean")

@@ -1,112 +1,114 @@
-"""What all GGUF files have in common: which models they can hold, how these are written, llama.cpp's own quantizer."""
+"""What all GGUF files have in common: how a model becomes one of 32-bit floats, and how its matrices are rounded."""
 
-import subprocess
-from collections.abc import Callable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
 
-from stages.export.parts import gguf_vocabulary
-from stages.lib.frame.errors import UserError
-from stages.lib.nets import anatomy
+from stages.export.parts import converter, gguf_families, gguf_vocabulary
+from stages.export.parts.modelfile import modelfile
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader, ReaderTensor
 
 RUN = """\
     llama-cli -m model.gguf                            # llama.cpp
     ollama create orchard -f Modelfile && ollama run orchard
     python -m apps.chat --model model.gguf             # from an Orchard checkout
 """
+# What llama.cpp computes in 32 bits: norms, biases, routers, convolutions, learnt positions
+EXACT = re.compile(
+    r"_norm\.weight|ffn_gate_inp|position_embd|ssm_conv1d|shortconv\.conv|time_mix_(first|w[12]|decay|lerp)|altup|"
+    r"(?<!weight)$"
+)
 
 
-def require_llama(config: Any, parent: str) -> None:
-    """Refuse what the file could only hold wrongly: llama.cpp would use other mathematics."""
-    if config.model_type != "llama":
-        raise UserError(f"GGUF export knows llama models, not {config.model_type} ({parent}): choose safetensors")
-    rope = config.rope_parameters["rope_type"]
-    if rope != "default" or config.attention_bias or config.mlp_bias:
-        known = "GGUF export knows llama models with plain RoPE and no biases"
-        raise UserError(f"{known}, not with RoPE {rope} or biases ({parent}): choose safetensors")
-
-
-def write_file(model: Any, vocabulary: dict[str, Any], target: Path, type: str) -> None:
+def write(model: Any, tokenizer: Any, target: Path) -> "tuple[GGUFReader, dict[str, list[str]]]":
+    """The model as a file of 32-bit floats, which llama.cpp opens; what each weight of transformers is called there."""
     import gguf
 
-    writer = gguf.GGUFWriter(target, "llama")
-    writer.add_file_type(gguf.LlamaFileType["ALL_F32" if type == "F32" else f"MOSTLY_{type}"])
-    add_shape(writer, model.config)
-    gguf_vocabulary.add(writer, vocabulary)
-    rename, heads = renamer(model), rotated(model)
-    for name, weight in model.state_dict().items():
-        if name == "lm_head.weight" and model.config.tie_word_embeddings:
-            continue  # without it llama.cpp uses the embedding
-        weight = weight.float().cpu()
-        if name in heads:
-            weight = reorder(weight, heads[name])
-        kept = gguf.GGMLQuantizationType[type_of(name, weight, type)]
-        writer.add_tensor(rename(name), gguf.quants.quantize(weight.contiguous().numpy(), kept), raw_dtype=kept)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    size = model.get_input_embeddings().weight.shape[0]
+    vocabulary = gguf_vocabulary.read(tokenizer, size) | {"name": name(model, tokenizer)}
+    names = converter.convert(model, vocabulary, target)
+    gguf_vocabulary.check(tokenizer, target)
+    return gguf.GGUFReader(target), names
 
 
-def type_of(name: str, weight: Tensor, type: str) -> str:
-    """Of one tensor in a file that no other program quantizes."""
-    if weight.ndim == 1:
-        return "F32"
-    return "Q8_0" if type.startswith("TQ") and name in ("model.embed_tokens.weight", "lm_head.weight") else type
-
-
-def renamer(model: Any) -> Callable[[str], str]:
-    """transformers' name of a tensor -> llama.cpp's."""
+def name(model: Any, tokenizer: Any) -> str:
+    """Family and size. llama.cpp strips spaces behind control tokens where it reads Phi-3, and nowhere else."""
     import gguf
 
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
-    return lambda name: str(names.get_name(name, try_suffixes=(".weight",)))
-
-
-def add_shape(writer: Any, config: Any) -> None:
-    heads = anatomy.heads(config)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads.queries)
-    writer.add_head_count_kv(heads.keys_values)
-    writer.add_key_length(heads.size)
-    writer.add_value_length(heads.size)
-    writer.add_rope_dimension_count(heads.size)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-
-
-def rotated(model: Any) -> dict[str, int]:
-    """The matrices of queries and keys, and their number of heads: RoPE rotates what they put out."""
-    heads = anatomy.heads(model.config)
-    counts = {"queries": heads.queries, "keys": heads.keys_values}
-    return {name: counts[rows.space] for name, (rows, *_) in anatomy.axes(model).items() if rows.space in counts}
-
-
-def reorder(weight_OI: Tensor, heads: int, back: bool = False) -> Tensor:
-    """Rows of queries or keys in llama.cpp's order: it rotates neighbours (2i, 2i+1), transformers (i, i + head/2)."""
-    sizes = (heads, -1, 2) if back else (heads, 2, -1)
-    return weight_OI.unflatten(0, sizes).transpose(1, 2).reshape(weight_OI.shape)
-
-
-def quantize(source: Path, target: Path, type: str, rules: list[str], importance: Path | None = None) -> None:
-    """llama.cpp's own quantizer, the program `llama-quantize`. Rules are PATTERN=TYPE; the first that fits counts."""
-    from ik_llama_cpp import find_quantize_bin
-
-    options = ["--custom-q", ",".join(rules)] if rules else []
-    if importance:
-        options += ["--imatrix", str(importance), "--hide-imatrix"]  # hidden: its path would be in the file
-    command = [str(find_quantize_bin()), *options, source, target, type, "1"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"llama-quantize could not write {type}: {(done.stdout + done.stderr)[-500:]}")
+    strips = any(token.rstrip for token in tokenizer.added_tokens_decoder.values())
+    family = re.sub("ForCausalLM|LMHeadModel", "", type(model).__name__)
+    family = re.sub(r"(?<=[a-z])(?=\d)", "-" if strips else " ", family)
+    return f"{family} {gguf.size_label(model.num_parameters(), 0, 0, 0)}"
 
 
 def write_beside(tokenizer: Any, config: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
-    (folder / "Modelfile").write_text(gguf_vocabulary.modelfile(tokenizer, config.max_position_embeddings))
+    (folder / "Modelfile").write_text(modelfile(tokenizer, gguf_families.context(config)))
+
+
+def widths(file: "GGUFReader") -> dict[str, int]:
+    """The matrices that may be rounded, and how many weights their rows hold."""
+    return {each.name: int(each.shape[0]) for each in file.tensors if not stays(each)}
+
+
+def exact_bytes(file: "GGUFReader") -> int:
+    """Of what is not rounded."""
+    return sum(int(each.n_bytes) for each in file.tensors if stays(each))
+
+
+def layers(names: Iterable[str]) -> int:
+    """How many blocks there are, by the names of their matrices."""
+    return 1 + max(int(name.split(".")[1]) for name in names if name.startswith("blk."))
+
+
+def stays(tensor: "ReaderTensor") -> bool:
+    return len(tensor.shape) < 2 or bool(EXACT.search(tensor.name))
+
+
+def quantize(
+    source: "GGUFReader", target: Path, kind: str, types: Mapping[str, str], importance: Mapping[str, np.ndarray]
+) -> None:
+    """A file of `kind` from one of 32-bit floats: each matrix that `types` names in that ggml type.
+
+    `importance` is what each column of a matrix weighs, (I,), or (E, I) of experts; a tensor at a time is in memory.
+    """
+    import gguf
+
+    writer = gguf.GGUFWriter(target, source.fields["general.architecture"].contents())
+    for field in source.fields.values():
+        if not field.name.startswith("GGUF.") and field.name not in ("general.architecture", "general.file_type"):
+            element = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, field.contents(), field.types[0], element)
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
+    chosen = [gguf.GGMLQuantizationType[types.get(each.name, "F32")] for each in source.tensors]
+    for tensor, type in zip(source.tensors, chosen, strict=True):
+        shape = gguf.quant_shape_to_byte_shape(tensor.data.shape, type)
+        writer.add_tensor_info(tensor.name, shape, np.dtype(np.uint8), int(np.prod(shape)), type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor, type in zip(source.tensors, chosen, strict=True):
+        writer.write_tensor_data(rounded(tensor.data, type, importance.get(tensor.name)))
+    writer.close()
+
+
+def rounded(weight: np.ndarray, type: int, importance: np.ndarray | None) -> np.ndarray:
+    """As llama.cpp rounds it, (..., bytes of a row) uint8."""
+    from stages.lib.runtimes import libllama
+
+    if importance is None or importance.ndim == 1:
+        return libllama.quantize(weight, type, importance)
+    return np.stack([libllama.quantize(*each) for each in zip(weight, [type] * len(weight), importance, strict=True)])
+
+
+def form(weight_OI: np.ndarray, type: str, importance_I: np.ndarray | None) -> np.ndarray:
+    """What a matrix is after it was rounded, as floats."""
+    import gguf
+
+    kind = gguf.GGMLQuantizationType[type]
+    return gguf.dequantize(rounded(weight_OI, kind, importance_I), kind)

@@ -1,38 +1,51 @@
-"""llama.cpp's importance matrix: how much each input of a Linear weighs in its output. Kawrakow 2024,
+"""llama.cpp's importance matrix: how much each input of a matrix weighs in its output. Kawrakow 2024,
 github.com/ggml-org/llama.cpp/pull/4861.
 
 Rounding w_oi to q_oi changes an output by sum_i (w_oi - q_oi) x_i; with inputs taken as uncorrelated its mean square is
 sum_i (w_oi - q_oi)^2 mean(x_i^2), so mean(x_i^2) is the weight that the quantizer gives column i. I = in_features.
 """
 
-import struct
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from stages.lib.nets import calibrate
+from stages.lib.nets import anatomy, calibrate
+from stages.lib.nets.anatomy import Matrix
+
+EXPERTS = {"gate_up_proj": ("gate", "up"), "up_proj": ("up",), "down_proj": ("down",)}  # fused -> llama.cpp's names
 
 
-def measure(model: Any, rows_NT: Tensor) -> dict[str, Tensor]:
-    """mean(x_i^2) over all calibration tokens, (I,) for every Linear but the head."""
-    layers = calibrate.linears(model)
-    squares_I = {name: torch.zeros(layer.in_features, dtype=torch.float64) for name, layer in layers.items()}
+def measure(model: Any, rows_NT: Tensor, names: Mapping[str, list[str]]) -> dict[str, np.ndarray]:
+    """mean(x_i^2) for every matrix in the blocks as llama.cpp calls it: (I,), or (E, I) of experts.
+
+    `names` says what became of each weight of transformers. An expert counts the tokens that it read; one that read
+    none has ones.
+    """
+    matrices = anatomy.matrices(model)
+    squares_I = {name: torch.zeros(each.in_features, dtype=torch.float64) for name, each in matrices.items()}
+    counts = dict.fromkeys(matrices, 0)
 
     def add(name: str, x_MI: Tensor) -> None:
         squares_I[name] += x_MI.double().square().sum(0).cpu()
+        counts[name] += len(x_MI)
 
-    calibrate.observe(model, rows_NT, layers, add)
-    return {name: square_I / rows_NT.numel() for name, square_I in squares_I.items()}
+    calibrate.observe(model, rows_NT, matrices, add)
+    found: dict[str, np.ndarray] = {}
+    for name, matrix in matrices.items():
+        mean_I = (squares_I[name] / counts[name] if counts[name] else torch.ones(matrix.in_features)).float().numpy()
+        if matrix.expert is None:
+            found |= dict.fromkeys(names.get(f"{name}.weight", ()), mean_I)
+        else:
+            for tensor in experts(name, matrix):
+                count = matrix.parameter.shape[0]
+                found.setdefault(tensor, np.empty((count, matrix.in_features), np.float32))[matrix.expert] = mean_I
+    return found
 
 
-def save(means_I: Mapping[str, Tensor], rename: Callable[[str], str], target: Path) -> None:
-    """llama.cpp's own file (.dat): a count, then name, calls, width and 32-bit floats of every matrix."""
-    with target.open("wb") as file:
-        file.write(struct.pack("<i", len(means_I)))
-        for name, mean_I in means_I.items():
-            tensor = rename(f"{name}.weight").encode()
-            file.write(struct.pack("<i", len(tensor)) + tensor + struct.pack("<ii", 1, len(mean_I)))
-            file.write(mean_I.float().numpy().tobytes())
+def experts(name: str, matrix: Matrix) -> list[str]:
+    """What llama.cpp calls the tensors that hold one of transformers' fused experts."""
+    block = next(part for part in name.split(".") if part.isdecimal())
+    return [f"blk.{block}.ffn_{part}_exps.weight" for part in EXPERTS[matrix.name]]

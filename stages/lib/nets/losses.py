@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 Logits = Callable[[Tensor], Tensor]  # ids (B, T) -> (B, T, V), on any device
 
 
+def common(one_NV: Tensor, other_NV: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits of two models of one tokenizer, cut to the rows that both have: more than tokens are only padding."""
+    rows = min(one_NV.shape[-1], other_NV.shape[-1])
+    return one_NV[..., :rows], other_NV[..., :rows]
+
+
 def next_token(logits_BTV: Tensor, ids_BT: Tensor) -> Tensor:
     """Mean cross entropy of each token given those before it, nats/token; positions labelled -100 do not count."""
     return F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), ids_BT[:, 1:].flatten(), ignore_index=IGNORE)
@@ -39,7 +45,8 @@ def acceptance(teacher: "PreTrainedModel", student: "PreTrainedModel", rows_NT: 
     """
     total = 0.0
     for ids_BT in rows_NT.to(student.device).split(batch):
-        p_BTV, q_BTV = (model(ids_BT, use_cache=False).logits.float().softmax(-1) for model in (teacher, student))
+        both = common(*(model(ids_BT, use_cache=False).logits for model in (teacher, student)))
+        p_BTV, q_BTV = (logits_BTV.float().softmax(-1) for logits_BTV in both)
         total += torch.minimum(p_BTV, q_BTV).sum(-1).mean(1).sum().item()
     return total / len(rows_NT)
 

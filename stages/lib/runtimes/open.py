@@ -12,9 +12,9 @@ from stages.lib.runtimes.transformers import Transformers
 
 def open_runtime(folder: Path) -> Runtime:
     if (folder / "model.gguf").is_file():
-        from stages.lib.runtimes.mainstream import open_gguf
+        from stages.lib.runtimes.llama_cpp import LlamaCpp
 
-        return open_gguf(folder)
+        return LlamaCpp(folder)
     if (folder / "model.onnx").is_file():
         from stages.lib.runtimes.onnx import Onnx
 

@@ -17,10 +17,10 @@ from stages.lib.store import adapters, models
 class Transformers:
     BATCH = 64  # sequences
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, dtype: str = "float32"):
         self.folder = folder
         adapter = (folder / adapters.CONFIG).is_file()
-        self.model: Any = adapters.load(folder).merge_and_unload() if adapter else models.load(folder)
+        self.model: Any = adapters.load(folder).merge_and_unload() if adapter else models.load(folder, dtype)
         self.tokenizer = models.load_tokenizer(folder)
 
     def size(self) -> tuple[int, int]:

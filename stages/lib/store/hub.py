@@ -11,6 +11,7 @@ from pydantic import model_validator
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
+from stages.lib.store import loading
 
 
 class External(Params):
@@ -32,10 +33,28 @@ class External(Params):
                 raise ValueError(f"'{self.source}' is a hub id: name the commit to take as `revision`")
             if self.sha256:
                 raise ValueError(f"'{self.source}' is a hub id, pinned by its `revision`: leave out `sha256`")
+        elif path.is_file() and path.suffix != ".gguf":
+            raise ValueError(f"'{self.source}' is neither a folder nor a .gguf file: name the folder it lies in")
         elif not self.sha256:
             raise ValueError(f"'{self.source}' is not pinned: put its `sha256`, {files.digest(path)}")
         elif self.revision:
             raise ValueError(f"'{self.source}' is local, pinned by its `sha256`: leave out `revision`")
+        return self
+
+
+class LocalFile(Params):
+    """A file of the user's, pinned by what is in it."""
+
+    source: str
+    sha256: str | None = None
+
+    @model_validator(mode="after")
+    def pinned(self) -> "LocalFile":
+        path = Path(self.source)
+        if not path.is_file():
+            raise ValueError(f"'{self.source}' is no file")
+        if (found := files.digest(path)) != self.sha256:
+            raise ValueError(f"'{self.source}' is not pinned to what it holds: its `sha256` is {found}")
         return self
 
 
@@ -51,6 +70,11 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
     import huggingface_hub
 
     huggingface_hub.constants.HF_HUB_OFFLINE = False  # params name the hub: the user asked for the network
-    patterns = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model"]  # no pickles
-    folder = huggingface_hub.snapshot_download(external.source, revision=external.revision, allow_patterns=patterns)
+    with loading.opening(external.source):
+        folder = huggingface_hub.snapshot_download(
+            external.source,
+            revision=external.revision,
+            allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt"],  # no pickles
+            ignore_patterns=["original/*", "consolidated*"],  # the same weights in another layout
+        )
     return Path(folder), {}

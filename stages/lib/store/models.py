@@ -1,5 +1,7 @@
 """Model artefacts: a folder in the Hugging Face layout (config.json, model.safetensors, tokenizer, chat template).
 
+Weights of more than `SHARD` bytes lie in several files, which model.safetensors.index.json lists.
+
 Every model artefact carries its tokenizer, so a folder is enough to run, compare or export it.
 """
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
+from stages.lib.store import folders, loading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,32 +18,33 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+SHARD = "5GB"  # what most tools of others choose
+
 
 def load(folder: Path, dtype: str = "float32") -> "PreTrainedModel":
-    """The model of an artefact, on the accelerator if there is one, in eval mode."""
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    """The model of an artefact, on the accelerator if there is one, in eval mode; packed weights stay packed.
 
-    quiet()
+    `dtype` "stored" is that of its weights: half the memory, where they were taken in so and are not trained.
+    """
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no model: config.json is missing")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder} is damaged ({error}); run the stage that made it again") from error
-    for weight in model.parameters():  # what a quantized file holds under another name keeps the file's type
-        if weight.is_floating_point():
+    if dtype == loading.STORED and "quantization_config" in files.read_json(folder / "config.json"):
+        dtype = "float32"  # what is not packed was rounded to 16 bits, but is computed in 32
+    model = loading.read(folder, folder, dtype)
+    for weight in model.parameters() if dtype != loading.STORED else ():
+        if weight.is_floating_point():  # what a quantized file holds under another name keeps the file's type
             weight.data = weight.data.to(model.dtype)
     return place(model).eval()
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
-    from transformers import AutoTokenizer
+    """As tokenizer.json has it: the class of a model would build its own rules instead."""
+    from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
         raise UserError(f"{folder} has no tokenizer: tokenizer.json is missing")
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    loading.quiet()
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
@@ -61,18 +65,12 @@ def save(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
         write(model, tokenizer, temporary)
 
 
-def write(model: "PreTrainedModel", tokenizer: Any, folder: Path) -> None:
+def write(model: "PreTrainedModel", tokenizer: Any, folder: Path, shard: str = SHARD) -> None:
     """Into a folder that somebody else is writing."""
-    quiet()
-    model.save_pretrained(folder)
+    loading.quiet()
+    model.save_pretrained(folder, max_shard_size=shard)
     tokenizer.save_pretrained(folder)
-
-
-def quiet() -> None:
-    """No progress bars for models that are read in a blink."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
+    folders.finish(folder)
 
 
 def logits(model: "PreTrainedModel") -> "Callable[[Tensor], Tensor]":

@@ -141,12 +141,13 @@ def fidelity(folder: Path, teacher: "PreTrainedModel", temperature: float) -> di
     """
     import torch
 
-    rows, batch = min(REPLAYED, int(about(folder)["rows"])), batches(folder, 1)
+    recorded, batch = about(folder), batches(folder, 1)
+    rows, vocab = min(REPLAYED, int(recorded["rows"])), recorded["codec"]["vocab"]
     total = torch.zeros(2, dtype=torch.float64)
     for number in range(rows):
         row = batch(number)
         with torch.no_grad():
-            logits_BTV = teacher(input_ids=row["ids"].to(teacher.device), use_cache=False).logits
+            logits_BTV = teacher(input_ids=row["ids"].to(teacher.device), use_cache=False).logits[..., :vocab]
         total += divergence((logits_BTV.float() / temperature).log_softmax(-1).cpu(), row["index"], row["logprob"])
     return dict(zip(("kl_to_full", "kl_of_code"), (total / rows).tolist(), strict=True))
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 
 SHINGLE = 5  # words; the unit in which two texts are compared
+LONG = 15  # letters of a word on average: of a script without blanks, or no words
 SIMILAR = 0.7  # Jaccard similarity of shingles from which on two texts count as one
 
 
@@ -37,8 +38,11 @@ def plain(text: str) -> str:
 
 
 def shingles(text: str) -> list[bytes]:
-    """Runs of five words; of a long text a sample chosen by hash, which leaves the similarity unbiased."""
+    """Runs of five words, or of five characters where a text has no words or no blanks between them; of a long text a
+    sample chosen by hash, which leaves the similarity unbiased."""
     words = re.findall(r"\w+", text.casefold())
+    if sum(map(len, words)) > LONG * len(words) or 2 * sum(map(len, words)) < len("".join(text.split())):
+        words = list("".join(text.casefold().split()))
     runs = {" ".join(words[i : i + SHINGLE]).encode() for i in range(max(1, len(words) - SHINGLE + 1))}
     every = max(1, len(runs) // 2000)
     return sorted(run for run in runs if every == 1 or number(run) % every == 0)

@@ -1,4 +1,4 @@
-"""What a technique works from: calibration rows, and what a kill must not undo, scores and trainings."""
+"""What a technique works from: rows and their tokenizer, and what a kill must not undo, scores and trainings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,13 +15,17 @@ from stages.lib.training import loop
 from stages.lib.training.config import Training
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import numpy as np
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ROWS = 1024  # that are counted at a time
 
 
 @dataclass
 class Given:
     rows: Tensor  # (N, T) int64, for calibration; none if the params ask for none
-    tokens: Path  # the artefact they are from
+    training_rows: "np.ndarray | tokens.Translated"  # all of them, (N, T), in the model's numbers
+    tokenizer: "PreTrainedTokenizerFast"  # the model's; a technique may put a smaller one in its place
     scores: Path  # a folder for what the rows say of the model, whatever shape is asked for
     trainings: Path  # a folder for what this very variant has trained
     trained: int = 0  # trainings so far
@@ -36,6 +40,14 @@ class Given:
                 save_file(found, folder / "scores.safetensors")
         return load_file(self.scores / "scores.safetensors", device=str(device))
 
+    def counts(self) -> Tensor:
+        """How often each token is in the training rows, (V,) int64."""
+        total = torch.zeros(max(self.tokenizer.get_vocab().values()) + 1, dtype=torch.int64)
+        for first in range(0, len(self.training_rows), ROWS):
+            ids = tokens.batch(self.training_rows, range(first, min(first + ROWS, len(self.training_rows))))
+            total += ids.flatten().bincount(minlength=len(total))
+        return total
+
     def train(self, model: "PreTrainedModel", p: Training) -> None:
         """Next-token training on the training rows, zeros held; what was done before a kill is not done again."""
         from safetensors.torch import load_model, save_model
@@ -45,7 +57,7 @@ class Given:
         if result.is_file():
             load_model(model, result)
             return
-        batch = tokens.batches(tokens.load(self.tokens, "train"), p.batch_size // p.accumulation, p.seed)
+        batch = tokens.batches(self.training_rows, p.batch_size // p.accumulation, p.seed)
 
         def loss(ids_BT: Tensor) -> Tensor:
             return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)

@@ -1,0 +1,159 @@
+"""Rows of a user's own files, one after another: nothing is held in memory but the row.
+
+.txt (a text), .jsonl, .json (an array or lines), .csv, .tsv, .parquet; each but the last also as .gz, .bz2, .xz or
+.zst. What cannot be read is said in one line that begins with the file.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Collection, Iterator
+from io import BufferedReader
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+from stages.lib.frame.errors import UserError
+from stages.lib.store.records import Record
+
+KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def kind(file: Path) -> str | None:
+    """Which of KINDS a file's name says it is, whatever its case; a dot in front hides a file."""
+    name = file.name.lower()
+    for suffix in PACKED:
+        name = name.removesuffix(suffix)
+    found = next((kind for kind in KINDS if name.endswith(kind)), None)
+    return None if file.name.startswith(".") or (found == ".parquet" and name != file.name.lower()) else found
+
+
+def stem(file: Path) -> str:
+    """The name without what `kind` read from it."""
+    name = file.name
+    for suffix in (*PACKED, *KINDS):
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    return name
+
+
+def files(source: Path) -> tuple[list[Path], list[Path]]:
+    """(what can be read, what is left out) of a file or of a folder and all below it, links followed, by name."""
+    if source.is_file():
+        every = [source]
+    else:
+        walked = os.walk(source, followlinks=True)
+        every = sorted(Path(folder, name) for folder, _, names in walked for name in names)
+    readable = [file for file in every if kind(file)]
+    if not readable:
+        kinds = f"{', '.join(KINDS)}, each but the last also with {', '.join(PACKED)}"
+        raise UserError(f"{source}: no file to read; a source is a file or a folder of files that end in {kinds}")
+    return readable, [file for file in every if not kind(file)]
+
+
+def rows(file: Path, fields: Collection[str]) -> Iterator[Record]:
+    """The rows of a file; of columns only those `fields` are read. A .txt is one row with `text`."""
+    import lzma
+
+    import pyarrow
+
+    try:
+        yield from READERS[str(kind(file))](file, fields)
+    except (EOFError, OSError, lzma.LZMAError, pyarrow.ArrowException, csv.Error) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{file} cannot be read: {said or type(error).__name__}; is it what its name says?") from error
+
+
+def text(file: Path, _fields: Collection[str]) -> Iterator[Record]:
+    yield {"text": "".join(line for _, line in lines(file))}
+
+
+def json_lines(file: Path, _fields: Collection[str]) -> Iterator[Record]:
+    for number, line in lines(file):
+        if line.strip():
+            yield checked(file, f"line {number}", parsed(file, f"line {number}", line))
+
+
+def json_file(file: Path, fields: Collection[str]) -> Iterator[Record]:
+    """An array of objects; anything else is taken for lines."""
+    numbered = ((number, line) for number, line in lines(file) if line.strip())
+    first = next(numbered, (1, ""))
+    if not first[1].lstrip().startswith("["):
+        yield from json_lines(file, fields)
+        return
+    array = parsed(file, "the array", "".join(line for _, line in chain([first], numbered)))
+    for number, row in enumerate(array, 1):
+        yield checked(file, f"record {number}", row)
+
+
+def table(file: Path, _fields: Collection[str]) -> Iterator[Record]:
+    csv.field_size_limit(2**31 - 1)  # a text may be long
+    cells = (line for _, line in lines(file))
+    for row in csv.DictReader(cells, delimiter="\t" if kind(file) == ".tsv" else ",", strict=True):
+        yield {str(name): value for name, value in row.items() if name is not None}
+
+
+def parquet(file: Path, fields: Collection[str]) -> Iterator[Record]:
+    from pyarrow.parquet import ParquetFile
+
+    opened = ParquetFile(file)
+    wanted = [name for name in opened.schema_arrow.names if name in fields]
+    if not wanted:
+        yield dict.fromkeys(opened.schema_arrow.names)
+        return
+    for batch in opened.iter_batches(columns=wanted):
+        for row in batch.to_pylist():
+            yield {name: decoded(file, name, value) for name, value in row.items()}
+
+
+READERS = {".txt": text, ".jsonl": json_lines, ".json": json_file, ".csv": table, ".tsv": table, ".parquet": parquet}
+
+
+def lines(file: Path) -> Iterator[tuple[int, str]]:
+    """(number from 1, line) of a file in UTF-8, with a byte order mark in front or without."""
+    with opened(file) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                other = "utf-16" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+                wrong = f"byte 0x{line[error.start]:02x} at place {error.start}"
+                how = f"if it is {other}, `iconv -f {other} -t utf-8` converts it"
+                raise UserError(f"{file}, line {number}: not UTF-8 ({wrong}); {how}") from None
+
+
+def opened(file: Path) -> IO[bytes]:
+    import lzma
+
+    import pyarrow
+
+    packed = file.suffix.lower()
+    if packed == ".xz":
+        return lzma.open(file)
+    if packed in PACKED:
+        codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[packed]
+        return BufferedReader(pyarrow.input_stream(str(file), compression=codec))  # pyright: ignore[reportArgumentType]
+    return file.open("rb")
+
+
+def parsed(file: Path, place: str, written: str) -> Any:
+    try:
+        return json.loads(written)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}, {place}: not JSON ({error})") from None
+
+
+def checked(file: Path, place: str, row: object) -> Record:
+    if not isinstance(row, dict):
+        raise UserError(f'{file}, {place}: {str(row)[:40]!r} is no record; one is an object, {{"name": value, ...}}')
+    return row
+
+
+def decoded(file: Path, name: str, value: object) -> object:
+    """Bytes are text that Spark or Hive wrote; anything else in them is no text."""
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: column '{name}' holds bytes that are not UTF-8, so no text") from None
