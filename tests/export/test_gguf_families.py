@@ -11,7 +11,7 @@ from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes.base import logits
 
-# Of 32-bit floats and 200 tokens; where experts are chosen, the least rounding turns near choices round
+# Where experts are chosen, the least rounding turns a choice that was near
 CHOOSING = ("qwen3_moe", "granitemoe", "mixtral", "deepseek_v3", "gpt_oss", "granitemoehybrid", "qwen3_next")
 LINEAR, YARN = ({"rope_type": kind, "rope_theta": 1e4, "factor": 4.0} for kind in ("linear", "yarn"))
 PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.25}
@@ -82,7 +82,7 @@ def written(model, tokenizer, folder, rows, type="F16", **other):
 def test_a_family_says_in_llama_cpp_what_it_says_in_transformers(name, tokenizer, long_rows, tmp_path):
     kind, changes = VARIANTS.get(name, (name, {}))
     kl = written(family(kind, tokenizer, **changes), tokenizer, tmp_path, long_rows)
-    assert kl < (5e-3 if kind in CHOOSING else 1e-4)
+    assert kl < (1e-2 if kind in CHOOSING else 1e-4)
 
 
 @pytest.mark.parametrize("name", REFUSED)
