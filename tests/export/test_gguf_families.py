@@ -161,5 +161,5 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(tokenizer, tmp_pat
     assert content == (tmp_path / "other" / "model.gguf").read_bytes()
     assert str(tmp_path).encode() not in content
     fields = GGUFReader(tmp_path / "one" / "model.gguf").fields
-    assert fields["general.name"].contents() == "Qwen 2 187K"
+    assert fields["general.name"].contents() == "Qwen 2 181K"
     assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.eos_token_id

@@ -17,6 +17,7 @@ from typing import Any
 from stages.export.parts import gguf_families, gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import libllama
+from stages.lib.store import models
 
 ROOT = Path(__file__).parents[3]  # of the package `stages`
 PLACE = Path(sys.prefix) / "converter"
@@ -56,6 +57,7 @@ def save(model: Any, folder: Path) -> None:
         weights[name] = head.weight.detach().clone()
     else:
         del weights[name]
+    models.quiet()
     model.save_pretrained(folder, state_dict=weights)
 
 

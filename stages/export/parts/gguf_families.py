@@ -139,9 +139,10 @@ def hparams(model: Any) -> dict[str, Any]:
             said["attn_rotary_emb"] = int(rotated * anatomy.heads(config).size)
         case "granitemoehybrid":
             said["layer_types"] = ["attention" if kind == "full_attention" else "mamba" for kind in config.layer_types]
+            said["added"] = {"rope_scaling_finetuned": config.position_embedding_type == "rope"}
             if not config.num_local_experts:
                 del said["num_experts_per_tok"]
-            said["added"] = {"rope_scaling_finetuned": config.position_embedding_type == "rope"}
+                said["added"]["feed_forward_length"] = config.shared_intermediate_size
         case "qwen3_next":
             said["full_attention_interval"] = interval(config)
         case "gemma2":
