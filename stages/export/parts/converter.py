@@ -9,8 +9,8 @@ stages/export/parts/gguf_families.py.
 import json
 import os
 import sys
-import traceback
 from collections.abc import Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,29 +37,22 @@ def convert(model: Any, vocabulary: dict[str, Any], target: Path) -> dict[str, l
         rows = {token: number for number, token in enumerate(vocabulary["tokens"])}
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": rows}, "added_tokens": []}))
         (folder / REQUEST).write_text(json.dumps({"hparams": gguf_families.hparams(model), "vocabulary": vocabulary}))
-        if status := forked(folder, target):
+        worker = get_context("fork").Process(target=alone, args=(folder, target))
+        worker.start()
+        worker.join()
+        if status := worker.exitcode:
             said = [line for line in (folder / SAID).read_text().splitlines() if "Error" in line or "ASSERT" in line]
             why = said[-1] if said else f"it ended with {status}"
             raise UserError(f"llama.cpp has no {model.config.model_type} with this config ({why}): choose safetensors")
         return json.loads((folder / NAMES).read_text())
 
 
-def forked(folder: Path, target: Path) -> int:
-    """The exit status of a child that converts what lies in the folder; what it says is in a file there."""
-    if child := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    status = 1
-    try:
-        with (folder / SAID).open("w", buffering=1) as said:
-            sys.stdout = sys.stderr = said
-            for number in (1, 2):
-                os.dup2(said.fileno(), number)
-            main(folder, target)
-        status = 0
-    except BaseException:  # whatever it is, it must not run on as a second stage
-        traceback.print_exc()
-    finally:
-        os._exit(status)
+def alone(folder: Path, target: Path) -> None:
+    """In the process of its own: what it says, its last words too, goes into a file in the folder."""
+    sys.stdout = sys.stderr = said = (folder / SAID).open("w", buffering=1)
+    for number in (1, 2):
+        os.dup2(said.fileno(), number)
+    main(folder, target)
 
 
 def save(model: Any, folder: Path) -> None:
@@ -75,7 +68,6 @@ def save(model: Any, folder: Path) -> None:
 
 
 def main(folder: Path, target: Path) -> None:
-    """In the process of its own."""
     import torch
 
     torch.set_num_threads(1)  # the threads of a process are not in its fork
