@@ -113,10 +113,12 @@ def variants() -> Iterator[tuple[str, str]]:
 
 
 def attempt(tree: dict[str, Any], section: str, variant: str) -> tuple[str, float | None]:
-    """The outcome, and the KL where the stage measures one. What its parents are not, a variant can't be."""
-    for parent in (value for name, value in tree[section][variant].items() if name in ("model", "teacher", "traces")):
-        if not Path("artifacts", parent, "metrics.json").is_file() and not made(tree, parent):
-            return f"refused: its {parent} is", None
+    """The outcome, and the KL where the stage measures one. A variant fares no better than its parents."""
+    entry = tree["eval"]["models"]["base"] if section == "eval" else tree[section][variant]
+    for parent in parents(entry):
+        outcome = attempt(tree, *parent.split("/"))[0] if missing(parent) else "works"
+        if outcome != "works":
+            return f"{outcome.split(':')[0]}: its parent {parent}, {outcome}", None
     try:
         out = run(tree, section, variant)
         metrics = files.read_json(out / "metrics.json")
@@ -125,15 +127,17 @@ def attempt(tree: dict[str, Any], section: str, variant: str) -> tuple[str, floa
     except UserError as error:
         return f"refused: {error}", None
     except Exception as error:  # noqa: BLE001 (what the table is for)
-        return f"crash: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:300], None
+        return f"crash: {type(error).__name__}: {' '.join(str(error).split())}"[:300], None
 
 
-def made(tree: dict[str, Any], parent: str) -> bool:
-    """Whether a parent is there, or could be made now."""
-    section, variant = parent.split("/")
-    if section in SHARED or variant in GIVEN:
-        return True
-    return attempt(tree, section, variant)[0] == "works"
+def parents(entry: Any) -> list[str]:
+    """What a variant needs that families could fail at."""
+    named = [entry] if isinstance(entry, str) else [entry.get(name) for name in ("model", "teacher", "traces")]
+    return [parent for parent in named if parent and parent.split("/")[0] not in SHARED]
+
+
+def missing(parent: str) -> bool:
+    return parent.split("/")[1] not in GIVEN and not Path("artifacts", parent, "metrics.json").is_file()
 
 
 def flaw(section: str, variant: str, out: Path, metrics: dict[str, Any]) -> str | None:

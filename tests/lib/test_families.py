@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from benchmarks._families import FAMILIES, WINDOW, make
 from stages.distill.parts import layer_pairs
 from stages.lib.nets import anatomy, attention, packed
+from stages.lib.store import models
 from stages.lib.text.packing import IGNORE
 
 LENGTHS = [[40, 23, 1], [64], [20, 3, 30, 5, 6]]  # some far longer than a window, one alone: padding
@@ -69,6 +70,20 @@ def test_states_inside_are_those_of_each_example(family, batch, tokenizer):
         expected = torch.cat([output.hidden_states[layer][0, :-1][learnt] for output, learnt in parts])
         torch.testing.assert_close(states, expected, atol=1e-4, rtol=1e-3)
     assert len(inside.states) == model.config.num_hidden_layers + 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_trains_in_mixed_precision_as_it_is_read(family, batch, tokenizer, tmp_path):
+    """The loss is about that of 32 bits, and what counts gets a gradient."""
+    models.save(make(family, tokenizer), tokenizer, tmp_path / "model")
+    model = models.load(tmp_path / "model")
+    exact = packed.loss(model, batch).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = packed.loss(model, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(exact, abs=0.1)  # a token may go to another expert
+    gradients = [weight.grad for weight in model.parameters()]
+    assert sum(each is not None and bool(each.isfinite().all()) for each in gradients) > 0.9 * len(gradients)
 
 
 def test_networks_that_are_not_told_positions_read_one_example_a_row(batch, tokenizer):

@@ -94,8 +94,8 @@ def attention(
     """As transformers calls it: heads before positions in, behind them out. Keys and values may have fewer heads."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    heads = (query_BHTD, key_BHTD, value_BHTD.to(query_BHTD.dtype))
-    rows = [x.transpose(1, 2).flatten(0, 1) for x in heads]
+    heads = (query_BHTD, key_BHTD, value_BHTD)  # rotated in 32 bits, or not at all, under autocast
+    rows = [x.to(query_BHTD.dtype).transpose(1, 2).flatten(0, 1) for x in heads]
     parts = []
     for group_EL in layout.groups:
         q, k, v = (x.index_select(0, group_EL.flatten()).unflatten(0, group_EL.shape).transpose(1, 2) for x in rows)

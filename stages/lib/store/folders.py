@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.lib.frame import files
 
-LARGEST = 3.4028234663852886e38  # of a 32-bit float: as good as infinity, for which JSON has no number
+LARGEST = 65504.0  # of a 16-bit float: for a step in time as good as infinity, for which JSON has no number
 MIXERS = {"linear_attention": "mamba", "full_attention": "attention"}
 
 
