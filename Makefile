@@ -12,7 +12,7 @@ run: $(BIN)/ready $(if $(filter real-teacher boards other-models,$(PROFILE)),mod
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright && $(BIN)/python -m pytest -m "not slow"
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/basedpyright && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 chat: $(BIN)/ready
 	$(BIN)/python -m apps.chat $(if $(MODEL),--model $(MODEL))
