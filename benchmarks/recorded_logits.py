@@ -57,7 +57,7 @@ def record(teacher: Any, rows: torch.Tensor, folder: Path) -> dict[str, float]:
     given = {"method": "logits", "rows": len(rows), "k": K, "temperature": TEMPERATURE}
     technique = recorder.Logits.model_validate(given | {name: "a/b" for name in ("model", "source")})
     source = folder.with_name("source")
-    tokens.save(source / "tokens", {}, train=rows.numpy())
+    tokens.save(source / "tokens", {"vocab_size": VOCABULARY}, train=rows.numpy())
     folder.mkdir()
     start = perf_counter()
     counts = traces.save(folder, {"technique": given}, technique.record(teacher, source))

@@ -6,6 +6,8 @@ import json
 from math import sqrt
 from typing import Any
 
+import torch
+
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 
@@ -48,7 +50,8 @@ def obstacle(model: Any) -> str | None:
         return f"RoPE {' and '.join(sorted(unknown))}"
     if other := other_activation(config):
         return f"the activation {other}"
-    if family in EMBEDDING_AS_HEAD and not tied(model):
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+    if family in EMBEDDING_AS_HEAD and not torch.equal(head, embedding):
         return "a head that is not the embedding"
     for field, only in FIXED.get(family, {}).items():
         if (value := getattr(config, field, only)) != only:
@@ -98,14 +101,11 @@ def interval(config: Any) -> int | None:
     return first if attends == every(first, len(attends)) else None
 
 
-def tied(model: Any) -> bool:
-    """Whether the head is the embedding: by the weights, for a config may say what is not so."""
-    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
-    return head is embedding or (head.shape == embedding.shape and bool((head == embedding).all()))
-
-
 def writes_head(model: Any) -> bool:
-    return not tied(model) or model.config.get_text_config().model_type in HEAD_OF_ITS_OWN
+    """Whether the file has a head beside the embedding: by the weights, for a config may say what is not so."""
+    family, head = model.config.get_text_config().model_type, model.get_output_embeddings().weight
+    apart = head.data_ptr() != model.get_input_embeddings().weight.data_ptr()
+    return family in HEAD_OF_ITS_OWN or (apart and family not in EMBEDDING_AS_HEAD)
 
 
 def context(config: Any) -> int | None:
