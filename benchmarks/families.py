@@ -57,8 +57,9 @@ def main(*, families: str = "", techniques: str = "", out: Path = RESULT) -> Non
         prepare(Path())
         for family in chosen:
             print(family, flush=True)
-            found |= results(family, asked)
-    _result.save(target, found, "torch", "transformers", "llmcompressor")
+            own = results(family, asked)
+            found = {name: each for name, each in found.items() if name.removesuffix(".kl") not in own} | own
+            _result.save(target, found, "torch", "transformers", "llmcompressor")
     print(table(found))
 
 

@@ -16,7 +16,7 @@ from stages.lib.store import models, records, tokens
 from stages.pretrain import state_space
 from stages.prune import magnitude
 
-PARENTS = "model: distill/a, teacher: distill/a, traces: distill/a, tokens: distill/a"
+PARENTS = "model: distill/a, teacher: distill/a, traces: data/a, tokens: tokenize/a"
 VARIANTS = {
     "a": "method: solutions",
     "live": "method: logits",
@@ -38,7 +38,7 @@ def project(tmp_path, monkeypatch, rows, tokenizer):
     ]
     more = "method: logits, alpha: 0.5, training: {steps: 4, batch_size: 2, keep_zeros: "
     lines += [f"  {name}: {{{more}{kept}}}, {PARENTS}}}" for name, kept in SPARSE.items()]
-    Path("params.yaml").write_text("\n".join(["distill:", *lines]))
+    Path("params.yaml").write_text("\n".join(["data: {a: {}}", "tokenize: {a: {}}", "distill:", *lines]))
     p = {"hidden": 32, "layers": 2, "head_dim": 16, "state": 8, "chunk": 16}
     student = state_space.StateSpace(method="state_space", tokens="a/b", **p).build(tokenizer)
     models.save(student, tokenizer, Path("student"))

@@ -18,7 +18,8 @@ from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import models
 from stages.prune import vocabulary
 from stages.prune.parts import subwords
-from stages.tokenize import pretrained, unigram
+from stages.tokenize import unigram
+from stages.tokenize.parts import gguf_tokenizer
 
 PARENTS = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
 HARD = [
@@ -362,7 +363,7 @@ SMOLLM2 = Path("models/smollm2.gguf")
 @pytest.mark.slow
 @pytest.mark.skipif(not SMOLLM2.is_file(), reason="make models/smollm2.gguf")
 def test_smollm2_splits_as_before(texts):
-    tokenizer = pretrained.byte_level(pretrained.contents(SMOLLM2), str(SMOLLM2))
+    tokenizer = gguf_tokenizer.read(SMOLLM2, str(SMOLLM2))
     test_a_text_of_tokens_that_stay_is_split_as_before_and_any_other_is_still_written(
         tokenizer, texts, {"multiple": 64}
     )

@@ -15,10 +15,12 @@ from stages.traces import __main__ as stage
 PARAMS = """
 tokenize:
   bpe: {}
+pretrain:
+  one: {}
 traces:
-  one: {method: logits, model: traces/one, source: tokenize/bpe, rows: 5, k: 8}
-  both: {method: multi_teacher, model: traces/one, source: traces/one, k: 8, weight: 0.25}
-  text: {method: solutions, model: traces/one, source: tokenize/bpe, count: 3, choose: first, max_new_tokens: 4}
+  one: {method: logits, model: pretrain/one, source: tokenize/bpe, rows: 5, k: 8}
+  both: {method: multi_teacher, model: pretrain/one, source: traces/one, k: 8, weight: 0.25}
+  text: {method: solutions, model: pretrain/one, source: tokenize/bpe, count: 3, choose: first, max_new_tokens: 4}
 """
 
 
