@@ -1,6 +1,7 @@
 """Every family of benchmarks/_families.py: packed rows against each example alone by transformers' own forward."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -109,7 +110,7 @@ def test_scales_between_what_writes_and_what_reads_cancel(family, batch, tokeniz
     random = torch.Generator().manual_seed(0)
     assert anatomy.feeds(model)
     for block in anatomy.blocks(model):
-        modules = {name.rsplit(".", 1)[-1]: module for name, module in block.named_modules()}
+        modules: dict[str, Any] = {name.rsplit(".", 1)[-1]: module for name, module in block.named_modules()}
         for writer, readers in anatomy.feeds(model):
             scale = 2 ** torch.randn(modules[readers[0]].in_features, generator=random)
             written, offset = modules[writer], 1 if family.startswith("gemma") and "norm" in writer else 0
