@@ -136,6 +136,8 @@ def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTraine
     import torch
     import transformers
 
+    from stages.lib.store.loading import with_caps
+
     kind, own = FAMILIES[name]
     if (layers := changes.get("num_hidden_layers")) and (kinds := own.get("layer_types")):
         changes = {"layer_types": (kinds * layers)[:layers], **changes}
@@ -148,7 +150,7 @@ def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTraine
     with torch.no_grad():
         for weight in (each for each in model.parameters() if each.ndim == 1):
             weight += 0.1 * torch.randn_like(weight)
-    return model
+    return with_caps(model)
 
 
 def model_class(kind: str) -> "Callable[..., PreTrainedModel]":

@@ -57,13 +57,6 @@ def technique(type="F16", **other):
     return gguf.GGUF(method="gguf", type=type, model="pretrain/theirs", tokens="tokenize/bpe", **other)
 
 
-def family(name, tokenizer, **changes):
-    """Transformers' fast attention forgets Gemma 2's caps."""
-    model = _families.make(name, tokenizer, **changes)
-    model.set_attn_implementation("eager")
-    return model
-
-
 @pytest.fixture(scope="module")
 def long_rows(texts, tokenizer):
     """Longer than every window, and than what RoPE was stretched from, (2, 200)."""
@@ -81,7 +74,7 @@ def written(model, tokenizer, folder, rows, type="F16", **other):
 @pytest.mark.parametrize("name", [*_families.FAMILIES, *VARIANTS])
 def test_a_family_says_in_llama_cpp_what_it_says_in_transformers(name, tokenizer, long_rows, tmp_path):
     kind, changes = VARIANTS.get(name, (name, {}))
-    kl = written(family(kind, tokenizer, **changes), tokenizer, tmp_path, long_rows)
+    kl = written(_families.make(kind, tokenizer, **changes), tokenizer, tmp_path, long_rows)
     assert kl < (1e-2 if kind in CHOOSING else 1e-4)
 
 
@@ -139,7 +132,7 @@ def test_experts_are_rounded_as_everything_else(type, most, tokenizer, long_rows
 @pytest.mark.parametrize("name", ["mamba2", "falcon_h1", "gemma3"])
 def test_several_sequences_at_once_are_as_one_at_a_time(name, tokenizer, long_rows, tmp_path):
     """Where the cache is a state, or a window, and prompts are of unequal lengths."""
-    technique().write(family(name, tokenizer), tokenizer, tmp_path, long_rows)
+    technique().write(_families.make(name, tokenizer), tokenizer, tmp_path, long_rows)
     runtime, prompts = technique().open(tmp_path), [long_rows[0, : 5 + 9 * n].tolist() for n in range(5)]
     together = runtime.generate(prompts, 6)
     assert together == [runtime.generate([prompt], 6)[0] for prompt in prompts]

@@ -87,6 +87,17 @@ def test_trains_in_mixed_precision_as_it_is_read(family, batch, tokenizer, tmp_p
     assert sum(each is not None and bool(each.isfinite().all()) for each in gradients) > 0.9 * len(gradients)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_a_faster_attention_leaves_nothing_out(family, batch, tokenizer, tmp_path):
+    """Caps on logits, sinks, windows: the model as it is opened against transformers' plain attention."""
+    models.save(make(family, tokenizer), tokenizer, tmp_path / "model")
+    model = models.load(tmp_path / "model")
+    logits = model(batch["ids"]).logits
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(logits, model(batch["ids"]).logits, atol=1e-4, rtol=1e-3)
+
+
 def test_networks_that_are_not_told_positions_read_one_example_a_row(batch, tokenizer):
     """Bloom's attention knows distances only, so a packed row would be one text to it."""
     from transformers import BloomConfig, BloomForCausalLM

@@ -130,6 +130,14 @@ def read(
             **arguments,
         )
     require_all(source, **{name: info[f"{name}_keys"] for name in ("missing", "unexpected", "mismatched")})
+    return with_caps(model)
+
+
+def with_caps(model: "PreTrainedModel") -> "PreTrainedModel":
+    """The model, its attention computed by a kernel that caps its logits where config.json does (Gemma 2): the fast one
+    of transformers leaves the caps out without a word."""
+    if getattr(model.config.get_text_config(decoder=True), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")
     return model
 
 
@@ -193,7 +201,7 @@ def unpacked(folder: Path, source: object, config: Any, packing: Any, dtype: str
     with opening(source):
         dense = auto_class(plain).from_config(plain, dtype=getattr(torch, wide))
         dense.load_state_dict({name: weights[name] for name in dense.state_dict()})
-    return dense.eval()
+    return with_caps(dense.eval())
 
 
 def decoded(model: Any, source: object) -> "dict[str, Tensor]":
@@ -223,7 +231,7 @@ def text_part(whole: Any, source: object) -> "PreTrainedModel":
         config = CONFIG_MAPPING[kind](**{name: value for name, value in about.items() if name != "model_type"})
     if type(config) not in CAUSAL:
         raise UserError(f"{source} is {whole.config.model_type}, of which the text part can't be taken out alone")
-    text = AutoModelForCausalLM.from_config(config, dtype=whole.dtype).eval()
+    text = with_caps(AutoModelForCausalLM.from_config(config, dtype=whole.dtype).eval())
     weights: dict[str, Tensor] = {
         f"{text.base_model_prefix}.{name}": weight for name, weight in whole.get_decoder().state_dict().items()
     }
