@@ -34,6 +34,8 @@ def mutants() -> list[Mutant]:
         technique = test_parameters.params.technique(
             test_parameters.params.SECTIONS.get(section, section), variant, test_parameters.TREE[section][variant]
         )
+        if isinstance(values[section, variant, field], test_parameters.params.Parent):
+            continue  # reaches its stage as a path of dvc.yaml
         file = Path(sys.modules[type(technique).__module__].__file__ or "").resolve()
         if any(reads(read.read_text(), field) for read in code_of(file)):
             constant = repr(values[section, variant, field])

@@ -5,7 +5,9 @@
     joules_per_token = energy of decoding n tokens / n
     bits_per_weight = 8 * bytes of the tensors, scales among them / parameters
 
-Times are medians over the repeats, after one warm-up. `energy_measured` is 1 only if the CPU's meter was read, see
+Times are medians over the repeats, after one warm-up; the first token and all of them are timed one after the other,
+since machines slow down and speed up. No decode speed is told where the machine's noise was longer than decoding was.
+`energy_measured` is 1 only if the CPU's meter was read, see
 stages/lib/frame/energy.py. `peak_memory_bytes` is what opening the model and decoding take at their peak.
 """
 
@@ -52,24 +54,19 @@ class Speed(Measure):
             runtime.generate([prompt], number)
 
         generate(self.new_tokens)
-        first = seconds(lambda: generate(1), self.repeats)
-        whole = seconds(lambda: generate(self.new_tokens), self.repeats)
-        speeds = {
-            "prefill_tokens_per_second": len(prompt) / first,
-            "decode_tokens_per_second": (self.new_tokens - 1) / max(whole - first, 1e-9),
-        }
+        pairs = [(seconds(generate, 1), seconds(generate, self.new_tokens)) for _ in range(self.repeats)]
+        speeds = {"prefill_tokens_per_second": len(prompt) / median(first for first, _ in pairs)}
+        if (decoding := median(whole - first for first, whole in pairs)) > 0:
+            speeds["decode_tokens_per_second"] = (self.new_tokens - 1) / decoding
         if self.energy_seconds:
             speeds |= energy(lambda: generate(self.new_tokens), self.new_tokens, self.energy_seconds)
         return Scores(timings=speeds)
 
 
-def seconds(work: Callable[[], None], repeats: int) -> float:
-    def once() -> float:
-        start = perf_counter()
-        work()
-        return perf_counter() - start
-
-    return median(once() for _ in range(repeats))
+def seconds(generate: Callable[[int], None], tokens: int) -> float:
+    start = perf_counter()
+    generate(tokens)
+    return perf_counter() - start
 
 
 def energy(work: Callable[[], None], tokens: int, least_seconds: float) -> dict[str, float]:

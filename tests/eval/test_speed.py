@@ -35,6 +35,17 @@ def test_speeds_are_those_of_a_model_of_known_speed(tokenizer, documents):
     assert scores["decode_tokens_per_second"] == pytest.approx(1 / SECONDS["token"], rel=0.3)
 
 
+def test_noise_is_no_speed(tokenizer, documents):
+    """A first token that takes longer than all of them once told a billion tokens a second."""
+
+    class Slower(Metronome):
+        def generate(self, prompts, max_new_tokens, stops=(), temperature=0, seed=0):
+            return super().generate(prompts, 10 if max_new_tokens == 1 else 1)
+
+    scores = measure(new_tokens=2, repeats=3, energy_seconds=0).score(Slower(tokenizer), documents).timings
+    assert set(scores) == {"prefill_tokens_per_second"}
+
+
 def test_energy_is_a_few_watts_and_says_whether_it_was_measured(tokenizer, documents):
     technique = measure(prompt_tokens=10, new_tokens=16, repeats=1, energy_seconds=0.3)
 
@@ -57,12 +68,12 @@ class Diary:
 
 
 def test_it_asks_for_so_many_tokens_so_often(tokenizer, documents):
-    """After one warm-up: as often the first token alone, and all of them."""
+    """After one warm-up: the first token alone and all of them, in turn."""
     diary = Diary(tokenizer)
 
     measure(prompt_tokens=100, new_tokens=32, repeats=3, energy_seconds=0).score(diary, documents)
 
-    assert diary.asked == [(100, 32), *[(100, 1)] * 3, *[(100, 32)] * 3]
+    assert diary.asked == [(100, 32), *[(100, 1), (100, 32)] * 3]
 
 
 def test_the_artefact_is_weighed_by_its_tensors_and_its_file(documents, model_folder):

@@ -15,7 +15,7 @@ eval:
   models: {teacher: pretrain/teacher}
   bits_per_byte: {records: data/corpus, documents: 4}
   accuracy: {records: data/problems, max_new_tokens: 8}
-  speed: {records: data/corpus, new_tokens: 4, repeats: 1, energy_seconds: 0}
+  speed: {records: data/corpus, new_tokens: 16, repeats: 3, energy_seconds: 0}
 """
 
 

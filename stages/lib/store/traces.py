@@ -36,7 +36,7 @@ class Shard:
 
 
 def save(folder: Path, about: dict[str, Any], items: Iterator[Record | Shard]) -> dict[str, float]:
-    """Write items as they come; returns counts and sizes."""
+    """Write items as they come; returns counts, and the bytes of the items alone."""
     solutions: list[Record] = []
     shards: dict[str, str] = {}
     codec: dict[str, Any] = {}
@@ -52,11 +52,12 @@ def save(folder: Path, about: dict[str, Any], items: Iterator[Record | Shard]) -
         rows, tokens = rows + len(item.ids), tokens + item.ids.numel()
     if codec:
         about = about | {"codec": codec, "shards": shards, "rows": rows}
+        metrics = {"rows": rows, "tokens": tokens, "bytes_per_token": files.size(folder) / tokens}
+    else:
+        records.save(folder, train=solutions)
+        metrics = {"solutions": len(solutions), "bytes": files.size(folder)}
     files.write_json(folder / "about.json", about)
-    if codec:
-        return {"rows": rows, "tokens": tokens, "bytes_per_token": files.size(folder) / tokens}
-    records.save(folder, train=solutions)
-    return {"solutions": len(solutions), "bytes": files.size(folder)}
+    return metrics
 
 
 def write(path: Path, shard: Shard) -> None:
