@@ -12,7 +12,7 @@ from stages.lib.nets import losses
 from stages.lib.runtimes import base
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.transformers import Transformers
-from stages.lib.store import folders, loading, manifest
+from stages.lib.store import folders, loading, manifest, models
 from stages.lib.store.tokens import held_out, sample
 
 
@@ -22,18 +22,19 @@ def main(
     technique = params.load(Export, variant, params_file)
     with tracking.run("export", variant, technique, out, code, [model, tokens]) as run:
         files.require_space(out, 2 * files.size(model))
-        source, net = Transformers(model, loading.STORED), technique.load(model)
+        net, tokenizer = technique.load(model), models.load_tokenizer(model)
         unseen, rows = held_out(tokens, technique.rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration := technique.needs_rows():
             rows = sample(tokens, calibration.rows, calibration.seed, model)
 
         with files.writing(out / "model") as folder:
-            technique.write(net, source.tokenizer, folder, rows)
+            technique.write(net, tokenizer, folder, rows)
             folders.finish(folder)
-            config, most, net = net.config, technique.loss(net), None  # two models are in memory at once, not three
-            export = technique.open(folder)
+            config, most = net.config, technique.loss(net)
+            del net  # two models are in memory at once, not three
+            source, export = Transformers(model, loading.STORED), technique.open(folder)
             unseen = unseen[:, : technique.context(config)]
-            run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen, batch=1)
+            run.metrics |= losses.compare(base.logits(source), base.logits(export), unseen)
             run.metrics |= size(export, folder) | described(technique, config)
             check(variant, technique, most, run.metrics, source)
             manifest.write(folder)

@@ -1,6 +1,5 @@
 """Prune one variant: dense model + tokens -> sparser or smaller model + metrics. See stages/prune/__init__.py."""
 
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,6 @@ def main(
         unseen = held_out(tokens, technique.held_out_rows, model)
         net, tokenizer = models.load(model, loading.STORED), models.load_tokenizer(model)
         calibrate.require_dense(net, f"prune.{variant}")
-        before = copy.deepcopy(net)
 
         calibration = technique.calibration
         rows = torch.empty(0, 0, dtype=torch.int64)
@@ -52,12 +50,13 @@ def main(
             run.metrics |= {"rank": ranks, "redundancy": redundancy(net, ranks)}
         with files.writing(out / "model") as folder:
             models.save(net, given.tokenizer, folder)
-            stored, parent = reload(net, folder), models.logits(before)
+            net = reload(net, folder)
+            parent = models.logits(models.load(model, loading.STORED))  # now: no more than two are in memory at once
             if given.tokenizer is not tokenizer:
                 kept = numbers(tokenizer, given.tokenizer)
                 run.metrics |= vocabulary(tokenizer, kept, unseen)
                 parent, unseen = within(parent, kept), held_out(tokens, technique.held_out_rows, folder)
-            run.metrics |= losses.compare(parent, models.logits(stored), unseen)
+            run.metrics |= losses.compare(parent, models.logits(net), unseen)
 
 
 def zeros(net: nn.Module) -> dict[str, float]:

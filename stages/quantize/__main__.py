@@ -26,19 +26,20 @@ def main(
     dtype, calibration = getattr(torch, technique.dtype), technique.calibration
     with tracking.run("quantize", variant, technique, out, code, [model, tokens]) as run, compressed.quiet():
         files.require_space(out, files.size(model))
-        parent, tokenizer = models.load(model), models.load_tokenizer(model)
-        calibrate.require_dense(parent, f"quantize.{variant}")
-        compressed.require_packable(parent, variant, technique)
+        net, tokenizer = models.load(model), models.load_tokenizer(model)
+        calibrate.require_dense(net, f"quantize.{variant}")
+        compressed.require_packable(net, variant, technique)
         unseen, rows = held_out(tokens, technique.held_out_rows, model), torch.empty(0, 0, dtype=torch.int64)
         if calibration:
             rows = sample(tokens, calibration.rows, calibration.seed, model)
 
-        net = technique.quantize(compressed.unfused(models.load(model)), rows)
+        net = technique.quantize(compressed.unfused(net), rows)
         compressed.round_rest(net, dtype)
         expected = losses.evaluate(net, unseen)
         with files.writing(out / "model") as folder:
             models.save(compressed.pack(net, dtype), tokenizer, folder)
-            reloaded = models.load(folder)
+            del net  # one model of 32 bits is in memory at once
+            parent, reloaded = models.load(model), models.load(folder)
             run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
 

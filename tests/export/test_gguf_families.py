@@ -67,7 +67,7 @@ def written(model, tokenizer, folder, rows, type="F16", **other):
     how = technique(type, **other)
     how.write(model, tokenizer, folder, rows[:, :64])
     rows = rows[:, : how.context(model.config)]
-    return losses.compare(lambda ids: model(ids).logits.detach(), logits(how.open(folder)), rows, batch=1)["kl"]
+    return losses.compare(lambda ids: model(ids).logits.detach(), logits(how.open(folder)), rows)["kl"]
 
 
 @pytest.mark.slow

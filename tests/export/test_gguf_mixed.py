@@ -54,7 +54,7 @@ def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows
     other = open_runtime(even)
     assert other.size()[1] >= tensor_bytes  # one type for all, in no fewer bytes, says it less well
     source = dense(model)
-    kl, worse = (losses.compare(source, logits(one), rows[2:], batch=1)["kl"] for one in (export, other))
+    kl, worse = (losses.compare(source, logits(one), rows[2:])["kl"] for one in (export, other))
     assert kl < worse
 
 
@@ -71,7 +71,7 @@ def test_the_loss_of_a_type_is_that_of_a_file_with_it(model, tokenizer, rows, tm
     gguf_file.write_beside(tokenizer, model.config, tmp_path)
     stored = {t.name: t for t in GGUFReader(tmp_path / "model.gguf").tensors}
     assert {t.tensor_type.name for t in stored.values()} == {"Q2_K", "F32"}
-    seen = losses.compare(dense(model), logits(open_runtime(tmp_path)), rows[:2], batch=1)["kl"]
+    seen = losses.compare(dense(model), logits(open_runtime(tmp_path)), rows[:2])["kl"]
 
     weight = model.get_parameter(f"{name}.weight")
     form = torch.from_numpy(gguf_file.form(weight.detach().numpy(), "Q2_K", None))
@@ -90,7 +90,7 @@ def test_other_families_have_types_of_their_own_too(name, tokenizer, rows, tmp_p
     parameters, tensor_bytes = export.size()
     assert 8 * tensor_bytes / parameters <= 6.5
     assert set(kinds(tmp_path).values()) == {"Q4_K", "Q8_0", *(["F32"] if name == "gpt2" else [])}  # learnt positions
-    assert losses.compare(dense(model), logits(export), rows[2:], batch=1)["kl"] < 0.3
+    assert losses.compare(dense(model), logits(export), rows[2:])["kl"] < 0.3
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def test_depends_on_no_runtime_but_its_own(method):
 def test_reads_back_as_the_same_model(technique, folder, parent, source_folder, rows):
     source, export = open_runtime(parent), technique.open(folder)
     assert type(export) is type(open_runtime(folder))  # whoever finds the folder opens it alike
-    seen = losses.compare(logits(source), logits(export), rows[:4], batch=1)
+    seen = losses.compare(logits(source), logits(export), rows[:4])
     assert 0 <= seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
     assert seen["loss_after"] == pytest.approx(seen["loss_before"], abs=0.01)

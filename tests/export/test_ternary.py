@@ -55,7 +55,7 @@ def test_the_file_holds_the_trained_weights_exactly(folder, type, ternary_folder
 def test_runs_in_mainstream_llama_cpp_as_the_same_model(runtime, ternary_folder, rows):
     """llama.cpp rounds inputs to 8 bits, 256 at a time, and the embedding to Q8_0."""
     source = open_runtime(ternary_folder)
-    seen = losses.compare(logits(source), logits(runtime), rows[:4], batch=1)
+    seen = losses.compare(logits(source), logits(runtime), rows[:4])
     assert 0 < seen["kl"] < 1e-3
     assert seen["same_top"] > 0.9  # untrained: many near ties
 

@@ -31,7 +31,7 @@ def test_comparison_by_hand():
         return q_V.expand(*ids.shape, -1) + 7
 
     rows = torch.tensor([[0, 0, 1, 2], [0, 1, 2, 2], [2, 2, 2, 2]])
-    seen = losses.compare(p, q, rows, batch=2)
+    seen = losses.compare(p, q, rows)
     assert seen["kl"] == pytest.approx(0.25 * math.log(2))
     assert seen["same_top"] == 0
     assert seen["loss_before"] == pytest.approx((math.log(2) + 8 * math.log(4)) / 9)  # of 9 next tokens one is 0
@@ -46,5 +46,5 @@ def test_acceptance_is_one_minus_the_total_variation(tiny, llama, tokenizer, row
     with torch.no_grad():
         pairs = zip(*(model(rows[:3]).logits.softmax(-1).flatten(0, 1) for model in (tiny, other)), strict=True)
         expected = [1 - 0.5 * (p - q).abs().sum().item() for p, q in pairs]
-    assert losses.acceptance(tiny, other, rows[:3], batch=2) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert losses.acceptance(tiny, other, rows[:3]) == pytest.approx(sum(expected) / len(expected), abs=1e-5)
     assert losses.acceptance(tiny, tiny, rows) == pytest.approx(1)

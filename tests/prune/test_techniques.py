@@ -98,7 +98,7 @@ def test_a_pruned_model_runs_where_it_ships(any_technique, tiny, tokenizer, rows
         folder.mkdir()
         exporter.write(copy.deepcopy(pruned), own.tokenizer, folder, torch.empty(0, 0))
         export = exporter.open(folder)
-        seen = losses.compare(models.logits(pruned), base.logits(export), rows[:4], batch=1)
+        seen = losses.compare(models.logits(pruned), base.logits(export), rows[:4])
         assert abs(seen["kl"]) < 1e-4, method
         assert export.size()[0] == pruned.num_parameters(), method
 
