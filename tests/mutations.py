@@ -37,19 +37,23 @@ def mutants() -> list[Mutant]:
         if isinstance(values[section, variant, field], test_parameters.params.Parent):
             continue  # reaches its stage as a path of dvc.yaml
         file = Path(sys.modules[type(technique).__module__].__file__ or "").resolve()
-        if any(reads(read.read_text(), field) for read in code_of(file)):
+        if any(reads(read.read_text(), field) for read in code_of(file, field)):
             constant = repr(values[section, variant, field])
             found.append((file.relative_to(ROOT), field, constant, f"{section}-{variant}-{field}"))
     return sorted(found)
 
 
-def code_of(technique: Path) -> list[Path]:
+def code_of(technique: Path, field: str) -> list[Path]:
     stage = technique.parent
-    return [technique, *(stage / name for name in ("__init__.py", "__main__.py")), *(stage / "parts").glob("*.py")]
+    loop = (stage.parent / "lib/training").glob("*.py") if field.startswith("training.") else ()
+    own = [technique, *(stage / name for name in ("__init__.py", "__main__.py"))]
+    return [*own, *(stage / "parts").glob("*.py"), *loop]
 
 
 def reads(source: str, field: str) -> list[ast.Attribute]:
     wanted = {f"{name}.{field}" for name in NAMES}
+    if field.startswith("training."):
+        wanted.add(f"p.{field.removeprefix('training.')}")
     return [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute) and ast.unparse(n) in wanted]
 
 
@@ -74,7 +78,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "project"
             shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "artifacts", ".dvc", "models"))
-            for read in code_of(copy / file):
+            for read in code_of(copy / file, field):
                 mutate(read, field, constant)
             test = f"tests/test_parameters.py::test_a_changed_field_changes_what_is_written[{case}]"
             command = [sys.executable, "-m", "pytest", "-q", test]
