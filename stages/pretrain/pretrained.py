@@ -31,6 +31,7 @@ class Pretrained(Pretraining):
     method: Literal["pretrained"]
     external: External
     base: External | None = None  # what an adapter was trained on, where its own config does not pin that
+    licence: str | None = None  # of the weights, as exports will say it; none: what the source says of itself
     dtype: Literal["float32", "stored"] = "float32"  # stored: as the source has it, mostly half the memory
     shuffle: NonNegativeInt | None = None  # a seed
 
@@ -53,6 +54,7 @@ class Pretrained(Pretraining):
             vocabulary = f"the tokenizer of '{self.tokens}' has {len(tokenizer):,}"
             raise UserError(f"{source} has rows for {known:,} tokens, {vocabulary}")
         imports.require_sound(model, source)
+        model.config.origin = imports.origin(self.external, folder, arguments.get("gguf_file"), self.licence)
         print(f"{source}: {imports.summary(model, tokenizer)}")
         return model if self.shuffle is None else shuffle(model, self.shuffle)
 

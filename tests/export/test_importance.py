@@ -74,9 +74,7 @@ def test_quantizing_with_it_loses_less(model_folder, tokenizer, rows, tmp_path, 
     without = export(net, tokenizer, tmp_path / "without", type)
     within = export(net, tokenizer, tmp_path / "with", type, rows)
     assert without.size() == within.size()
-    plain, minded = (
-        losses.compare(models.logits(net), logits(file), rows[:8])["kl"] for file in (without, within)
-    )
+    plain, minded = (losses.compare(models.logits(net), logits(file), rows[:8])["kl"] for file in (without, within))
     assert minded < 0.9 * plain
 
 

@@ -1,5 +1,6 @@
 """Somebody else's model: a folder, a GGUF file; what is not what params say is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,27 @@ def test_what_cannot_be_shuffled_is_refused():
     model = Qwen2ForCausalLM(Qwen2Config(**small, num_attention_heads=2, num_key_value_heads=2))
     with pytest.raises(UserError, match="llama without biases, not this qwen2"):
         pretrained.shuffle(model, seed=0)
+
+
+def test_whose_weights_they_are_stays_with_them_into_a_file_and_out_of_it(model_folder, tokenizer, tmp_path):
+    """As the card of a folder says, as a GGUF says, or as params do; never the path on this machine."""
+    from gguf import GGUFReader
+
+    folder = tmp_path / "Apple-1B"
+    shutil.copytree(model_folder, folder)
+    assert technique(folder).build(tokenizer).config.origin == {"name": "Apple-1B"}
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [fruit]\n---\n# Apple\n")
+    model = technique(folder).build(tokenizer)
+    models.save(model, tokenizer, tmp_path / "model")
+    exporter = gguf.GGUF(method="gguf", model="a/b", tokens="a/b", type="F16")
+    exporter.write(models.load(tmp_path / "model"), tokenizer, tmp_path, torch.empty(0, 0))
+    fields = GGUFReader(tmp_path / "model.gguf").fields
+    said = {name: fields[name].contents() for name in ("general.license", "general.base_model.0.name")}
+    assert said == {"general.license": "apache-2.0", "general.base_model.0.name": "Apple-1B"}
+    assert str(tmp_path) not in str({name: field.contents() for name, field in fields.items()})
+    assert technique(tmp_path / "model.gguf").build(tokenizer).config.origin["license"] == "apache-2.0"
+    named = technique(folder).model_copy(update={"licence": "mit"})
+    assert named.build(tokenizer).config.origin == {"name": "Apple-1B", "license": "mit"}
 
 
 def summary_of(folder, tokenizer, capsys, **more):

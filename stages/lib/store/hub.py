@@ -74,7 +74,15 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
         folder = huggingface_hub.snapshot_download(
             external.source,
             revision=external.revision,
-            allow_patterns=["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt"],  # no pickles
+            allow_patterns=[
+                "*.json",
+                "*.safetensors",
+                "*.jinja",
+                "tokenizer*",
+                "*.model",
+                "*.txt",
+                "README.md",
+            ],  # no pickles
             ignore_patterns=["original/*", "consolidated*"],  # the same weights in another layout
         )
     return Path(folder), {}

@@ -52,7 +52,7 @@ def save(folder: Path, about: dict[str, Any], items: Iterator[Record | Shard]) -
         rows, tokens = rows + len(item.ids), tokens + item.ids.numel()
     if codec:
         about = about | {"codec": codec, "shards": shards, "rows": rows}
-        metrics = {"rows": rows, "tokens": tokens, "bytes_per_token": files.size(folder) / tokens}
+        metrics: dict[str, float] = {"rows": rows, "tokens": tokens, "bytes_per_token": files.size(folder) / tokens}
     else:
         records.save(folder, train=solutions)
         metrics = {"solutions": len(solutions), "bytes": files.size(folder)}

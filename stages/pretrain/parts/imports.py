@@ -1,10 +1,13 @@
 """What is checked and said of a model that somebody else trained."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from stages.lib.frame.errors import UserError
+from stages.lib.store import loading
+from stages.lib.store.hub import External
 from stages.lib.text import chat, templates
 
 if TYPE_CHECKING:
@@ -21,6 +24,28 @@ def require_sound(model: "PreTrainedModel", source: str) -> None:
         raise UserError(f"{source} computes no numbers in {model.dtype}: try the other dtype, or another file")
     if (one_TV[:-1] - other_TV[:-1]).abs().max() > 0.1 * one_TV.std():
         raise UserError(f"{source} looks at later tokens: this {model.config.model_type} is no causal language model")
+
+
+def origin(external: External, folder: Path, gguf_file: str | None, licence: str | None) -> dict[str, str]:
+    """Whose weights these are, as far as it is known; it stays in config.json, so that every export can say it."""
+    from gguf import GGUFReader
+    from huggingface_hub.repocard import metadata_load
+
+    card = folder / "README.md"
+    with loading.opening(external.source):
+        if gguf_file:
+            fields = GGUFReader(folder / gguf_file).fields
+            said = {
+                key: fields[f"general.{key}"].contents() for key in ("name", "license") if f"general.{key}" in fields
+            }
+        else:
+            said = (metadata_load(card) or {}) if card.is_file() else {}
+    if external.revision:
+        found = {"name": external.source, "repo_url": f"https://huggingface.co/{external.source}"}
+    else:
+        found = {"name": said.get("name") or Path(external.source).stem}
+    licence = licence or said.get("license")
+    return found | {"license": licence} if licence else found
 
 
 def rows(model: Any) -> int:

@@ -115,12 +115,10 @@ def parents(tree: Tree, model: str) -> dict[str, str]:
 
 def origin(name: str, entry: dict[str, Any]) -> str | None:
     """A line for what came from outside: data with its licence, or somebody else's model or tokenizer."""
-    if "licence" in entry:
-        return f"- {name}: `{entry['source']}`, {entry['licence']}"
     if external := entry.get("external"):
-        pinned = external.get("revision") or external.get("sha256")
-        return f"- {name}: `{external['source']}` ({pinned}), under the licence its owner gave it"
-    return None
+        pinned, licence = external.get("revision") or external.get("sha256"), entry.get("licence")
+        return f"- {name}: `{external['source']}` ({pinned}), {licence or 'under the licence its owner gave it'}"
+    return f"- {name}: `{entry['source']}`, {entry['licence']}" if "licence" in entry else None
 
 
 def step(tree: Tree, name: str, entry: dict[str, Any]) -> str:
