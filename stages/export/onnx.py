@@ -4,7 +4,7 @@ The graph takes the keys and values of earlier tokens and gives them back longer
 position. int8 and int4 round the weights of matrix products in blocks of 32 inputs with one 32-bit scale (9 and 5
 bits/weight); embeddings and norms stay 32-bit floats, and so does a head that is the embedding. Cost: one trace of
 the model, one pass over the weights. Names are as in Hugging Face's files: past_key_values.LAYER.key,
-present.LAYER.key.
+present.LAYER.key; the graph lies where transformers.js looks for one of its `dtype`.
 """
 
 from pathlib import Path
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 BLOCK = 32  # inputs that share one scale
 BITS = {"int8": 8, "int4": 4}
+NAMES = {"float32": "model", "int8": "model_quantized", "int4": "model_q4"}  # of transformers.js
 LIMIT = 2**31  # bytes of one protobuf message
 
 
 class ONNX(Export):
     FORMAT = "ONNX {type}"
     RUN = """\
-    onnxruntime.InferenceSession("model.onnx")         # inputs: input_ids, attention_mask, position_ids, empty caches
+    pipeline("text-generation", "this folder", { dtype: "fp32" })  // transformers.js; int8: "q8", int4: "q4"
+    onnxruntime.InferenceSession("onnx/model.onnx")    # inputs: input_ids, attention_mask, position_ids, empty caches
 """
 
     method: Literal["onnx"]
@@ -40,9 +42,11 @@ class ONNX(Export):
             graph = bare(named(trace(model)))
             if self.type in BITS:
                 graph = rounded(graph, BITS[self.type])
-        (folder / "model.onnx").write_bytes(graph.SerializeToString(deterministic=True))
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / f"{NAMES[self.type]}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
         tokenizer.save_pretrained(folder)
         model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
 
     def open(self, folder: Path) -> Onnx:
         return Onnx(folder)

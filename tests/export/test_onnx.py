@@ -1,5 +1,10 @@
 """Both ONNX exports against transformers and against the runtimes they are for."""
 
+import json
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +15,8 @@ from stages.export import compressed, onnx, onnx_genai
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.store import dense, models
+from stages.lib.store import dense, folders, models
+from stages.lib.text import chat
 
 PARENTS = {"model": "align/dpo", "tokens": "tokenize/bpe"}
 
@@ -88,9 +94,35 @@ def test_padded_batches_give_what_single_rows_give(float32, rows):
     assert both[1, 3:] == pytest.approx(runtime.logits(rows[1, :5].tolist()), abs=1e-3)
 
 
+SCRIPT = """
+import { env, pipeline } from "@huggingface/transformers";
+env.allowRemoteModels = false; env.localModelPath = process.argv[2];
+const write = await pipeline("text-generation", "model", { dtype: process.argv[3], device: "cpu" });
+const said = await write([{ role: "user", content: process.argv[4] }], { max_new_tokens: 16, do_sample: false });
+console.log(JSON.stringify(said[0].generated_text.at(-1).content));
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("type", "dtype"), [("float32", "fp32"), ("int8", "q8"), ("int4", "q4")])
+@pytest.mark.skipif("ORCHARD_TRANSFORMERS_JS" not in os.environ, reason="no folder with transformers.js in it is named")
+def test_transformers_js_finds_and_says_the_same(type, dtype, source_folder, tmp_path):
+    technique, tokenizer = onnx.ONNX(method="onnx", type=type, **PARENTS), models.load_tokenizer(source_folder)
+    (tmp_path / "model").mkdir()
+    technique.write(dense.load(source_folder), tokenizer, tmp_path / "model", torch.empty(0, 0))
+    folders.finish(tmp_path / "model")
+    runtime, prompt = open_runtime(tmp_path / "model"), "What is one and one?"
+    [ours] = runtime.generate([chat.prompt_ids(tokenizer, prompt)], 16, stops=chat.stops(tokenizer))
+    script = Path(os.environ["ORCHARD_TRANSFORMERS_JS"], "orchard.mjs")
+    script.write_text(SCRIPT)
+    command = ["node", str(script), str(tmp_path), dtype, prompt]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(said) == tokenizer.decode(ours, skip_special_tokens=True)
+
+
 @pytest.mark.slow
 def test_the_file_says_nothing_of_this_machine(float32):
-    content = (float32 / "model.onnx").read_bytes()
+    content = (float32 / "onnx/model.onnx").read_bytes()
     assert b"site-packages" not in content and b".py" not in content
 
 

@@ -162,8 +162,8 @@ def test_pruned_zeros_stay_zeros(technique, source_folder, make, tmp_path):
 
 def stored(folder):
     """The down projections, as the file holds them."""
-    if (folder / "model.onnx").exists():
-        return from_onnx(folder / "model.onnx")
+    if graphs := [*folder.glob("model.onnx"), *folder.glob("onnx/*.onnx")]:
+        return from_onnx(graphs[0])
     if (folder / "openvino_model.xml").exists():
         return from_openvino(folder / "openvino_model.xml")
     if not (folder / "model.gguf").exists():

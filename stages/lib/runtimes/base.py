@@ -58,7 +58,7 @@ def parameters(folder: Path) -> int:
 
 def file_bytes(folder: Path) -> int:
     """The weights file that ships, without what lies beside it (a GGUF holds its tokenizer)."""
-    found = [file for file in sorted(folder.iterdir()) if file.suffix in WEIGHTS]
+    found = [file for file in sorted([*folder.iterdir(), *folder.glob("onnx/*")]) if file.suffix in WEIGHTS]
     if not found:
         raise UserError(f"{folder} is no model: it has no file that ends in {' or '.join(WEIGHTS)}")
     return sum(file.stat().st_size for file in found)

@@ -1,4 +1,4 @@
-"""A folder with model.onnx, run by onnxruntime: one sequence at a time, its key-value cache handed from step to step.
+"""A folder with an ONNX graph, run by onnxruntime: a sequence at a time, its key-value cache handed from step to step.
 
 Serves every graph with the inputs that Hugging Face's exporters write: input_ids, attention_mask, position_ids if it
 asks for them, and a past key and value a layer. Shapes: T = new tokens, P = tokens in the cache, V = vocabulary.
@@ -15,7 +15,6 @@ from stages.lib.runtimes.base import Ids, parameters
 from stages.lib.runtimes.stepwise import Stepwise
 from stages.lib.store import models
 
-FILE = "model.onnx"
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 SMALL = 32e6  # bytes; below, threads wait for each other longer than they work
 
@@ -27,14 +26,14 @@ class Onnx(Stepwise):
         import onnxruntime
         from transformers import AutoConfig
 
-        self.folder, self.tokenizer = folder, models.load_tokenizer(folder)
+        self.folder, self.file, self.tokenizer = folder, graphs(folder)[0], models.load_tokenizer(folder)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: what is wrong comes as an exception too
-        options.intra_op_num_threads = 1 if sum(file.stat().st_size for file in weights(folder)) < SMALL else 0
+        options.intra_op_num_threads = 1 if sum(file.stat().st_size for file in weights(self.file)) < SMALL else 0
         try:
-            self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(self.file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
-            raise UserError(f"{folder / FILE} is damaged ({error}): run the stage that wrote it again") from error
+            raise UserError(f"{self.file} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {value.name for value in self.session.get_inputs()}
         heads = anatomy.heads(AutoConfig.from_pretrained(folder))  # a graph may leave the size of a head open
 
@@ -52,7 +51,7 @@ class Onnx(Stepwise):
         def stored(tensor: Any) -> int:
             return int(np.prod(tensor.dims)) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
-        graph = onnx.load(self.folder / FILE, load_external_data=False).graph
+        graph = onnx.load(self.file, load_external_data=False).graph
         return parameters(self.folder), sum(map(stored, graph.initializer))
 
     def step(self, ids: Ids, memory: Cache) -> tuple[np.ndarray, Cache]:
@@ -67,6 +66,11 @@ class Onnx(Stepwise):
         return np.asarray(outputs[0][0], np.float32), dict(zip(memory, outputs[1:], strict=True))
 
 
-def weights(folder: Path) -> list[Path]:
+def graphs(folder: Path) -> list[Path]:
+    """Where Hugging Face's folders have them, or where onnxruntime-genai does."""
+    return sorted([*folder.glob("onnx/*.onnx"), *folder.glob("model.onnx")])
+
+
+def weights(graph: Path) -> list[Path]:
     """The graph, and the file its weights lie in when they are not inside it."""
-    return sorted(folder.glob(f"{FILE}*"))
+    return sorted(graph.parent.glob(f"{graph.name}*"))

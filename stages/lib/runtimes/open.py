@@ -1,5 +1,5 @@
-"""One way to run any model artefact: llama.cpp for a folder with model.gguf, onnxruntime with model.onnx, OpenVINO with
-openvino_model.xml, ExecuTorch with model.pte; transformers for any other.
+"""One way to run any model artefact: llama.cpp for a folder with model.gguf, onnxruntime with an .onnx
+graph, OpenVINO with openvino_model.xml, ExecuTorch with model.pte; transformers for any other.
 
 What is compared, scored or asked for text runs in the runtime it ships for.
 """
@@ -15,7 +15,7 @@ def open_runtime(folder: Path) -> Runtime:
         from stages.lib.runtimes.llama_cpp import LlamaCpp
 
         return LlamaCpp(folder)
-    if (folder / "model.onnx").is_file():
+    if (folder / "onnx").is_dir() or (folder / "model.onnx").is_file():
         from stages.lib.runtimes.onnx import Onnx
 
         return Onnx(folder)

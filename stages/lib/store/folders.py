@@ -19,6 +19,9 @@ def finish(folder: Path) -> None:
     for name, change in {"config.json": config, "tokenizer_config.json": tokenizer}.items():
         if (folder / name).is_file():
             files.write_json(folder / name, change(files.read_json(folder / name)))
+    if (template := folder / "chat_template.jinja").is_file():  # transformers.js looks among the settings alone
+        settings = folder / "tokenizer_config.json"
+        files.write_json(settings, files.read_json(settings) | {"chat_template": template.read_text(encoding="utf-8")})
     for file in (file for file in folder.rglob("*") if file.is_file()):
         file.chmod(0o644)  # weights are written as temporary files, which are private
 
