@@ -10,15 +10,19 @@ A mixture of experts comes as Linears, one by one, and is packed where transform
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import PositiveInt
 
 from stages.lib.frame.params import Calibration, Model, Tokens, Variant
+from stages.lib.nets import calibrate
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
+
+Size = Literal[32, 64, 128]  # of a group; widths that vLLM's kernels take
 
 
 class Quantization(Variant, ABC):
@@ -49,8 +53,12 @@ class Quantization(Variant, ABC):
 class Grouped(Quantization):
     """Integers of few bits; neighbours in a row share a scale."""
 
-    group_size: Literal[32, 64, 128] = 128  # widths that vLLM's kernels take
+    group_size: Size = 128
     symmetric: bool = False  # without a zero point, as experts always are: at 2 bits the levels -2, -1, 0, 1
+
+    def check_widths(self, layers: "Mapping[str, nn.Linear]") -> None:
+        """Refuse, before any work, rows that are no whole groups."""
+        calibrate.check_widths(layers, self.group_size, f"group_size {self.group_size}", get_args(Size))
 
     def integers(self, bits: int) -> dict[str, Any]:
         """In the words of compressed-tensors."""

@@ -38,7 +38,7 @@ class AWQ(Grouped):
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         feeds = compressed.feeds(model, self)
-        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        self.check_widths(calibrate.linears(model))
         from llmcompressor.modifiers.quantization import QuantizationModifier
         from llmcompressor.modifiers.transform.awq import AWQMapping, AWQModifier
 

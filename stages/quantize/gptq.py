@@ -34,7 +34,7 @@ class GPTQ(Grouped):
         return True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        self.check_widths(calibrate.linears(model))
         from llmcompressor.modifiers.gptq import GPTQModifier
 
         scheme = compressed.scheme(model, self.integers(self.bits))

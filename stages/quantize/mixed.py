@@ -32,7 +32,7 @@ class Mixed(Grouped):
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
         layers = calibrate.linears(model)
-        calibrate.check_widths(layers, self.group_size, f"group_size {self.group_size}")
+        self.check_widths(layers)
         costs_LW = [[self.size(layer.weight, bits) for bits in self.widths] for layer in layers.values()]
         weights = sum(layer.weight.numel() for layer in layers.values())
         if (least := sum(map(min, costs_LW)) / weights) > self.bits:

@@ -27,7 +27,7 @@ class RTN(Grouped):
         return True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        calibrate.check_widths(calibrate.linears(model), self.group_size, f"group_size {self.group_size}")
+        self.check_widths(calibrate.linears(model))
         from llmcompressor.modifiers.quantization import QuantizationModifier
 
         scheme = compressed.scheme(model, self.integers(self.bits))

@@ -54,6 +54,8 @@ def test_widths_that_do_not_divide_are_refused():
     calibrate.check_widths({"q": nn.Linear(8, 3)}, 4, "pattern 2of4")
     with pytest.raises(UserError, match="k has 6 inputs; pattern 2of4 needs a multiple of 4"):
         calibrate.check_widths({"q": nn.Linear(8, 3), "k": nn.Linear(6, 3)}, 4, "pattern 2of4")
+    with pytest.raises(UserError, match="groups needs a multiple of 16: choose 2 or 4$"):
+        calibrate.check_widths({"q": nn.Linear(8, 3), "k": nn.Linear(4, 3)}, 16, "groups", (2, 4, 8))
 
 
 def test_a_quantized_model_is_refused(tiny):

@@ -5,7 +5,7 @@ Shapes: N = rows, T = context, M = tokens of a batch, I = in_features.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,11 +115,13 @@ class Wide(Protocol):
     def in_features(self) -> int: ...
 
 
-def check_widths(matrices: Mapping[str, Wide], multiple: int, why: str) -> None:
-    """Refuse, before any work, matrices whose rows do not divide into groups."""
+def check_widths(matrices: Mapping[str, Wide], multiple: int, why: str, others: Iterable[int] = ()) -> None:
+    """Refuse, before any work, matrices whose rows do not divide into groups; `others`: multiples to have instead."""
     for name, matrix in matrices.items():
         if matrix.in_features % multiple:
-            raise UserError(f"{name} has {matrix.in_features} inputs; {why} needs a multiple of {multiple}")
+            fit = [str(each) for each in others if not any(other.in_features % each for other in matrices.values())]
+            choice = f": choose {' or '.join(fit)}" if fit else ""
+            raise UserError(f"{name} has {matrix.in_features} inputs; {why} needs a multiple of {multiple}{choice}")
 
 
 def require_dense(model: "PreTrainedModel", place: str) -> None:
