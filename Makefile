@@ -8,7 +8,7 @@ BIN := .venv/bin
 PROFILE ?=
 MODEL ?=
 
-run: $(BIN)/ready $(if $(filter real-teacher boards other-models,$(PROFILE)),models/smollm2.gguf) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
+run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model,$(PROFILE)),models/smollm2.gguf) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready

@@ -1,13 +1,15 @@
 """Profiles against RFC 7396 and against each other: real files, no mocks."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
 from flows import profiles
-from stages.lib.frame import params
+from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 
 RFC_7396 = """
@@ -102,3 +104,21 @@ def test_every_profile_of_the_project_is_valid_and_reads_as_it_is_shown(name):
 
 def test_the_default_profile_is_the_params_file_of_the_repository():
     assert profiles.show(profiles.DEFAULT) == params.PARAMS_FILE.read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+@pytest.mark.parametrize(
+    "external", ["{source: given, sha256: HASH}", "{source: org/name, revision: abc, sha256: null}"]
+)
+def test_the_lines_for_an_own_model_are_a_profile(page, external, tmp_path, monkeypatch, model_folder):
+    shutil.copytree("infra/profiles", tmp_path / "infra/profiles")
+    shutil.copytree(model_folder, tmp_path / "given")
+    found = re.search(r"```yaml\n(base: own-model\n.*?)```", Path(page).read_text(), re.DOTALL)
+    assert found
+    monkeypatch.chdir(tmp_path)
+    pinned = external.replace("HASH", files.digest(Path("given")))
+    (tmp_path / "infra/profiles/mine.yaml").write_text(re.sub(r"(?<=&mine ){.*?}", pinned, found[1]))
+    tree = YAML(typ="safe").load(profiles.show("mine"))
+    params.check(tree)
+    wanted = {name: value for name, value in YAML(typ="safe").load(pinned).items() if value}
+    assert tree["tokenize"]["theirs"]["external"] == tree["pretrain"]["teacher"]["external"] == wanted
