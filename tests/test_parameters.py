@@ -55,6 +55,10 @@ Written = dict[tuple[str, str], dict[str, str]]
 OTHER: dict[str, Any] = {
     "data/corpus.source": "more",
     "data/problems.source": "stages/data/parts/clean.py",  # without a function for any family: answers alone
+    "chats.source": "said-more",
+    "preferences.source": "said-more",
+    ".prompt_field": "question",
+    ".reply_field": "answer",
     "instructions.source": "artifacts/data/more-corpus/records",
     "pairs.source": "artifacts/data/more-problems/records",
     ".families": {"chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}},
@@ -229,6 +233,8 @@ WITH: dict[str, dict[str, Any]] = {
 # What must change together with a field.
 TOGETHER: dict[str, dict[str, Any]] = {
     ".pattern": {"sparsity": None},
+    ".prompt_field": {"reply_field": "completion"},
+    ".reply_field": {"prompt_field": "prompt"},
     "width.kv_heads": {"heads": 2},
     "on_policy.on_policy": {"max_new_tokens": 64},
     "gguf.fallback": {"type": "Q4_K_M", "model": "pretrain/student"},
@@ -302,6 +308,10 @@ class Project:
             (folder / name).mkdir()
             (folder / name / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
             (folder / name / "b.txt").write_text("\n\n".join(row["text"][1500:3000] for row in part[:5]))
+            keys = ("prompt", "completion", "question", "answer", "chosen", "rejected")
+            said = [{key: row["text"][40 * n : 40 * n + 40] for n, key in enumerate(keys)} for row in part]
+            (folder / f"said-{name}").mkdir()
+            (folder / f"said-{name}/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
         code.write(folder / "artifacts/code")
 
     def give(self, name: str, made: str, section: str, variant: str) -> None:

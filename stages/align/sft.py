@@ -21,7 +21,8 @@ class SFT(Alignment):
         self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
     ) -> Callable[[int], packing.Batch]:
         p = self.training
-        return packing.batches(tokenizer, problems + examples, self.context, p.part_size, p.seed)
+        rows = problems if self.examples == self.problems else problems + examples
+        return packing.batches(tokenizer, rows, self.context, p.part_size, p.seed)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

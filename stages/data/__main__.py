@@ -29,10 +29,12 @@ def main(variant: str, *, code: Path, out: Path, params_file: Path = params.PARA
             "records_duplicate": len(kept) - len(unique),
         }
         if len(unique) < technique.min_records:
-            short = f"{counts['records_too_short']} of {len(raw)} have fewer than {technique.least()} characters"
+            least = technique.least()
+            why = f"have fewer than {least} characters" if least else "are empty, or two replies that are the same"
+            short = f"{counts['records_too_short']} of {len(raw)} {why}"
             raise UserError(
                 f"{place}.min_records is {technique.min_records}; {source} has {len(unique)} usable records: "
-                f"{short} (min_characters), {counts['records_duplicate']} are duplicates"
+                f"{short}{' (min_characters)' if least else ''}, {counts['records_duplicate']} are duplicates"
             )
         train, held_out = clean.split(unique, technique.held_out, technique.seed)
         if not train or not held_out:

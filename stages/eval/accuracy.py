@@ -65,7 +65,8 @@ def first_of_each_family(problems: list[Record], number: int) -> list[Record]:
 
 def example(problem: Record, answer: str, correct: bool) -> dict[str, Any]:
     """What was asked, what is right, and what the model wrote."""
-    shown = {"family": problem["family"], "prompt": problem["prompt"], "expected": problem["answer"]}
+    expected = problem["answer"] if "answer" in problem else problem["solution"]
+    shown = {"family": problem["family"], "prompt": chat.plain(problem["prompt"]), "expected": expected}
     return shown | {"answer": answer, "correct": correct}
 
 

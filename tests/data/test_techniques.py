@@ -45,7 +45,10 @@ def source(name, texts, tmp_path):
     elif name == "instructions":
         records.save(tmp_path, train=documents[:30], held_out=documents[30:])
     else:
-        (tmp_path / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in documents))
+        said = [{"prompt": d["text"][:60], "completion": d["text"][60:]} for d in documents]
+        liked = [{"prompt": d["text"][:60], "chosen": d["text"][60:], "rejected": d["id"]} for d in documents]
+        rows = {"chats": said, "preferences": liked}.get(name, documents)
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 
 

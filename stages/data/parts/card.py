@@ -26,7 +26,7 @@ def write(
             "",
             f"Source `{data.source}`, technique `{data.method}`, licence: {data.licence}",
             "",
-            f"{metrics['records_read']:,} records read, {metrics['records_too_short']:,} too short, "
+            f"{metrics['records_read']:,} records read, {metrics['records_too_short']:,} too short or empty, "
             f"{metrics['records_duplicate']:,} duplicates or near-duplicates dropped.",
             f"Train {metrics['train_bytes']:,} bytes, held out {metrics['held_out_bytes']:,} bytes; "
             "no record is in both.",

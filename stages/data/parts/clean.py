@@ -4,19 +4,19 @@ import re
 import unicodedata
 
 from stages.lib.store.records import Record
-from stages.lib.text import duplicates
+from stages.lib.text import chat, duplicates
 
 LEARNT = ("text", "prompt", "solution", "chosen", "rejected")  # what a model may learn from a record
 
 
 def identity(record: Record) -> str:
     """What must not be in both splits: the text of a document, the prompt of anything else."""
-    return record["text"] if "text" in record else record["prompt"]
+    return record["text"] if "text" in record else chat.plain(record["prompt"])
 
 
 def weight(record: Record) -> int:
     """UTF-8 bytes of everything a model may learn from a record."""
-    return sum(len(record.get(key, "").encode()) for key in LEARNT)
+    return sum(len(chat.plain(record.get(key, "")).encode()) for key in LEARNT)
 
 
 def normalise(record: Record) -> Record:
@@ -29,12 +29,16 @@ def normalise(record: Record) -> Record:
 
 
 def worth_keeping(record: Record, min_characters: int) -> bool:
-    return "text" not in record or len(record["text"]) >= max(1, min_characters)
+    """A document of so many characters; of anything else nothing may be empty, nor its two replies the same."""
+    if "text" in record:
+        return len(record["text"]) >= max(1, min_characters)
+    learnt = {key: chat.plain(record[key]).strip() for key in LEARNT if key in record}
+    return all(learnt.values()) and ("chosen" not in learnt or learnt["chosen"] != learnt["rejected"])
 
 
 def without_duplicates(rows: list[Record]) -> list[Record]:
     """The first of each set of records that teach the same, blanks and case aside."""
-    learnt = (tuple(duplicates.plain(row.get(key, "")) for key in LEARNT) for row in reversed(rows))
+    learnt = (tuple(duplicates.plain(chat.plain(row.get(key, ""))) for key in LEARNT) for row in reversed(rows))
     return list(dict(zip(learnt, reversed(rows), strict=True)).values())[::-1]
 
 

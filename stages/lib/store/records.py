@@ -2,8 +2,11 @@
 
 Documents    {"id", "source", "text"}
 Problems     {"id", "family", "prompt", "answer", "solution", "entry"}
+Chats        {"id", "family", "prompt", "solution"}
 Pairs        {"id", "family", "prompt", "chosen", "rejected"}
 Traces       {"id", "family", "prompt", "answer", "solution", "entry", "teacher", "attempt"}
+
+A prompt is a question, or the messages before the reply: [{"role", "content"}, ...].
 """
 
 import json

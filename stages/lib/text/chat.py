@@ -21,6 +21,9 @@ HIDDEN = "\ufdd0{}\ufdd1"  # a control token's number in place of a quoted one: 
 MARKED = "\ufdd2{}\ufdd3"  # a control token that the template wrote, beside quoted ones
 PROBE = "orchard"  # an answer that no template changes
 
+Message = dict[str, str]  # role and content
+Prompt = str | list[Message]  # a question, or all that was said before an answer, from the system's words on
+
 
 class Coded(NamedTuple):
     """A prompt with its reply."""
@@ -31,33 +34,42 @@ class Coded(NamedTuple):
     spans: list[tuple[int, int]]  # the characters of the text that each token stands for
 
 
-def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str) -> list[int]:
+def messages(prompt: Prompt) -> list[Message]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def plain(prompt: Prompt) -> str:
+    """What was said, without who said it."""
+    return "\n".join(message["content"] for message in messages(prompt))
+
+
+def prompt_ids(tokenizer: "PreTrainedTokenizerFast", prompt: Prompt) -> list[int]:
     """Token ids up to and including the mark where the assistant begins to write."""
-    return encode(tokenizer, render(tokenizer, hide(tokenizer, prompt))).ids
+    return encode(tokenizer, render(tokenizer, hidden(tokenizer, prompt))).ids
 
 
-def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> list[int]:
+def chat_ids(tokenizer: "PreTrainedTokenizerFast", prompt: Prompt, reply: str) -> list[int]:
     """Token ids of prompt and reply with the end of the turn; begins with prompt_ids(prompt)."""
     return chat(tokenizer, prompt, reply).ids
 
 
-def chat(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str) -> Coded:
+def chat(tokenizer: "PreTrainedTokenizerFast", prompt: Prompt, reply: str) -> Coded:
     """As the template writes it, if that is how the model is asked; else the reply as it stands behind the prompt.
 
     Some templates open the reasoning in the prompt, but not in front of a given answer; some cut the reasoning out of
     answers, or write no end. Learnt is what the model shall write when it is asked.
     """
-    asked, answer = render(tokenizer, hide(tokenizer, prompt)), hide(tokenizer, reply)
-    text, end = render(tokenizer, hide(tokenizer, prompt), answer), ending(tokenizer)
+    before, answer = hidden(tokenizer, prompt), hide(tokenizer, reply)
+    asked, text, end = render(tokenizer, before), render(tokenizer, before, answer), ending(tokenizer)
     if not (text.startswith(asked) and f"{answer.strip()}{end}" in text[len(asked) :]):
         text = asked + answer + end
-    whole, before = encode(tokenizer, text), encode(tokenizer, asked)
-    begin, length = len(before.ids), len(before.text)
-    if whole.ids[:begin] == before.ids:
+    whole, first = encode(tokenizer, text), encode(tokenizer, asked)
+    begin, length = len(first.ids), len(first.text)
+    if whole.ids[:begin] == first.ids:
         return whole._replace(begin=begin)
     after = encode(tokenizer, text[len(asked) :])  # a token would reach over the place where the model begins
-    spans = before.spans + [(length + first, length + last) for first, last in after.spans]
-    return Coded(before.ids + after.ids, begin, whole.text, spans)
+    spans = first.spans + [(length + start, length + stop) for start, stop in after.spans]
+    return Coded(first.ids + after.ids, begin, whole.text, spans)
 
 
 def text_ids(tokenizer: "PreTrainedTokenizerFast", text: str) -> list[int]:
@@ -91,7 +103,7 @@ def ending(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 @lru_cache(maxsize=16)
 def template_ending(tokenizer: "PreTrainedTokenizerFast", template: str) -> str:
-    _, found, after = render(tokenizer, "?", PROBE).rpartition(PROBE)
+    _, found, after = render(tokenizer, messages("?"), PROBE).rpartition(PROBE)
     if not found:
         raise UserError(f"the chat template changes or drops the answer, so none can be learnt: {template[:200]!r}")
     end: Any = tokenizer.eos_token
@@ -102,8 +114,8 @@ def template_ending(tokenizer: "PreTrainedTokenizerFast", template: str) -> str:
     return end
 
 
-def render(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str | None = None) -> str:
-    """The template's text of a question, with its answer or up to where the model begins to write one."""
+def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: str | None = None) -> str:
+    """The template's text of what was said, with the answer or up to where the model begins to write one."""
     from jinja2 import TemplateError
 
     if not tokenizer.chat_template:
@@ -112,14 +124,18 @@ def render(tokenizer: "PreTrainedTokenizerFast", prompt: str, reply: str | None 
     try:
         return str(
             tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}, *answer],
+                [*before, *answer],
                 tokenize=False,
                 add_generation_prompt=reply is None,
                 strftime_now=DAY.strftime,
             )
         )
     except (TemplateError, TypeError, ValueError) as error:
-        raise UserError(f"the chat template cannot write a question with its answer: {error}") from error
+        raise UserError(f"the chat template cannot write {roles(before)} with its answer: {error}") from error
+
+
+def roles(before: list[Message]) -> str:
+    return "a question" if len(before) == 1 else ", ".join(message["role"] for message in before)
 
 
 def encode(tokenizer: "PreTrainedTokenizerFast", text: str) -> Coded:
@@ -136,6 +152,10 @@ def encode(tokenizer: "PreTrainedTokenizerFast", text: str) -> Coded:
     return Coded(
         coded.ids, 0, show(tokenizer, text), [(begin - marks[begin], end - marks[end]) for begin, end in coded.offsets]
     )
+
+
+def hidden(tokenizer: "PreTrainedTokenizerFast", prompt: Prompt) -> list[Message]:
+    return [message | {"content": hide(tokenizer, message["content"])} for message in messages(prompt)]
 
 
 def hide(tokenizer: "PreTrainedTokenizerFast", text: str) -> str:

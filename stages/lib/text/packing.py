@@ -53,7 +53,8 @@ def _with_text(batch: Callable[[int], Batch], texts: Callable[[int], torch.Tenso
 
 def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> dict[str, np.ndarray]:
     """ids, labels and positions, each (N, context): every example whole, in a seeded order, the rest padding."""
-    examples = [encode(tokenizer, rows[i]) for i in np.random.default_rng(seed).permutation(len(rows))]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    examples = [example for i in order for example in turns(tokenizer, rows[i])]
     fitting = [example for example in examples if len(example[0]) <= context]
     if not fitting:
         raise UserError(f"none of {len(rows)} examples fits into a context of {context} tokens")
@@ -68,8 +69,29 @@ Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
 
 
 def encode(tokenizer: Any, row: records.Record) -> Example:
-    ids, begin, *_ = chat.chat(tokenizer, row["prompt"], row["solution"])
+    ids, begin, *_ = chat.chat(tokenizer, row["prompt"], reply(row))
     return ids, [IGNORE] * begin + ids[begin:], list(range(len(ids)))
+
+
+def reply(row: records.Record) -> str:
+    """What is learnt to say; of two replies the one that was liked better."""
+    return row["solution"] if "solution" in row else row["chosen"]
+
+
+def turns(tokenizer: Any, row: records.Record) -> list[Example]:
+    """Every reply of a conversation, learnt as it is asked for: in one example where the template writes a turn alike
+    whatever follows it, else each in an example of its own."""
+    earlier = row["prompt"] if isinstance(row["prompt"], list) else []
+    found: list[Example] = []
+    for number, message in enumerate([*earlier, {"role": "assistant", "content": reply(row)}]):
+        if message["role"] == "assistant":
+            asked = earlier[:number] or row["prompt"]
+            ids, labels, positions = encode(tokenizer, {"prompt": asked, "solution": message["content"]})
+            if found and ids[: len(found[-1][0])] == found[-1][0]:
+                known = found.pop()[1]
+                labels[: len(known)] = known
+            found.append((ids, labels, positions))
+    return found
 
 
 def fit(examples: list[Example], context: int) -> list[list[Example]]:

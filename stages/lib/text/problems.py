@@ -1,6 +1,8 @@
-"""Verifiable problems: what a worked solution looks like, and the score of an answer by reasoning-gym's own scorer."""
+"""Problems with a right answer: what a worked solution looks like, and the score of an answer by reasoning-gym's own
+scorer. What has no scorer, such as a question of one's own, is right where it says the same as the known reply."""
 
 from stages.lib.store.records import Record
+from stages.lib.text import duplicates
 
 MARK = "####"  # a solution ends in "#### answer", as in GSM8K (Cobbe et al. 2021, arXiv:2110.14168)
 
@@ -22,7 +24,10 @@ def extract(text: str) -> str | None:
 
 
 def score(problem: Record, text: str) -> float:
-    """reasoning-gym's score of a worked solution, in [0, 1]; no answer is 0."""
+    """reasoning-gym's score of a worked solution, in [0, 1]; no answer is 0. Without a scorer exact match, blanks and
+    case aside."""
+    if "entry" not in problem:
+        return float(duplicates.plain(text) == duplicates.plain(problem["solution"]))
     from reasoning_gym import get_score_answer_fn
 
     answer = extract(text)

@@ -1,0 +1,43 @@
+"""Conversations from files of one's own: questions with answers, or several turns, in the shapes that other tools use.
+
+Which shape it is, the first row says (stages/data/parts/conversations.py), and the log says it too. Every reply is
+learnt; what stands behind the last one is not. Rows in which nobody replies, or with nothing, are left out and counted.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from stages.data import Dataset
+from stages.data.parts import conversations, reading
+from stages.lib.store.records import Record
+
+
+class Chats(Dataset):
+    method: Literal["chats"]
+    prompt_field: str | None = None  # where neither is among the names that are known
+    reply_field: str | None = None
+
+    @model_validator(mode="after")
+    def both_fields(self) -> "Chats":
+        if (self.prompt_field is None) != (self.reply_field is None):
+            raise ValueError("prompt_field and reply_field belong together: give both, or none")
+        return self
+
+    def records(self, source: Path) -> Iterator[Record]:
+        names = (self.prompt_field, self.reply_field) if self.prompt_field and self.reply_field else ()
+        for file in reading.files(source)[0]:
+            for number, row in enumerate(reading.rows(file, conversations.fields(*names)), 1):
+                place = f"{file}, record {number}"
+                if not names:
+                    names = conversations.shape(row, place)
+                    print(f"{file}: conversations in {' and '.join(names)}")
+                said = conversations.conversation(row, names, place)
+                reply = said.pop()["content"] if said else ""
+                about = {"id": f"{reading.stem(file)}/{row.get('id', number - 1)}", "family": "chat"}
+                yield about | {"prompt": conversations.prompt(said) if said else "", "solution": reply}
+
+    def left_out(self, source: Path) -> list[str]:
+        return [str(file.relative_to(source)) for file in reading.files(source)[1]]

@@ -1,0 +1,118 @@
+"""The shapes in which conversations and preferences lie in files: what users of other tools have, taken as it is.
+
+messages        {"messages": [{"role", "content"}, ...]}: OpenAI, TRL; with roles of ShareGPT too
+conversations   {"conversations": [{"from", "value"}, ...]}: ShareGPT, FastChat
+prompt and completion, question and answer, instruction (with input) and output (Alpaca), or two named fields: texts, or
+                lists of messages
+prompt, chosen, rejected: texts, or lists of messages (TRL); without a prompt both begin with it
+"""
+
+import re
+from typing import Any
+
+from stages.lib.frame.errors import UserError
+from stages.lib.store.records import Record
+from stages.lib.text.chat import Message, Prompt
+
+LISTS = ("messages", "conversations", "conversation")
+SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
+EXTRA = ("system", "input")  # beside them
+ROLES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"),
+}
+KNOWN = {name: role for role, names in ROLES.items() for name in names}
+
+
+def fields(*own: str) -> list[str]:
+    """Every column that may matter."""
+    return [*own, "id", *LISTS, *dict.fromkeys(name for pair in SINGLE for name in pair), *EXTRA, "chosen", "rejected"]
+
+
+def shape(row: Record, place: str) -> tuple[str, ...]:
+    """The fields of a row that hold its conversation."""
+    for name in LISTS:
+        if name in row:
+            return (name,)
+    for pair in SINGLE:
+        if row.keys() >= set(pair):
+            return pair
+    known = ", ".join([*LISTS, *(" and ".join(pair) for pair in SINGLE)])
+    raise UserError(
+        f"{place}: no conversation in its fields {', '.join(row)}; known are {known}: name others as "
+        "`prompt_field` and `reply_field`"
+    )
+
+
+def conversation(row: Record, names: tuple[str, ...], place: str) -> list[Message]:
+    """All that was said, in order; what stands behind the last reply is left out. Empty: nobody replies."""
+    if missing := [name for name in names if name not in row]:
+        raise UserError(f"{place}: no field {missing[0]!r}; its fields are: {', '.join(row)}")
+    if len(names) == 1:
+        said = turns(row[names[0]], f"{place}, {names[0]}")
+    else:
+        asked, reply = (row[name] for name in names)
+        if row.get("input") and names[0] == "instruction":
+            asked = f"{asked}\n\n{row['input']}"
+        said = [*one(asked, "user", f"{place}, {names[0]}"), *one(reply, "assistant", f"{place}, {names[1]}")]
+    if row.get("system") and said and said[0]["role"] != "system":
+        said = [*one(row["system"], "system", f"{place}, system"), *said]
+    while said and said[-1]["role"] != "assistant":
+        said.pop()
+    return said
+
+
+def one(said: Any, role: str, place: str) -> list[Message]:
+    """A text of this role, or messages."""
+    if isinstance(said, list):
+        return turns(said, place)
+    if said is None or isinstance(said, str):
+        return [{"role": role, "content": whole(said or "")}]
+    raise UserError(f"{place}: {said!r:.40} is neither a text nor a list of messages")
+
+
+def turns(said: Any, place: str) -> list[Message]:
+    if not isinstance(said, list) or not all(isinstance(turn, dict) for turn in said):
+        raise UserError(f'{place}: {said!r:.40} is no list of messages, [{{"role": ..., "content": ...}}, ...]')
+    return [message(turn, f"{place}, turn {number}") for number, turn in enumerate(said, 1)]
+
+
+def message(turn: dict[str, Any], place: str) -> Message:
+    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if isinstance(content, list):  # parts, as OpenAI writes them
+        if strange := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
+            raise UserError(f"{place}: {strange[0]!r:.40} is no text, and only texts are learnt here")
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        raise UserError(f"{place}: its content is {content!r:.40}, which is no text")
+    if str(role).lower() not in KNOWN:
+        raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
+    return {"role": KNOWN[str(role).lower()], "content": whole(content)}
+
+
+def whole(text: str) -> str:
+    """Without halves of surrogate pairs: UTF-8 has none."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def prompt(before: list[Message]) -> Prompt:
+    """A single question as a text; more than that as messages."""
+    return before[0]["content"] if [each["role"] for each in before] == ["user"] else before
+
+
+def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
+    """(prompt, chosen reply, rejected reply)."""
+    if missing := [name for name in ("chosen", "rejected") if name not in row]:
+        raise UserError(f"{place}: no field {missing[0]!r}; a preference has prompt, chosen and rejected")
+    asked = one(row["prompt"], "user", f"{place}, prompt") if "prompt" in row else []
+    chosen, rejected = (one(row[name], "assistant", f"{place}, {name}") for name in ("chosen", "rejected"))
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    begin = chosen[:shared]
+    before = begin if begin[: len(asked)] == asked else [*asked, *begin]
+    ends = (chosen[shared:], rejected[shared:])
+    if not before or any([turn["role"] for turn in end] != ["assistant"] for end in ends):
+        raise UserError(f"{place}: chosen and rejected are not two replies to one prompt")
+    return prompt(before), ends[0][0]["content"], ends[1][0]["content"]

@@ -1,0 +1,26 @@
+"""Preferences from files of one's own: two replies to one prompt, of which people, or a judge, liked one better.
+
+prompt, chosen and rejected are texts or lists of messages, as TRL takes them; without a prompt both begin with it.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from stages.data import Dataset
+from stages.data.parts import conversations, reading
+from stages.lib.store.records import Record
+
+
+class Preferences(Dataset):
+    method: Literal["preferences"]
+
+    def records(self, source: Path) -> Iterator[Record]:
+        for file in reading.files(source)[0]:
+            for number, row in enumerate(reading.rows(file, conversations.fields()), 1):
+                prompt, chosen, rejected = conversations.preference(row, f"{file}, record {number}")
+                about = {"id": f"{reading.stem(file)}/{row.get('id', number - 1)}", "family": "preference"}
+                yield about | {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+    def left_out(self, source: Path) -> list[str]:
+        return [str(file.relative_to(source)) for file in reading.files(source)[1]]

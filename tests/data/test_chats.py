@@ -1,0 +1,160 @@
+"""Conversations and preferences in the shapes that other tools write, against the records by hand and against TRL."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from stages.data import chats, preferences
+from stages.data.parts import clean
+from stages.lib.frame.errors import UserError
+from stages.lib.text import chat, packing
+
+ASK, SAY = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+SHORT = {"role": "system", "content": "Be short."}
+SHAPES = {
+    "messages": {"messages": [ASK, SAY]},
+    "parts": {"messages": [ASK | {"content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]}, SAY]},
+    "sharegpt": {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    "completion": {"prompt": "2 + 2?", "completion": "4"},
+    "messages of trl": {"prompt": [ASK], "completion": [SAY]},
+    "response": {"prompt": "2 + 2?", "response": "4"},
+    "question": {"question": "2 + 2?", "answer": "4"},
+    "alpaca": {"instruction": "2 + 2?", "input": "", "output": "4"},
+    "a question behind it": {"messages": [ASK, SAY, {"role": "user", "content": "And 3 + 3?"}]},
+}
+
+
+def read(folder: Path, *rows, technique=chats.Chats, **more):
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    method = technique.__name__.lower()
+    return list(technique(method=method, source=folder, licence="mine", **more).records(folder))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_shape_is_the_same_conversation(name, tmp_path):
+    [found] = read(tmp_path, SHAPES[name])
+    assert found == {"id": "a/0", "family": "chat", "prompt": "2 + 2?", "solution": "4"}
+
+
+def test_the_words_of_the_system_and_earlier_turns_stand_before_the_reply(tmp_path):
+    more = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    [found] = read(tmp_path, {"messages": [SHORT, ASK, SAY, *more]})
+    assert found["prompt"] == [SHORT, ASK, SAY, more[0]] and found["solution"] == "Yes."
+    [alpaca] = read(tmp_path, {"instruction": "Add.", "input": "2 and 2", "output": "4", "system": "Be short."})
+    assert alpaca["prompt"] == [SHORT, {"role": "user", "content": "Add.\n\n2 and 2"}]
+
+
+def test_fields_of_ones_own_are_named(tmp_path):
+    row = {"Frage": "2 + 2?", "Antwort": "4"}
+    [found] = read(tmp_path, row, prompt_field="Frage", reply_field="Antwort")
+    assert (found["prompt"], found["solution"]) == ("2 + 2?", "4")
+    with pytest.raises(UserError, match="record 1: no conversation in its fields Frage, Antwort; known are messages, "):
+        read(tmp_path, row)
+    with pytest.raises(ValueError, match="belong together"):
+        read(tmp_path, row, prompt_field="Frage")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "json", "jsonl.gz"])
+def test_tables_and_packed_files_too(kind, tmp_path):
+    import gzip
+
+    import pandas
+
+    table = pandas.DataFrame({"question": ["2 + 2?", "3 + 3?"], "answer": ["4", "6"], "more": [1, 2]})
+    file, lines = tmp_path / f"a.{kind}", table.to_json(orient="records", lines=True)
+    if kind == "jsonl.gz":
+        file.write_bytes(gzip.compress(lines.encode()))
+    elif kind == "parquet":
+        table.to_parquet(file)
+    elif kind == "json":
+        table.to_json(file, orient="records")
+    else:
+        table.to_csv(file, sep="\t" if kind == "tsv" else ",", index=False)
+    found = list(chats.Chats(method="chats", source=tmp_path, licence="mine").records(tmp_path))
+    assert [(row["prompt"], row["solution"]) for row in found] == [("2 + 2?", "4"), ("3 + 3?", "6")]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages, turn 1: role 'robot' is none of system, "),
+        ({"messages": "2 + 2?"}, "messages: '2 [+] 2[?]' is no list of messages"),
+        ({"messages": [ASK, {"role": "assistant", "content": None}]}, "turn 2: its content is None, which is no text"),
+        ({"messages": [ASK | {"content": [{"type": "image_url"}]}, SAY]}, "turn 1: .*image_url.* is no text"),
+        ({"prompt": 4, "completion": "4"}, "prompt: 4 is neither a text nor a list of messages"),
+        ({"text": "2 + 2 = 4"}, "no conversation in its fields text"),
+    ],
+)
+def test_what_is_no_conversation_is_named_in_one_line(row, said, tmp_path):
+    with pytest.raises(UserError, match=f"a.jsonl, record 1.*{said}") as error:
+        read(tmp_path, row)
+    assert "\n" not in str(error.value)
+
+
+def test_another_shape_further_down_is_named(tmp_path):
+    with pytest.raises(UserError, match="record 2: no field 'messages'; its fields are: prompt, completion"):
+        read(tmp_path, SHAPES["messages"], SHAPES["completion"])
+
+
+def test_nothing_said_is_left_out_and_two_answers_to_one_question_are_two(tmp_path):
+    silent = [{"messages": []}, {"messages": [ASK]}, {"messages": [ASK, {"role": "assistant", "content": " "}]}]
+    other = {"messages": [ASK, {"role": "assistant", "content": "Four."}]}
+    rows = read(tmp_path, *silent, SHAPES["messages"], other, SHAPES["messages"])
+    kept = clean.without_duplicates([row for row in rows if clean.worth_keeping(row, 0)])
+    assert {row["solution"] for row in kept} == {"4", "Four."} and len(kept) == 2
+    assert len({clean.identity(row) for row in kept}) == 1  # so both are in one split
+
+
+TRL = {
+    "prompt": {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+    "messages": {"prompt": [ASK], "chosen": [SAY], "rejected": [SAY | {"content": "5"}]},
+    "implicit": {"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "5"}]},
+    "both": {"prompt": "2 + 2?", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "5"}]},
+}
+
+
+@pytest.mark.parametrize("name", TRL)
+def test_preferences_are_what_trl_makes_of_them(name, tmp_path):
+    from trl.data_utils import maybe_extract_prompt
+
+    [found] = read(tmp_path, TRL[name], technique=preferences.Preferences)
+    expected = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    assert found == {"id": "a/0", "family": "preference", **expected}
+    if name == "implicit":
+        theirs = maybe_extract_prompt(TRL[name])
+        assert [theirs[key][0]["content"] for key in expected] == list(expected.values())
+
+
+def test_preferences_without_two_replies_are_refused(tmp_path):
+    for row in ({"chosen": "4", "rejected": "5"}, {"prompt": [ASK], "chosen": [ASK, SAY, ASK], "rejected": [SAY]}):
+        with pytest.raises(UserError, match="record 1: chosen and rejected are not two replies to one prompt"):
+            read(tmp_path, row, technique=preferences.Preferences)
+    with pytest.raises(UserError, match="no field 'rejected'; a preference has prompt, chosen and rejected"):
+        read(tmp_path, {"prompt": "2 + 2?", "chosen": "4"}, technique=preferences.Preferences)
+
+
+CHATML = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+FORGETFUL = CHATML.replace(
+    "message['content']", "(message['content'] if loop.last or message['role'] == 'user' else '-')"
+)
+
+
+@pytest.mark.parametrize("template", [CHATML, FORGETFUL])
+def test_every_reply_is_learnt_once_behind_what_the_model_is_shown(template, tokenizer):
+    """A template that shortens earlier replies makes an example of each; any other one example of all."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = template
+    row = {"prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
+    examples = packing.turns(tokenizer, row)
+    assert len(examples) == (1 if template == CHATML else 2)
+    learnt = [tokenizer.decode([i for i in labels if i != packing.IGNORE]) for _, labels, _ in examples]
+    assert "".join(learnt) == "4<|end|>Yes.<|end|>"
+    asked = chat.prompt_ids(tokenizer, row["prompt"])
+    ids, labels, positions = examples[-1]
+    assert ids[: len(asked)] == asked and labels[len(asked) :] == ids[len(asked) :]
+    assert positions == list(range(len(ids)))
