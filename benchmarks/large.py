@@ -52,7 +52,10 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # to benchmarks/families.yaml
     },
     "export": {"safetensors": {}, "gguf": {"type": "Q4_K_M"}},
 }
-TEXTS = {"context": 512, "train_tokens": 16384, "held_out_tokens": 4096}
+TEXTS = {  # 512 tokens a row need more problems
+    "data": {"problems": {"per_family": 1000}},
+    "tokenize": {"bpe": {"context": 512, "train_tokens": 16384, "held_out_tokens": 4096}},
+}
 
 
 def main(*, techniques: str = "", out: Path = families.RESULT) -> None:
@@ -78,13 +81,19 @@ def main(*, techniques: str = "", out: Path = families.RESULT) -> None:
 
 def variants() -> dict[str, Any]:
     tree = copy.deepcopy(families.TREE)
-    tree["tokenize"]["bpe"] |= TEXTS
+    lengthen(tree)
     tree["pretrain"]["pretrained"]["external"] = {"source": "given", "sha256": files.digest(Path("given"))}
     for section, entries in CHANGES.items():
         for variant, changes in entries.items():
             shared = {} if section == "pretrain" else {"model": "pretrain/pretrained"}
             tree[section][variant] |= shared | changes
     return tree
+
+
+def lengthen(tree: dict[str, Any]) -> None:
+    for section, entries in TEXTS.items():
+        for variant, changes in entries.items():
+            tree[section][variant] |= changes
 
 
 def make() -> None:
@@ -94,7 +103,7 @@ def make() -> None:
 
     from stages.lib.store import models
 
-    families.TREE["tokenize"]["bpe"] |= TEXTS
+    lengthen(families.TREE)
     families.prepare(Path())
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
