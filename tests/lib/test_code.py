@@ -179,7 +179,10 @@ def test_the_files_of_the_techniques_are_those_that_dvc_yaml_names(real):
         ("stages/eval/accuracy.py", {"eval/accuracy"}),
         ("stages/eval/parts/memory.py", {"eval/speed"}),
         ("stages/prune/__main__.py", {"prune", "prune/*"}),
-        ("stages/lib/text/duplicates.py", {"data", "data/*", "traces/endpoint"}),
+        (
+            "stages/lib/text/duplicates.py",
+            {"data", "data/*", "eval/accuracy", "traces/endpoint", "traces/llama_cpp", "traces/solutions"},
+        ),
     ],
 )
 def test_a_real_edit_changes_exactly_who_imports_it(file, expected, real):
