@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from ruamel.yaml import YAML
@@ -260,6 +261,7 @@ def prefect_server(tmp_path_factory):
     environment = {"PREFECT_HOME": str(home), "PREFECT_API_URL": os.environ["PREFECT_API_URL"]}
     os.environ.clear()
     os.environ.update(before)
+    urlopen(f"{environment['PREFECT_API_URL']}/health", timeout=60).close()  # it listens before it answers
     yield environment
     process.stdin.close()
     process.wait(20)
