@@ -82,9 +82,9 @@ def test_whose_weights_they_are_stays_with_them_into_a_file_and_out_of_it(model_
     """As the card of a folder says, as a GGUF says, or as params do; never the path on this machine."""
     from gguf import GGUFReader
 
-    folder = tmp_path / "Apple-1B"
+    folder = tmp_path / "Apple-1.5B"
     shutil.copytree(model_folder, folder)
-    assert technique(folder).build(tokenizer).config.origin == {"name": "Apple-1B"}
+    assert technique(folder).build(tokenizer).config.origin == {"name": "Apple-1.5B"}
     (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [fruit]\n---\n# Apple\n")
     model = technique(folder).build(tokenizer)
     models.save(model, tokenizer, tmp_path / "model")
@@ -92,11 +92,11 @@ def test_whose_weights_they_are_stays_with_them_into_a_file_and_out_of_it(model_
     exporter.write(models.load(tmp_path / "model"), tokenizer, tmp_path, torch.empty(0, 0))
     fields = GGUFReader(tmp_path / "model.gguf").fields
     said = {name: fields[name].contents() for name in ("general.license", "general.base_model.0.name")}
-    assert said == {"general.license": "apache-2.0", "general.base_model.0.name": "Apple-1B"}
+    assert said == {"general.license": "apache-2.0", "general.base_model.0.name": "Apple-1.5B"}
     assert str(tmp_path) not in str({name: field.contents() for name, field in fields.items()})
     assert technique(tmp_path / "model.gguf").build(tokenizer).config.origin["license"] == "apache-2.0"
     named = technique(folder).model_copy(update={"licence": "mit"})
-    assert named.build(tokenizer).config.origin == {"name": "Apple-1B", "license": "mit"}
+    assert named.build(tokenizer).config.origin == {"name": "Apple-1.5B", "license": "mit"}
 
 
 def summary_of(folder, tokenizer, capsys, **more):

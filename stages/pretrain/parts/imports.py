@@ -43,7 +43,7 @@ def origin(external: External, folder: Path, gguf_file: str | None, licence: str
     if external.revision:
         found = {"name": external.source, "repo_url": f"https://huggingface.co/{external.source}"}
     else:
-        found = {"name": said.get("name") or Path(external.source).stem}
+        found = {"name": said.get("name") or Path(external.source).name.removesuffix(".gguf")}
     licence = licence or said.get("license")
     return found | {"license": licence} if licence else found
 
