@@ -28,7 +28,7 @@ class Chats(Dataset):
 
     def records(self, source: Path) -> Iterator[Record]:
         names = (self.prompt_field, self.reply_field) if self.prompt_field and self.reply_field else ()
-        for file in reading.files(source)[0]:
+        for file in reading.with_fields(source)[0]:
             for number, row in enumerate(reading.rows(file, conversations.fields(*names)), 1):
                 place = f"{file}, record {number}"
                 if not names:
@@ -40,4 +40,4 @@ class Chats(Dataset):
                 yield about | {"prompt": conversations.prompt(said) if said else "", "solution": reply}
 
     def left_out(self, source: Path) -> list[str]:
-        return [str(file.relative_to(source)) for file in reading.files(source)[1]]
+        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]

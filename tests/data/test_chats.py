@@ -93,6 +93,17 @@ def test_what_is_no_conversation_is_named_in_one_line(row, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_texts_beside_them_are_left_out_and_alone_refused(tmp_path):
+    (tmp_path / "README.txt").write_text("What these are.")
+    [found] = read(tmp_path, SHAPES["messages"])
+    assert found["solution"] == "4"
+    how = chats.Chats(method="chats", source=tmp_path, licence="mine")
+    assert how.left_out(tmp_path) == ["README.txt"]
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(UserError, match="only .txt files, which have no fields: give one of .jsonl, .json, "):
+        list(how.records(tmp_path))
+
+
 def test_another_shape_further_down_is_named(tmp_path):
     with pytest.raises(UserError, match="record 2: no field 'messages'; its fields are: prompt, completion"):
         read(tmp_path, SHAPES["messages"], SHAPES["completion"])

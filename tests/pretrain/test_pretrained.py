@@ -95,6 +95,10 @@ def test_whose_weights_they_are_stays_with_them_into_a_file_and_out_of_it(model_
     assert said == {"general.license": "apache-2.0", "general.base_model.0.name": "Apple-1.5B"}
     assert str(tmp_path) not in str({name: field.contents() for name, field in fields.items()})
     assert technique(tmp_path / "model.gguf").build(tokenizer).config.origin["license"] == "apache-2.0"
+    (folder / "README.md").write_text("---\nlicense: [mit, 'cc0-1.0']\n---\n")
+    assert technique(folder).build(tokenizer).config.origin["license"] == "mit, cc0-1.0"
+    (folder / "README.md").write_text("---\nlicense: {mit\n---\n")
+    assert technique(folder).build(tokenizer).config.origin == {"name": "Apple-1.5B"}
     named = technique(folder).model_copy(update={"licence": "mit"})
     assert named.build(tokenizer).config.origin == {"name": "Apple-1.5B", "license": "mit"}
 

@@ -51,6 +51,15 @@ def files(source: Path) -> tuple[list[Path], list[Path]]:
     return readable, [file for file in every if not kind(file)]
 
 
+def with_fields(source: Path) -> tuple[list[Path], list[Path]]:
+    """The same, of files whose rows have fields; a .txt has none."""
+    readable, rest = files(source)
+    tables = [file for file in readable if kind(file) != ".txt"]
+    if not tables:
+        raise UserError(f"{source}: only .txt files, which have no fields: give one of {', '.join(KINDS[1:])}")
+    return tables, sorted([*rest, *set(readable).difference(tables)])
+
+
 def rows(file: Path, fields: Collection[str]) -> Iterator[Record]:
     """The rows of a file; of columns only those `fields` are read. A .txt is one row with `text`."""
     import lzma

@@ -28,24 +28,36 @@ def require_sound(model: "PreTrainedModel", source: str) -> None:
 
 def origin(external: External, folder: Path, gguf_file: str | None, licence: str | None) -> dict[str, str]:
     """Whose weights these are, as far as it is known; it stays in config.json, so that every export can say it."""
-    from gguf import GGUFReader
-    from huggingface_hub.repocard import metadata_load
-
-    card = folder / "README.md"
-    with loading.opening(external.source):
-        if gguf_file:
-            fields = GGUFReader(folder / gguf_file).fields
-            said = {
-                key: fields[f"general.{key}"].contents() for key in ("name", "license") if f"general.{key}" in fields
-            }
-        else:
-            said = (metadata_load(card) or {}) if card.is_file() else {}
+    said = told_by_file(folder / gguf_file, external.source) if gguf_file else told_by_card(folder, external.source)
     if external.revision:
         found = {"name": external.source, "repo_url": f"https://huggingface.co/{external.source}"}
     else:
         found = {"name": said.get("name") or Path(external.source).name.removesuffix(".gguf")}
     licence = licence or said.get("license")
     return found | {"license": licence} if licence else found
+
+
+def told_by_file(file: Path, source: str) -> dict[str, str]:
+    """Name and licence, as far as a GGUF tells them."""
+    from gguf import GGUFReader
+
+    with loading.opening(source):
+        fields = GGUFReader(file).fields
+    return {key: fields[f"general.{key}"].contents() for key in ("name", "license") if f"general.{key}" in fields}
+
+
+def told_by_card(folder: Path, source: str) -> dict[str, str]:
+    """The licence, if there is a model card and it names one, or several."""
+    from huggingface_hub.repocard import metadata_load
+    from yaml import YAMLError
+
+    card = folder / "README.md"
+    try:
+        licences = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (YAMLError, ValueError) as error:
+        print(f"{source}: the header of its README.md is not read: {loading.first_line(error)}")
+        return {}
+    return {"license": licences if isinstance(licences, str) else ", ".join(licences)} if licences else {}
 
 
 def rows(model: Any) -> int:
