@@ -135,11 +135,11 @@ def test_same_input_same_bytes(technique, parent, folder, tmp_path):
 
 def test_a_truncated_file_is_named(technique, folder, artifacts):
     cut = artifacts / f"cut/{technique.method}/model"
-    cut.mkdir(parents=True)
-    for file in folder.iterdir():
+    shutil.copytree(folder, cut)
+    for file in (each for each in cut.rglob("*") if each.is_file()):
         content = file.read_bytes()
-        weights = file.suffix in (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte")
-        (cut / file.name).write_bytes(content[: len(content) // 2] if weights else content)
+        if file.suffix in (".gguf", ".safetensors", ".onnx", ".data", ".bin", ".pte"):
+            file.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="damaged"):
         open_runtime(cut)
 

@@ -75,7 +75,7 @@ def test_the_ui_serves_both_pages_stays_on_this_machine_and_ends(watched):
             pages = [page(port, ui) for port in ports]
         finally:
             ui.send_signal(signal.SIGINT)
-            status = ui.wait(30)
+            status = ui.wait(90)
     assert "<title>MLflow</title>" in pages[0] and "Prefect" in pages[1]
     assert status == 0 and outside(log) == []
     for port in ports:

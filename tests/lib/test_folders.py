@@ -35,6 +35,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 ids, texts, chat = json.loads(sys.argv[2])
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, torch_dtype="auto")
+    if getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the fast one leaves the caps out, and no file can say so
     with torch.no_grad():
         numpy.save(folder / "theirs.npy", model(torch.tensor([ids])).logits[0].float().numpy())
     tokenizer = AutoTokenizer.from_pretrained(folder)
