@@ -23,9 +23,14 @@ def normalise(record: Record) -> Record:
     """Unicode NFC, no trailing blanks, no runs of empty lines, no halves of surrogate pairs (UTF-8 has none)."""
     if "text" not in record:
         return record
-    text = unicodedata.normalize("NFC", re.sub("[\ud800-\udfff]", "\ufffd", record["text"])).replace("\r\n", "\n")
+    text = unicodedata.normalize("NFC", whole(record["text"])).replace("\r\n", "\n")
     text = re.sub(r"[ \t]+\n", "\n", text)
     return record | {"text": re.sub(r"\n{3,}", "\n\n", text).strip()}
+
+
+def whole(text: str) -> str:
+    """Without halves of surrogate pairs: UTF-8 has none."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def worth_keeping(record: Record, min_characters: int) -> bool:

@@ -7,9 +7,9 @@ prompt and completion, question and answer, instruction (with input) and output 
 prompt, chosen, rejected: texts, or lists of messages (TRL); without a prompt both begin with it
 """
 
-import re
 from typing import Any
 
+from stages.data.parts.clean import whole
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
 from stages.lib.text.chat import Message, Prompt
@@ -89,11 +89,6 @@ def message(turn: dict[str, Any], place: str) -> Message:
     if str(role).lower() not in KNOWN:
         raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
     return {"role": KNOWN[str(role).lower()], "content": whole(content)}
-
-
-def whole(text: str) -> str:
-    """Without halves of surrogate pairs: UTF-8 has none."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
 def prompt(before: list[Message]) -> Prompt:

@@ -13,6 +13,9 @@ from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
 from stages.lib.store import loading
 
+# Of a hub id: no pickles
+PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "README.md"]
+
 
 class External(Params):
     """Where it is, and what it must be: `sha256` of a local file or folder, `revision` (a commit) of a hub id."""
@@ -74,15 +77,7 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
         folder = huggingface_hub.snapshot_download(
             external.source,
             revision=external.revision,
-            allow_patterns=[
-                "*.json",
-                "*.safetensors",
-                "*.jinja",
-                "tokenizer*",
-                "*.model",
-                "*.txt",
-                "README.md",
-            ],  # no pickles
+            allow_patterns=PATTERNS,
             ignore_patterns=["original/*", "consolidated*"],  # the same weights in another layout
         )
     return Path(folder), {}
