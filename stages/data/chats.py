@@ -28,16 +28,14 @@ class Chats(Dataset):
 
     def records(self, source: Path) -> Iterator[Record]:
         names = (self.prompt_field, self.reply_field) if self.prompt_field and self.reply_field else ()
-        for file in reading.with_fields(source)[0]:
-            for number, row in enumerate(reading.rows(file, conversations.fields(*names)), 1):
-                place = f"{file}, record {number}"
-                if not names:
-                    names = conversations.shape(row, place)
-                    print(f"{file}: conversations in {' and '.join(names)}")
-                said = conversations.conversation(row, names, place)
-                reply = said.pop()["content"] if said else ""
-                about = {"id": f"{reading.stem(file)}/{row.get('id', number - 1)}", "family": "chat"}
-                yield about | {"prompt": conversations.prompt(said) if said else "", "solution": reply}
+        for place, name, row in reading.all_rows(source, conversations.fields(*names)):
+            if not names:
+                names = conversations.shape(row, place)
+                print(f"{place}: a conversation in {' and '.join(names)}, as all others are read")
+            said = conversations.conversation(row, names, place)
+            reply = said.pop()["content"] if said else ""
+            prompt = conversations.prompt(said) if said else ""
+            yield {"id": name, "family": "chat", "prompt": prompt, "solution": reply}
 
     def left_out(self, source: Path) -> list[str]:
         return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]

@@ -16,11 +16,9 @@ class Preferences(Dataset):
     method: Literal["preferences"]
 
     def records(self, source: Path) -> Iterator[Record]:
-        for file in reading.with_fields(source)[0]:
-            for number, row in enumerate(reading.rows(file, conversations.fields()), 1):
-                prompt, chosen, rejected = conversations.preference(row, f"{file}, record {number}")
-                about = {"id": f"{reading.stem(file)}/{row.get('id', number - 1)}", "family": "preference"}
-                yield about | {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        for place, name, row in reading.all_rows(source, conversations.fields()):
+            prompt, chosen, rejected = conversations.preference(row, place)
+            yield {"id": name, "family": "preference", "prompt": prompt, "chosen": chosen, "rejected": rejected}
 
     def left_out(self, source: Path) -> list[str]:
         return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]

@@ -60,6 +60,13 @@ def with_fields(source: Path) -> tuple[list[Path], list[Path]]:
     return tables, sorted([*rest, *set(readable).difference(tables)])
 
 
+def all_rows(source: Path, fields: Collection[str]) -> Iterator[tuple[str, str, Record]]:
+    """(place for a message, id, row) of every row that has fields, file by file."""
+    for file in with_fields(source)[0]:
+        for number, row in enumerate(rows(file, fields)):
+            yield f"{file}, record {number + 1}", f"{stem(file)}/{row.get('id', number)}", row
+
+
 def rows(file: Path, fields: Collection[str]) -> Iterator[Record]:
     """The rows of a file; of columns only those `fields` are read. A .txt is one row with `text`."""
     import lzma
