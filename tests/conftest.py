@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,12 @@ import stages  # noqa: F401  (switches network and telemetry off before anything
 
 torch.set_num_threads(2)
 CORPUS = Path(__file__).parents[1] / "stages" / "data" / "corpus"
+
+
+def pytest_configure(config):
+    """Tests say the same on every machine: an accelerator is for `-m gpu` alone."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
