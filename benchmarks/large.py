@@ -2,7 +2,7 @@
 
 python -m benchmarks.large [--techniques quantize.gptq,export]
 
-A random llama of the shape of Llama 3.2 1B (1.24 billion weights, 2.5 GB in bfloat16), 512 tokens a row. Every stage
+A random llama of the shape of Llama 3.2 1B (1.24 billion weights, 2.5 GB in bfloat16), 256 tokens a row. Every stage
 runs as dvc.yaml calls it, in a process of its own; memory is what that process and its children hold at their peak
 (PSS: what they share counts once, files they map count too). Into families.json, as llama-1b.STAGE.VARIANT.
 """
@@ -34,7 +34,7 @@ SHAPE = {
     "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
-FEW = {"rows": 8}
+FEW = {"rows": 2}
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # to benchmarks/families.yaml; what is not here does not run
     "pretrain": {"pretrained": {"dtype": "stored"}},
     "prune": {
@@ -52,9 +52,9 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {  # to benchmarks/families.yaml
     },
     "export": {"safetensors": {}, "gguf": {"type": "Q4_K_M"}},
 }
-TEXTS = {  # 512 tokens a row need more problems
+TEXTS = {  # 256 tokens a row need more problems
     "data": {"problems": {"per_family": 1000}},
-    "tokenize": {"bpe": {"context": 512, "train_tokens": 16384, "held_out_tokens": 4096}},
+    "tokenize": {"bpe": {"context": 256, "train_tokens": 8192, "held_out_tokens": 2048}},
 }
 
 
@@ -86,7 +86,8 @@ def variants() -> dict[str, Any]:
     for section, entries in CHANGES.items():
         for variant, changes in entries.items():
             shared = {} if section == "pretrain" else {"model": "pretrain/pretrained"}
-            tree[section][variant] |= shared | changes
+            measured = FEW if section == "export" else {"held_out_rows": FEW["rows"]}
+            tree[section][variant] |= shared | measured | changes
     return tree
 
 

@@ -24,7 +24,7 @@ from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Calibration
 from stages.lib.nets import anatomy, calibrate
-from stages.lib.nets.anatomy import Axis
+from stages.lib.nets.anatomy import Axis, Part
 from stages.prune import Pruning
 from stages.prune.parts import marchenko_pastur
 
@@ -104,8 +104,8 @@ def project(model: "PreTrainedModel", basis_DK: Tensor) -> "PreTrainedModel":
     return small
 
 
-def change(weight: Tensor, axes: tuple[Axis, ...], basis_DK: Tensor) -> Tensor:
+def change(weight: Tensor, axes: tuple[tuple[Part, ...], ...], basis_DK: Tensor) -> Tensor:
     """What a matrix or bias reads from the stream or writes to it, in the basis."""
-    if axes[0] == HIDDEN:
+    if axes[0][0].axis == HIDDEN:
         return basis_DK.T @ weight
-    return weight @ basis_DK if axes[-1] == HIDDEN else weight
+    return weight @ basis_DK if axes[-1][0].axis == HIDDEN else weight

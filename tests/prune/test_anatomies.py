@@ -167,7 +167,7 @@ def test_experts_that_are_called_otherwise_are_refused(name, rows, given):
 
 
 @pytest.mark.parametrize("name", ["width", "spectral_width"])
-def test_only_plain_decoders_are_narrowed(name, rows, given):
+def test_only_decoders_whose_every_parameter_is_known_are_narrowed(name, rows, given):
     more = {"hidden": 16} if name == "width" else {}
     with pytest.raises(UserError, match=f"pretrain/base is a mixtral; {name.replace('_', '.')} can narrow: llama, mis"):
         make(name, **more).prune(build("mixtral"), given(rows))

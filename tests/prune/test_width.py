@@ -1,8 +1,11 @@
 """Width: scores by the formula in loops, idle parts go without a trace, groups stay whole, and what is refused."""
 
+import copy
+
 import pytest
 import torch
 
+from benchmarks._families import make
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 from stages.lib.nets.anatomy import Axis, Heads
@@ -65,6 +68,54 @@ def test_idle_heads_and_channels_go_without_a_trace(prune, kind, rows, tokenizer
     torch.testing.assert_close(stored(rows[:2]).logits, before, atol=1e-3, rtol=1e-3)
 
 
+DENSE = [*anatomy.PLAIN, "gemma2", "gemma3", "cohere2", "olmo2", "phi3", "gpt2", "gpt_neox"]
+
+
+def silence(model, idle):
+    """Nothing is written to these places of the axes; what else is written has no mean, which some norms take off."""
+    axes = anatomy.axes(model)
+    centred = any("LayerNorm" in type(module).__name__ for module in model.modules())
+    for name, weight in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        stored = axes[name][:1] if isinstance(module, torch.nn.Linear) else axes[name][-1:]  # what it writes
+        if "norm" in type(module).__name__.lower() and not name.endswith("bias"):
+            continue
+        rows = weight.data.mT if stored == axes[name][-1:] and weight.ndim > 1 else weight.data
+        first = 0
+        for axis, size in stored[0]:
+            if axis.space in idle:
+                rows[first + torch.tensor(idle[axis.space])] = 0
+            if axis.space == "hidden" and centred and "norm" not in type(module).__name__.lower():
+                kept = first + torch.tensor([i for i in range(size) if i not in idle["hidden"]])
+                rows[kept] -= rows[kept].mean(0)
+            first += size
+
+
+@pytest.mark.parametrize("family", DENSE)
+@torch.no_grad()
+def test_every_dense_family_loses_what_is_idle_without_a_trace(prune, family, rows, tokenizer, tmp_path):
+    model = make(family, tokenizer, **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"), 1e-9))
+    shape = anatomy.heads(model.config)
+    queries, groups = shape.queries // 2 * shape.size, shape.keys_values // 2 * shape.size
+    silence(
+        model,
+        {
+            "hidden": list(range(1, 64, 2)),
+            "ffn": list(range(20, 84)),
+            "queries": list(range(queries)),
+            "keys": list(range(groups)),
+            "values": list(range(groups)),
+            "triples": list(range(3 * queries)),
+        },
+    )
+    before = model(rows[:2]).logits
+    small = prune(model, rows[:4], hidden=32, ffn=64, heads=2, kv_heads=shape.keys_values // 2)
+    models.save(small, tokenizer, tmp_path / "model")
+    stored = models.load(tmp_path / "model")
+    assert sum(w.numel() for w in stored.parameters()) < 0.55 * sum(w.numel() for w in model.parameters())
+    torch.testing.assert_close(stored(rows[:2]).logits, before, atol=2e-3, rtol=2e-3)
+
+
 def test_importance_is_the_root_of_the_squared_means(tiny, rows):
     """In loops over rows, of what transformers itself says the states and the norms' outputs are."""
     scores = width.Width(**P, hidden=32).score(tiny, rows[:3])
@@ -91,7 +142,11 @@ def test_groups_stay_whole_and_keep_equally_many_heads():
         "model.layers.1.self_attn.o_proj": torch.tensor([9.0, 9, 0, 0, 3, 4, 1, 5]),
         "model.layers.1.mlp.down_proj": torch.tensor([1.0, 2, 3]),
     }
-    stays = width.chosen(kin("llama"), 1, Heads(8, 2, 2), Heads(2, 1, 2), scores)
+    model = kin("llama")
+    model.config.num_attention_heads, model.config.num_key_value_heads, model.config.head_dim = 8, 2, 2
+    config = copy.deepcopy(model.config)
+    anatomy.resize(config, 64, 1, Heads(2, 1, 2))
+    stays = width.chosen(model, config, scores)
     for space in ("queries", "mixed"):
         assert stays[Axis(space, 0)].tolist() == [10, 11, 14, 15] and stays[Axis(space, 1)].tolist() == [0, 1, 2, 3]
     for space in ("keys", "values"):

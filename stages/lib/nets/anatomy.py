@@ -11,10 +11,15 @@ What can be asked of any decoder of transformers:
                     wide one is, which is the shape of a cache
     shorten         the network without some of its blocks
 
-and of a plain decoder, one of PLAIN, whose every part is known:
+of a decoder whose every parameter is known, one of AXES:
 
     axes            what the rows and columns of each parameter stand for: two parameters that share an axis feed each
                     other, and whoever narrows or reorders that axis changes both
+    reading         what reads each axis of a block
+    scales          the norms of these axes, whose gains count over how many channels they normalise
+
+and of a plain one among them, one of PLAIN:
+
     norms           each norm of the residual stream, and the matrices that read behind it and nothing else
 
 Shapes: O = out_features, I = in_features, E = experts, M = tokens, H = hidden, K = experts of a token.
@@ -363,36 +368,6 @@ PLAIN = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite")
 """Model types whose blocks are x + c attention(norm(x)), then x + c mlp(norm(x)), with RMS norms, a gated MLP and
 constants c, and that compute nothing besides: no gain of 1 + w, no third norm, no matrix for two things."""
 
-Space = Literal["vocabulary", "hidden", "queries", "keys", "values", "mixed", "ffn", "head"]
-
-
-class Axis(NamedTuple):
-    """What a row or a column stands for: a channel of the residual stream (`hidden`), or of a space of one block.
-
-    `queries` and `mixed`, the values as attention has mixed them, have a place for each channel of each query head;
-    `keys` and `values` for each channel of each key-value head; `head` for the channels of one head.
-    """
-
-    space: Space
-    block: int | None = None
-
-
-AXES: dict[str, tuple[Space, ...]] = {  # a parameter's rows, its columns
-    "embed_tokens": ("vocabulary", "hidden"),
-    "input_layernorm": ("hidden",),
-    "q_proj": ("queries", "hidden"),
-    "k_proj": ("keys", "hidden"),
-    "v_proj": ("values", "hidden"),
-    "q_norm": ("head",),
-    "k_norm": ("head",),
-    "o_proj": ("hidden", "mixed"),
-    "post_attention_layernorm": ("hidden",),
-    "gate_proj": ("ffn", "hidden"),
-    "up_proj": ("ffn", "hidden"),
-    "down_proj": ("hidden", "ffn"),
-    "norm": ("hidden",),
-    "lm_head": ("vocabulary", "hidden"),
-}
 READERS = {"input_layernorm": ATTENTION_INPUTS, "post_attention_layernorm": MLP_INPUTS}
 FINAL_NORM = "norm"
 
@@ -401,23 +376,189 @@ def is_plain(model: "PreTrainedModel") -> bool:
     return model.config.model_type in PLAIN
 
 
-def axes(model: "PreTrainedModel") -> dict[str, tuple[Axis, ...]]:
-    """For every parameter of a plain decoder what its rows and, of a matrix, its columns stand for."""
+# What rows and columns stand for
+
+Space = Literal["vocabulary", "positions", "hidden", "queries", "keys", "values", "triples", "mixed", "ffn", "head"]
+Spaces = tuple[Space, ...]  # one after another in one dimension: a matrix for several things
+EVERYWHERE = ("vocabulary", "positions", "hidden")  # of no single block
+
+
+class Axis(NamedTuple):
+    """What a row or a column stands for: a channel of the residual stream (`hidden`), or of a space of one block.
+
+    `queries` and `mixed`, the values as attention has mixed them, have a place for each channel of each query head;
+    `keys` and `values` for each channel of each key-value head; `triples` for each head's query, key and value, head by
+    head; `head` for the channels of one head.
+    """
+
+    space: Space
+    block: int | None = None
+
+
+class Part(NamedTuple):
+    """A run of places along a dimension."""
+
+    axis: Axis
+    size: int
+
+
+Table = dict[str, tuple[Spaces, ...]]  # a parameter's rows, its columns, as a Linear has them
+LLAMA: Table = {
+    "embed_tokens": (("vocabulary",), ("hidden",)),
+    "input_layernorm": (("hidden",),),
+    "q_proj": (("queries",), ("hidden",)),
+    "k_proj": (("keys",), ("hidden",)),
+    "v_proj": (("values",), ("hidden",)),
+    "q_norm": (("head",),),
+    "k_norm": (("head",),),
+    "o_proj": (("hidden",), ("mixed",)),
+    "post_attention_layernorm": (("hidden",),),
+    "pre_feedforward_layernorm": (("hidden",),),
+    "post_feedforward_layernorm": (("hidden",),),
+    "gate_proj": (("ffn",), ("hidden",)),
+    "up_proj": (("ffn",), ("hidden",)),
+    "down_proj": (("hidden",), ("ffn",)),
+    "norm": (("hidden",),),
+    "lm_head": (("vocabulary",), ("hidden",)),
+}
+OLMO2: Table = {"q_norm": (("queries",),), "k_norm": (("keys",),)}
+PHI3: Table = {
+    "qkv_proj": (("queries", "keys", "values"), ("hidden",)),
+    "gate_up_proj": (("ffn", "ffn"), ("hidden",)),
+}
+GPT2: Table = {
+    "wte": (("vocabulary",), ("hidden",)),
+    "wpe": (("positions",), ("hidden",)),
+    "ln_1": (("hidden",),),
+    "c_attn": (("queries", "keys", "values"), ("hidden",)),
+    "attn.c_proj": (("hidden",), ("mixed",)),
+    "ln_2": (("hidden",),),
+    "c_fc": (("ffn",), ("hidden",)),
+    "mlp.c_proj": (("hidden",), ("ffn",)),
+    "ln_f": (("hidden",),),
+    "lm_head": (("vocabulary",), ("hidden",)),
+}
+GPT_NEOX: Table = {
+    "embed_in": (("vocabulary",), ("hidden",)),
+    "input_layernorm": (("hidden",),),
+    "query_key_value": (("triples",), ("hidden",)),
+    "attention.dense": (("hidden",), ("mixed",)),
+    "post_attention_layernorm": (("hidden",),),
+    "dense_h_to_4h": (("ffn",), ("hidden",)),
+    "dense_4h_to_h": (("hidden",), ("ffn",)),
+    "final_layer_norm": (("hidden",),),
+    "lm_head": (("vocabulary",), ("hidden",)),
+}
+AXES: dict[str, Table] = {
+    **dict.fromkeys((*PLAIN, "gemma2", "gemma3_text", "cohere2"), LLAMA),
+    "olmo2": LLAMA | OLMO2,
+    "phi3": LLAMA | PHI3,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+}
+HEADS_FILL_HIDDEN = ("gpt2", "gpt_neox")  # no config gives their heads another width than hidden / heads
+GROWING = ("gemma2", "gemma3_text")  # embeddings are multiplied by the root of the hidden size
+BEYOND_ONE = ("gemma2", "gemma3_text")  # a norm's gain is 1 + weight
+FFN = ("n_inner", "intermediate_size")  # what a config calls the width of a feed-forward network
+
+
+def axes(model: "PreTrainedModel") -> dict[str, tuple[tuple[Part, ...], ...]]:
+    """For every parameter of a known decoder what each of its dimensions stands for, as it is stored."""
+    return {name: parts if linear else parts[::-1] for name, parts, linear in described(model)}
+
+
+def reading(model: "PreTrainedModel") -> dict[Axis, str]:
+    """The matrix, by its module's name, that reads each of these spaces of a block: what attention has mixed, and the
+    feed-forward channels."""
+    columns = {parts[1][0].axis: name for name, parts, _ in described(model) if len(parts) == 2}
+    return {axis: name.removesuffix(".weight") for axis, name in columns.items() if axis.space in ("mixed", "ffn")}
+
+
+def described(model: "PreTrainedModel") -> Iterator[tuple[str, tuple[tuple[Part, ...], ...], bool]]:
+    """Each parameter, what its rows and, unless it is a bias, its columns are, and whether it is stored so, (O, I)."""
+    table, shape = AXES[model.config.model_type], heads(model.config)
+    sizes = {"queries": shape.queries * shape.size} | dict.fromkeys(("keys", "values"), shape.keys_values * shape.size)
     numbers = {f"{name}.": number for number, name in enumerate(named_blocks(model))}
-    found = {}
     for name, weight in model.state_dict().items():
         block = next((number for prefix, number in numbers.items() if name.startswith(prefix)), None)
-        spaces = AXES[name.split(".")[-2]][: weight.ndim]
-        found[name] = tuple(Axis(space, None if space in ("vocabulary", "hidden") else block) for space in spaces)
-    return found
+        path = name.split(".")[:-1]
+        known, module = table.get(".".join(path[-2:])) or table[path[-1]], model.get_submodule(".".join(path))
+        linear = isinstance(module, nn.Linear) or not multiplies(module)
+        parts = []
+        for spaces, length in zip(known, weight.shape if linear else weight.shape[::-1], strict=False):
+            own = [Axis(space, None if space in EVERYWHERE else block) for space in spaces]
+            even = len(set(spaces)) == 1
+            parts.append(tuple(Part(axis, length // len(own) if even else sizes[axis.space]) for axis in own))
+        yield name, tuple(parts), linear
 
 
-def take(weight: Tensor, named: tuple[Axis, ...], places: Mapping[Axis, Tensor]) -> Tensor:
+def take(weight: Tensor, named: tuple[tuple[Part, ...], ...], places: Mapping[Axis, Tensor]) -> Tensor:
     """The weight with these places of these axes alone, in this order; other axes stay whole."""
-    for dimension, axis in enumerate(named):
-        if axis in places:
-            weight = weight.index_select(dimension, places[axis].to(weight.device))
+    for dimension, parts in enumerate(named):
+        if not any(part.axis in places for part in parts):
+            continue
+        chosen, first = [], 0
+        for axis, size in parts:
+            own = places[axis].to(weight.device) if axis in places else torch.arange(size, device=weight.device)
+            chosen.append(first + own)
+            first += size
+        weight = weight.index_select(dimension, torch.cat(chosen))
     return weight
+
+
+def ffn(config: Any) -> int:
+    """Channels of a feed-forward network."""
+    return next(size for name in FFN if (size := getattr(config, name, None)))
+
+
+def resize(config: Any, hidden: int, ffn: int, heads: Heads) -> None:
+    """Write these widths into the config of a known decoder."""
+    config.hidden_size, config.num_attention_heads = hidden, heads.queries
+    setattr(config, next(name for name in FFN if hasattr(config, name)), ffn)
+    if hasattr(config, "num_key_value_heads"):
+        config.num_key_value_heads = heads.keys_values
+    if config.model_type not in HEADS_FILL_HIDDEN:
+        config.head_dim = heads.size
+
+
+def rescale_embedding(model: "PreTrainedModel", small: "PreTrainedModel", weights: dict[str, Tensor]) -> None:
+    """Where the embedding is multiplied by the root of the hidden size, which is smaller now, enlarge it by as much;
+    where it is the head too, its norm hands on as much less."""
+    if model.config.model_type not in GROWING:
+        return
+    grown = (model.config.hidden_size / small.config.hidden_size) ** 0.5
+    names = {id(module): name for name, module in model.named_modules()}
+    weights[f"{names[id(model.get_input_embeddings())]}.weight"] *= grown
+    if model.config.tie_word_embeddings:
+        weights[f"{names[id(model.get_output_embeddings())]}.weight"] *= grown
+        norm = next(norm for norm in reversed(scales(model)) if not in_block(norm.gain, model))
+        weights[norm.gain] = (weights[norm.gain] + norm.offset) / grown - norm.offset
+
+
+class Scale(NamedTuple):
+    """A norm over the channels of one axis."""
+
+    name: str
+    module: nn.Module
+    axis: Axis
+    offset: float  # the gain is weight + offset
+    centred: bool  # it takes the mean off
+
+    @property
+    def gain(self) -> str:
+        return f"{self.name}.weight"
+
+
+def scales(model: "PreTrainedModel") -> list[Scale]:
+    """Every norm of a known decoder, but those within a head."""
+    offset = float(model.config.model_type in BEYOND_ONE)
+    found = []
+    for name, parts in axes(model).items():
+        path, _, kind = name.rpartition(".")
+        if kind == "weight" and len(parts) == 1 and parts[0][0].axis.space != "head":
+            module = model.get_submodule(path)
+            found.append(Scale(path, module, parts[0][0].axis, offset, "LayerNorm" in type(module).__name__))
+    return found
 
 
 class Norm(NamedTuple):

@@ -1,0 +1,96 @@
+"""Labelled texts from files of one's own: a text a row, and one of a few labels, perhaps unknown.
+
+Rows without a label are what a teacher can label (traces/labels). A column `split`, train or held_out, is followed;
+without it the split is by hash.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from stages.data import Dataset
+from stages.data.parts import reading
+from stages.data.parts.clean import whole
+from stages.lib.frame import params
+from stages.lib.frame.errors import UserError
+from stages.lib.store.records import Record
+from stages.lib.text.labels import TEXT
+
+MOST = 100  # labels: with more, the column is no label
+SPLITS = ("train", "held_out")
+
+
+class Classify(Dataset):
+    method: Literal["classify"]
+    text_field: str = "text"
+    label_field: str = "label"
+    names: dict[str, str] = {}  # a label in the file -> the word that the model says; others are said as they are
+    labels: list[str] | None = Field(None, min_length=2)  # the words, in order; none: those that the file has
+    template: str = TEXT  # what the model is asked
+
+    @field_validator("template")
+    @classmethod
+    def holds_the_text(cls, template: str) -> str:
+        if TEXT not in template:
+            raise ValueError(f"it must hold {TEXT}, where the text goes")
+        return template
+
+    def records(self, source: Path) -> Iterator[Record]:
+        labels = self.labels or self.found(source)
+        for place, name, row in reading.all_rows(source, ("id", self.text_field, self.label_field, "split")):
+            text, label = self.text(row, place), self.label(row)
+            if label and label not in labels:
+                raise UserError(f"{place}: label {label!r} is none of {params.names(labels)}")
+            record = {"id": name, "family": family(label), "labels": labels, "template": self.template}
+            record |= {"prompt": self.template.replace(TEXT, text)} if text.strip() else {"prompt": ""}
+            if label:
+                record["solution"] = label
+            if split := row.get("split"):
+                if split not in SPLITS:
+                    raise UserError(f"{place}: split {split!r} is none of {params.names(SPLITS)}")
+                record["split"] = split
+            yield record
+
+    def left_out(self, source: Path) -> list[str]:
+        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]
+
+    def found(self, source: Path) -> list[str]:
+        """The labels of the file, by name."""
+        seen: set[str] = set()
+        for place, _, row in reading.all_rows(source, (self.text_field, self.label_field)):
+            self.text(row, place)
+            if (label := self.label(row)) is not None:
+                seen.add(label)
+            if len(seen) > MOST:
+                raise UserError(f"{place}: more than {MOST} different values of '{self.label_field}', so no labels")
+        if len(seen) < 2:
+            raise UserError(
+                f"{source}: '{self.label_field}' has {params.names(map(repr, seen))}: to tell texts apart takes two labels; "
+                "texts without a label need `labels`"
+            )
+        return sorted(seen)
+
+    def text(self, row: Record, place: str) -> str:
+        if self.text_field not in row:
+            fields = params.names(row)
+            raise UserError(f"{place}: no field '{self.text_field}' (text_field); its fields are: {fields}")
+        text = row[self.text_field]
+        if not isinstance(text, str | None):
+            raise UserError(f"{place}: '{self.text_field}' is {text!r:.40}, which is no text")
+        return whole(text or "").strip()
+
+    def label(self, row: Record) -> str | None:
+        """The word for a row's label; none if it has no label."""
+        value = row.get(self.label_field)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        said = "" if value is None else str(value).strip()
+        return self.names.get(said, said) or None
+
+
+def family(label: str | None) -> str:
+    """A name that metrics can have."""
+    return re.sub(r"\W+", "_", label or "unlabelled")

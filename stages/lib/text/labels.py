@@ -1,0 +1,75 @@
+"""Classification as a language model does it: the likeliest first token of its answer, among those of the labels.
+
+A record of such a task names its `labels` and the `template` that its prompt was made of; so does the config of a model
+that has learnt nothing else, under `classify`, and whoever opens it can ask it about further texts. Shapes: N texts,
+L labels.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stages.lib.frame.errors import UserError
+from stages.lib.text import chat, packing
+
+if TYPE_CHECKING:
+    from stages.lib.store.records import Record
+
+TEXT = "{text}"  # where a template has the text
+CONFIG = "classify"  # what a model's config calls its task
+
+
+class Task(NamedTuple):
+    labels: list[str]
+    template: str
+
+    def prompt(self, text: str) -> str:
+        return self.template.replace(TEXT, text)
+
+
+def task(rows: "Sequence[Record]") -> Task | None:
+    """The task that all of these records are of; none if they are of several, or of another kind."""
+    found = {(tuple(row.get("labels", ())), row.get("template")) for row in rows}
+    labels, template = found.pop() if len(found) == 1 else ((), None)
+    return Task(list(labels), template) if labels and template else None
+
+
+def task_of(config: Any) -> Task | None:
+    """What a model's config says that it has learnt."""
+    known = getattr(config, CONFIG, None)
+    return Task(**known) if known else None
+
+
+def keep(config: Any, rows: "Sequence[Record]") -> None:
+    """Write into a model's config what it is taught by these records, and nothing if that is not one task."""
+    if learnt := task(rows):
+        setattr(config, CONFIG, learnt._asdict())
+    elif hasattr(config, CONFIG):
+        delattr(config, CONFIG)
+
+
+def tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:
+    """The token that each label's answer begins with, (L,); refused where two begin alike."""
+    first = {label: begin(tokenizer, label) for label in labels}
+    for number, label in enumerate(labels):
+        if twin := next((other for other in labels[:number] if first[other] == first[label]), None):
+            alike = tokenizer.decode([first[label]])
+            raise UserError(
+                f"labels {twin!r} and {label!r} both begin with the token {alike!r}, so no first token tells them "
+                "apart: give them other `names`"
+            )
+    return list(first.values())
+
+
+def begin(tokenizer: Any, label: str) -> int:
+    coded = chat.chat(tokenizer, chat.PROBE, label)
+    return coded.ids[coded.begin]
+
+
+def examples(tokenizer: Any, rows: "Sequence[Record]") -> list[packing.Example]:
+    """Each prompt with one place behind it, whose label is the number of the record: whoever reads a packed row there
+    knows what it has read."""
+    found = []
+    for number, row in enumerate(rows):
+        ids = [*chat.prompt_ids(tokenizer, row["prompt"]), chat.filler(tokenizer)]
+        found.append((ids, [packing.IGNORE] * (len(ids) - 1) + [number], list(range(len(ids)))))
+    return found

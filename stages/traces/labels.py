@@ -1,0 +1,53 @@
+"""How likely a teacher holds each label of a text: what a student can learn from texts that nobody has labelled.
+
+Of the first token of the answer, among those that the labels begin with; the `solution` of a record is the likeliest
+label, as in self-training (Lee 2013, pseudo-label), `probabilities` are the soft targets of Hinton et al. 2015,
+arXiv:1503.02531, section 2. The labels that the records may already have are not looked at. Cost: one forward pass.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+
+from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Model
+from stages.lib.nets import packed
+from stages.lib.store import models, records
+from stages.lib.store.records import Record
+from stages.lib.text import labels, packing
+from stages.traces import Recording
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Teacher = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
+
+
+class Labels(Recording[Teacher]):
+    method: Literal["labels"]
+    model: Model
+    context: int = Field(1024, ge=16)  # tokens of a row of texts
+    batch_size: PositiveInt = 1  # rows
+
+    def open(self, model: Path | None, place: Path) -> Teacher:
+        assert model, "the stage gives one to every technique with the parameter `model`"
+        return models.load(model), models.load_tokenizer(model)
+
+    @torch.inference_mode()
+    def record(self, teacher: Teacher, source: Path) -> Iterator[Record]:
+        model, tokenizer = teacher
+        rows = records.load(source / "records", "train")
+        task = labels.task(rows)
+        if task is None:
+            raise UserError(f"{source}: its records name no labels, or not all the same; `method: classify` makes such")
+        token_L = torch.tensor(labels.tokens(tokenizer, task.labels), device=model.device)
+        for batch in packing.in_order(tokenizer, labels.examples(tokenizer, rows), self.context, self.batch_size):
+            on_device = {name: part.to(model.device) for name, part in batch.items()}
+            logits_NV, numbers_N = packed.logits(model, on_device)
+            likely_NL = logits_NV[:, token_L].float().softmax(-1)
+            for number, likely_L in zip(numbers_N.tolist(), likely_NL.tolist(), strict=True):
+                best = task.labels[max(range(len(likely_L)), key=likely_L.__getitem__)]
+                yield rows[number] | {"solution": best, "probabilities": [round(p, 6) for p in likely_L]}
