@@ -13,7 +13,7 @@ from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import command
 from stages.lib.nets import packed
 from stages.lib.store import adapters, models, records
-from stages.lib.text import packing
+from stages.lib.text import labels, packing
 from stages.lib.training import loop
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def main(
             run.metrics |= compare(before, net, loop.to_device(rows, net.device))
             if preferences and set(pairs.SIDES) <= preferences[0].keys():
                 run.metrics |= pairs.compare(before, net, pairs.encode(tokenizer, preferences, technique.context))
+            labels.keep(net.config, [*train_problems, *train_examples])
             models.write(net, tokenizer, folder)
 
 

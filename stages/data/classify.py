@@ -45,7 +45,7 @@ class Classify(Dataset):
             if label and label not in labels:
                 raise UserError(f"{place}: label {label!r} is none of {params.names(labels)}")
             record = {"id": name, "family": family(label), "labels": labels, "template": self.template}
-            record |= {"prompt": self.template.replace(TEXT, text)} if text.strip() else {"prompt": ""}
+            record["prompt"] = self.template.replace(TEXT, text) if text else ""  # the empty ones are dropped
             if label:
                 record["solution"] = label
             if split := row.get("split"):
@@ -67,9 +67,10 @@ class Classify(Dataset):
             if len(seen) > MOST:
                 raise UserError(f"{place}: more than {MOST} different values of '{self.label_field}', so no labels")
         if len(seen) < 2:
+            values = params.names(map(repr, seen))
             raise UserError(
-                f"{source}: '{self.label_field}' has {params.names(map(repr, seen))}: to tell texts apart takes two labels; "
-                "texts without a label need `labels`"
+                f"{source}: '{self.label_field}' has the values {values}: it takes two labels to tell texts apart; "
+                "where no text has one, give `labels`"
             )
         return sorted(seen)
 

@@ -10,10 +10,10 @@ from stages.distill import SCAFFOLD, Batch, Distillation, Teacher
 from stages.lib.frame import params, tracking
 from stages.lib.frame.errors import command
 from stages.lib.nets import losses
-from stages.lib.store import models
+from stages.lib.store import models, records
 from stages.lib.store import tokens as token_rows
 from stages.lib.store import traces as recordings
-from stages.lib.text import packing
+from stages.lib.text import labels, packing
 from stages.lib.training import config, loop
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ def main(
             delattr(student, SCAFFOLD)
         measure("after")
         run.metrics["parameters"] = student.num_parameters()
+        if not recordings.distributions(traces):
+            labels.keep(student.config, records.load(traces, "train"))
         models.save(student, tokenizer, out / "model")
 
 

@@ -1,6 +1,9 @@
 """Accuracy: the share of held-out problems that the model answers right, greedily, through its chat template.
 
-Right means full marks from the problem's own scorer. Intervals: Wilson 1927, JASA 22(158), 95 %: with z = 1.96,
+Right means full marks from the problem's own scorer. A text to classify is answered by the likeliest label; then
+`macro_f1` is the mean F1 of the labels and `calibration_error` how far the model's confidence is from its accuracy,
+over ten equal bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3). Intervals: Wilson 1927, JASA 22(158),
+95 %: with z = 1.96,
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
@@ -16,10 +19,12 @@ from typing import Any
 from pydantic import PositiveInt
 
 from stages.eval import Measure, Scores
+from stages.eval.parts import labelled
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.base import Runtime
+from stages.lib.runtimes.labels import likely
 from stages.lib.store.records import Record
-from stages.lib.text import chat
+from stages.lib.text import chat, labels
 from stages.lib.text import problems as tasks
 
 Z = NormalDist().inv_cdf(0.975)
@@ -31,7 +36,12 @@ class Accuracy(Measure):
 
     def score(self, runtime: Runtime, records: list[Record]) -> Scores:
         problems = first_of_each_family(records, self.per_family)
-        answers = self.answer(runtime, problems)
+        confidence_N = None
+        if task := labels.task(problems):
+            likely_NL = likely(runtime, task.labels, [problem["prompt"] for problem in problems])
+            answers, confidence_N = [task.labels[best] for best in likely_NL.argmax(1)], likely_NL.max(1)
+        else:
+            answers = self.answer(runtime, problems)
         right = [tasks.correct(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
         families: dict[str, list[bool]] = defaultdict(list)
         examples: dict[str, dict[str, Any]] = {}
@@ -42,6 +52,9 @@ class Accuracy(Measure):
         metrics = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
         for family, marks in families.items():
             metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
+        if confidence_N is not None:
+            metrics["macro_f1"] = labelled.macro_f1([problem["solution"] for problem in problems], answers)
+            metrics["calibration_error"] = labelled.calibration_error(confidence_N, right)
         marks_by_id = {problem["id"]: mark for problem, mark in zip(problems, right, strict=True)}
         return Scores(metrics, samples={"right": marks_by_id, "answers": list(examples.values())})
 
@@ -57,7 +70,7 @@ def first_of_each_family(problems: list[Record], number: int) -> list[Record]:
     """At most `number` problems of every family, the families in the order of their names."""
     families: dict[str, list[Record]] = defaultdict(list)
     for problem in problems:
-        if "family" not in problem:
+        if "family" not in problem or "solution" not in problem:
             raise UserError(f"eval.accuracy.records: record '{problem['id']}' is no problem with an answer")
         families[problem["family"]].append(problem)
     return [problem for name in sorted(families) for problem in families[name][:number]]

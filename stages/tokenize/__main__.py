@@ -10,7 +10,7 @@ from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records, tokens
 from stages.lib.store.records import Record
-from stages.lib.text import chat
+from stages.lib.text import chat, packing
 from stages.tokenize import Tokenization
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(
 def sample(texts: list[str], solved: list[Record], size: int, seed: int) -> Iterator[str]:
     """Text to learn the vocabulary from: documents and problems drawn until `size` bytes, half of it each at most."""
     order = np.random.default_rng(seed)
-    for pool in (texts, [f"{row['prompt']}\n{row['solution']}" for row in solved]):
+    for pool in (texts, [f"{row['prompt']}\n{packing.reply(row)}" for row in solved]):
         left = size // 2
         for i in order.permutation(len(pool)):
             if left <= 0:
@@ -60,7 +60,7 @@ def mix(
     """Rows of problems and of documents in the wanted proportion, shuffled; (N, context), none if one kind has none."""
     order = np.random.default_rng(p.seed)
     chats = (
-        chat.chat_ids(tokenizer, solved[i]["prompt"], solved[i]["solution"]) for i in order.permutation(len(solved))
+        chat.chat_ids(tokenizer, solved[i]["prompt"], packing.reply(solved[i])) for i in order.permutation(len(solved))
     )
     prose = encode(tokenizer, [texts[i] for i in order.permutation(len(texts))])
     problem_rows = tokens.pack(take(chats, round(budget * p.problem_share)), p.context, len(tokenizer))

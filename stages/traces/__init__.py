@@ -18,7 +18,7 @@ from stages.lib.store import traces
 from stages.lib.store.records import Record
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Teacher = TypeVar("Teacher")  # what a technique opens and then records
 
@@ -55,3 +55,15 @@ class Distributions(Recording["PreTrainedModel"], ABC):
 
         assert model, "the stage gives one to every technique with the parameter `model`"
         return models.load(model)
+
+
+class Readings(Recording[tuple["PreTrainedModel", "PreTrainedTokenizerFast"]], ABC):
+    """Recordings of what a model makes of texts."""
+
+    model: Model
+
+    def open(self, model: Path | None, place: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerFast]":
+        from stages.lib.store import models
+
+        assert model, "the stage gives one to every technique with the parameter `model`"
+        return models.load(model), models.load_tokenizer(model)

@@ -13,31 +13,23 @@ import torch
 from pydantic import Field, PositiveInt
 
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Model
 from stages.lib.nets import packed
-from stages.lib.store import models, records
+from stages.lib.store import records
 from stages.lib.store.records import Record
 from stages.lib.text import labels, packing
-from stages.traces import Recording
+from stages.traces import Readings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-Teacher = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
 
-
-class Labels(Recording[Teacher]):
+class Labels(Readings):
     method: Literal["labels"]
-    model: Model
     context: int = Field(1024, ge=16)  # tokens of a row of texts
     batch_size: PositiveInt = 1  # rows
 
-    def open(self, model: Path | None, place: Path) -> Teacher:
-        assert model, "the stage gives one to every technique with the parameter `model`"
-        return models.load(model), models.load_tokenizer(model)
-
     @torch.inference_mode()
-    def record(self, teacher: Teacher, source: Path) -> Iterator[Record]:
+    def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:
         model, tokenizer = teacher
         rows = records.load(source / "records", "train")
         task = labels.task(rows)

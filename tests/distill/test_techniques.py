@@ -43,6 +43,9 @@ def recorded(technique, tiny, rows, tmp_path):
             traces.save(folder, {"technique": {"temperature": 2.0}}, items)
         else:
             solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(100)]
+            if technique.method == "labels":
+                kind = {"labels": ["odd", "even"], "template": "{text}"}
+                solved = [row | kind | {"solution": kind["labels"][n % 2 == 0]} for n, row in enumerate(solved)]
             records.save(folder, train=solved)
     return tmp_path / "traces"
 

@@ -13,8 +13,12 @@ SETTINGS = {
     "multi_teacher": {"k": 8, "batch_size": 3},
     "solutions": {"count": 12, "attempts": 2, "batch_size": 5},
     "llama_cpp": {"count": 12, "attempts": 2, "batch_size": 5},
+    "labels": {"context": 256},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
 }
+
+
+NO_SOLUTIONS = ("logits", "multi_teacher", "labels")
 
 
 @pytest.fixture(params=params.techniques("traces"))
@@ -36,7 +40,8 @@ def source(name, asked, rows, taught, tmp_path):
         if name == "multi_teacher":
             traces.save(place, {"technique": {"temperature": 2.0}}, make("logits").record(taught, folder))
         else:
-            records.save(place, train=asked)
+            kind = {"labels": ["yes", "no"], "template": "{text}"} if name == "labels" else {}
+            records.save(place, train=[row | kind for row in asked])
     return folder
 
 
@@ -68,7 +73,7 @@ def test_the_same_seed_gives_the_same_bytes(record, tmp_path):
 
 def test_kept_solutions_are_right_by_the_scorer(name, record, asked):
     """The teacher knows one answer: only problems with that answer are kept, each once."""
-    if name in ("logits", "multi_teacher"):
+    if name in NO_SOLUTIONS:
         pytest.skip("no solutions")
     kept = list(record("journal"))
     right = {row["id"] for row in asked if row["answer"] == "Yes"}
@@ -78,7 +83,7 @@ def test_kept_solutions_are_right_by_the_scorer(name, record, asked):
 
 def test_greedy_every_runtime_keeps_the_same(name, record, asked):
     """Of all problems exactly those with the answer the teacher knows, whatever it runs in."""
-    if name in ("logits", "multi_teacher"):
+    if name in NO_SOLUTIONS:
         pytest.skip("no solutions")
     kept = {row["id"]: row["solution"] for row in record("journal", temperature=0, attempts=1, count=20)}
     assert kept == {row["id"]: "#### Yes" for row in asked if row["answer"] == "Yes"}

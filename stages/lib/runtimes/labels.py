@@ -1,0 +1,39 @@
+"""A model that has learnt to classify, asked about texts in whatever runtime it ships for. N texts, L labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from stages.lib.frame import files
+from stages.lib.runtimes.base import Runtime
+from stages.lib.text import chat, labels
+from stages.lib.text.labels import Task
+
+WEIGHTS = "model.gguf"
+
+
+def of(model: Path) -> Task | None:
+    """The task of a GGUF or of a folder with one, or with a config.json; none if it is no classifier."""
+    file = model / WEIGHTS if model.is_dir() else model
+    if file.suffix == ".gguf" and file.is_file():
+        import gguf
+
+        field = gguf.GGUFReader(file).fields.get(labels.GGUF)
+        return labels.parse(field.contents()) if field else None
+    known = files.read_json(model / "config.json").get(labels.CONFIG) if (model / "config.json").is_file() else None
+    return Task(**known) if known else None
+
+
+def probabilities(runtime: Runtime, task: Task, texts: Sequence[str]) -> np.ndarray:
+    """(N, L) float64; a row adds up to 1."""
+    return likely(runtime, task.labels, [task.prompt(text) for text in texts])
+
+
+def likely(runtime: Runtime, names: Sequence[str], prompts: Sequence[chat.Prompt]) -> np.ndarray:
+    """How likely the answer to each prompt begins as each label does, among them; (N, L)."""
+    tokens_L = labels.tokens(runtime.tokenizer, names)
+    rows = [runtime.logits(chat.prompt_ids(runtime.tokenizer, prompt))[-1, tokens_L] for prompt in prompts]
+    logits_NL = np.array(rows, dtype=np.float64)
+    shares_NL = np.exp(logits_NL - logits_NL.max(1, keepdims=True))
+    return shares_NL / shares_NL.sum(1, keepdims=True)
