@@ -1,8 +1,9 @@
 """Eval: a model artefact in, what it can do and what it costs out; every measure of every model is a run of its own.
 
-In   model artefact of any runtime, records (documents or problems, the held-out split)
+In   model artefact of any runtime, records (documents or problems, the held-out split) unless a measure brings its own
 Out  metrics: accuracy, bits a byte, or parameters, bits_per_weight (scales counted) and bytes (the weights file that
-     ships); timings: speeds, energy, peak memory; samples.json: what the model answers, for people to read
+     ships), or those of lm-eval's tasks; timings: speeds, energy, peak memory; samples.json: what the model answers,
+     for people to read
 
 A technique is a measure; the name of its file is its key under `eval`, beside `models`, which says what is measured.
 Relative figures (share of the teacher's accuracy, size ratio) need several models and are the report's:

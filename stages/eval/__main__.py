@@ -1,4 +1,4 @@
-"""Eval, one measure of one model: model + records -> metrics, timings, samples. See stages/eval/__init__.py."""
+"""Eval, one measure of one model: model (+ records) -> metrics, timings, samples. See stages/eval/__init__.py."""
 
 from pathlib import Path
 
@@ -13,15 +13,16 @@ def main(
     name: str,
     *,
     model: Path,
-    records: Path,
     code: Path,
     out: Path,
+    records: Path | None = None,
     params_file: Path = params.PARAMS_FILE,
 ) -> None:
     technique = params.load(Measure, measure, params_file)
-    with tracking.run("eval", f"{name}/{measure}", technique, out, code, [model, records]) as run:
-        held_out = load(records, "held_out")
-        if not held_out:
+    parents = [model, records] if records else [model]
+    with tracking.run("eval", f"{name}/{measure}", technique, out, code, parents) as run:
+        held_out = load(records, "held_out") if records else []
+        if records and not held_out:
             raise UserError(f"{records / 'held_out.jsonl'} is empty: there is nothing to measure on")
         scores = technique.evaluate(model, held_out)
         run.metrics |= scores.metrics

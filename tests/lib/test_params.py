@@ -75,8 +75,8 @@ WRONG = [
     ("prune.wanda-50.model", "align", "prune.wanda-50.model is 'align': it must be stage/variant"),
     ("prune.wanda-50.model", "align/a'b", "prune.wanda-50.model is .*: it must be stage/variant"),
     ("export.gguf-f16.type", "Q5_X", "export.gguf-f16.type is 'Q5_X': .*'F16'"),
-    ("eval.speed", None, "eval.speed is missing; every model is measured by: accuracy, bits_per_byte, speed"),
-    ("eval.sped", {}, "eval.sped is 'sped'; there are: accuracy, bits_per_byte, speed"),
+    ("eval.speed", None, "eval.speed is missing; every model is measured by: accuracy, bits_per_byte, harness, speed"),
+    ("eval.sped", {}, "eval.sped is 'sped'; there are: accuracy, bits_per_byte, harness, speed"),
     ("eval.speed.records", "data/nobody", "eval.speed.records is 'data/nobody'; 'data' has: corpus"),
     ("eval.accuracy.per_familly", 3, "eval.accuracy.per_familly is not a parameter; there are: records, per_family"),
     ("eval.models.student", "distill/nobody", "eval.models.student is 'distill/nobody'; 'distill' has: logits"),
@@ -105,6 +105,19 @@ def test_one_message_names_place_value_and_alternatives(path, value, message, tr
     with pytest.raises(UserError, match=message) as error:
         params.check(changed(tree, path, value), Path("mine.yaml"))
     assert str(error.value).startswith("mine.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({"nobody": "distill/student"}, "mine.yaml: eval.harness.models is 'nobody'; eval.models has: teacher, "),
+        ({"student": "align/sft"}, "models.student is 'align/sft'; in eval.models it is 'distill/student'"),
+    ],
+)
+def test_a_measures_own_models_are_among_those_of_eval(models, message, tree):
+    """What it says of a name is shown beside what the others say of it."""
+    with pytest.raises(UserError, match=message):
+        params.check_own_models(changed(tree, "eval.harness", {"models": models}), Path("mine.yaml"))
 
 
 @pytest.mark.parametrize("name", ["it's", "..", "-rf", "a b", "a/b", "v1.5", "$(x)", "", 7, True])

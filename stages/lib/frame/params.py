@@ -160,7 +160,18 @@ def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
         raise UserError(
             f"{file}: eval.{missing[0]} is missing; every model is measured by: {names(techniques('eval'))}"
         )
+    check_own_models(tree, file)
     check_compare(tree, file)
+
+
+def check_own_models(tree: Tree, file: Path = PARAMS_FILE) -> None:
+    """A measure may have `models` of its own; what it says of a name is shown beside what the others say of it."""
+    for measure, entry in variants(tree, "eval").items():
+        for name, model in entry.get(MODELS, {}).items():
+            place = f"eval.{measure}.{MODELS}"
+            check_evaluated(tree, place, name, file)
+            if model != (same := models(tree)[name]):
+                raise UserError(f"{file}: {place}.{name} is '{model}'; in eval.{MODELS} it is '{same}'")
 
 
 def check_compare(tree: Tree, file: Path = PARAMS_FILE) -> None:

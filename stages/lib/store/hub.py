@@ -1,6 +1,6 @@
 """Somebody else's model or tokenizer: a local folder, a local GGUF file, or an id on the Hugging Face hub.
 
-The only place that opens the network, and only because params name a hub id and its revision.
+Opens the network only because params name a hub id and its revision; beside it, for data, only eval's harness does.
 """
 
 from pathlib import Path
