@@ -5,6 +5,7 @@ named. With the environment variable ORCHARD_API_KEY set, every request needs it
 only then may the server listen on another host than the loopback.
 """
 
+import logging
 import os
 import socket
 from contextlib import suppress
@@ -42,6 +43,7 @@ def run(default: str, host: str, port: int) -> None:
         app = application(models, key, [host, "localhost", "127.0.0.1", "[::1]"] if is_loopback(host) else ["*"])
         address = f"[{host}]" if ":" in host else host
         print(f"http://{address}:{listener.getsockname()[1]} (Ctrl-C ends)", flush=True)
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of everybody who goes away in the middle
         settings = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=PATIENCE)
         uvicorn.Server(settings).run(sockets=[listener])
 
