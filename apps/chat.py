@@ -25,7 +25,10 @@ Ctrl-C stops an answer, Ctrl-D ends."""
 
 
 class Model(Protocol):
-    context: int | None  # tokens that it can read and write in all; None: any number
+    @property
+    def context(self) -> int | None:
+        """Tokens that it can read and write in all; None: any number."""
+        ...
 
     def require_template(self) -> None: ...
 

@@ -38,7 +38,7 @@ class Llama:
             raise UserError(f"{file} is damaged or no GGUF file: llama.cpp can't load it") from error
         self.url: str = self.server.listening_address
         self.headers = {"Authorization": f"Bearer {self.key}"}
-        self.context: int | None = self.get("/props")["default_generation_settings"]["n_ctx"]
+        self.context: int = self.get("/props")["default_generation_settings"]["n_ctx"]
 
     def get(self, path: str) -> dict[str, Any]:
         import httpx2

@@ -197,7 +197,7 @@ def test_a_conversation_that_outgrows_the_context_forgets_its_start(opened):
 
 def test_an_interrupted_answer_stays_as_far_as_it_came(opened):
     model, _ = opened
-    conversation, heard = chat.Conversation(model, temperature=0, max_tokens=200), []
+    conversation, heard = chat.Conversation(model, temperature=0, max_tokens=40), []
 
     def interrupt(piece):
         heard.append(piece)
