@@ -75,6 +75,18 @@ def application(models: Models, key: str | None, hosts: list[str]) -> FastAPI:
             raise HTTPException(400, "prompt is empty")
         return Answer(models, turn, request.url.path, body)
 
+    @app.post("/classify", dependencies=guarded)
+    async def classify(request: Request) -> dict[str, Any]:
+        """Of {"text": ...} its label with the probability, of {"texts": [...]} as `results` those of each."""
+        body = await read(request)
+        texts: Any = body["texts"] if "texts" in body else [body.get("text")]
+        if not isinstance(texts, list) or not texts or not all(map(says_something, texts)):
+            raise HTTPException(400, 'give {"text": "..."} or {"texts": ["...", "..."]}, none of them empty')
+        async with turn:
+            shares = await run_in_threadpool(lambda: models.load(body["model"]).classify(texts))
+        results = [likeliest(each) for each in shares]
+        return {"model": body["model"]} | ({"results": results} if "texts" in body else results[0])
+
     async def read(request: Request) -> dict[str, Any]:
         """The body, with the name of a model that there is."""
         try:
@@ -92,6 +104,10 @@ def application(models: Models, key: str | None, hosts: list[str]) -> FastAPI:
     async def refuse(_request: Request, refusal: HTTPException) -> JSONResponse:
         return JSONResponse(problem(refusal.status_code, refusal.detail), refusal.status_code)
 
+    @app.exception_handler(UserError)
+    async def say(_request: Request, error: UserError) -> JSONResponse:
+        return JSONResponse(problem(400, str(error)), 400)
+
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:
         said = f"{type(error).__name__}: {error}"
@@ -99,6 +115,15 @@ def application(models: Models, key: str | None, hosts: list[str]) -> FastAPI:
         return JSONResponse(problem(500, said), 500)
 
     return app
+
+
+def says_something(text: object) -> bool:
+    return isinstance(text, str) and bool(text.strip())
+
+
+def likeliest(shares: dict[str, float]) -> dict[str, Any]:
+    label = max(shares, key=lambda each: shares[each])
+    return {"label": label, "probability": shares[label], "probabilities": shares}
 
 
 def problem(status: int, message: str) -> dict[str, Any]:
@@ -117,7 +142,7 @@ class Answer(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         async with self.turn:
             try:
-                llama = await run_in_threadpool(self.models.load, self.asked["model"])
+                llama = (await run_in_threadpool(self.models.load, self.asked["model"])).llama
                 if "messages" in self.asked:
                     await run_in_threadpool(llama.require_template)
             except UserError as error:
@@ -126,7 +151,7 @@ class Answer(StreamingResponse):
                 await self.ask(llama, send)
 
     async def ask(self, llama: Llama, send: Send) -> None:
-        to = {"url": llama.url + self.path, "headers": llama.headers, "json": self.asked}
+        to = {"url": llama.url + self.path, "headers": llama.headers, "content": json.dumps(self.asked)}
         with ExitStack() as meter:
             spent = meter.enter_context(energy.meter())
             async with httpx2.AsyncClient(timeout=None) as client, client.stream("POST", **to) as answer:

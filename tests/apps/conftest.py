@@ -11,13 +11,21 @@ from stages.lib.store import dense, models
 
 @pytest.fixture(scope="session")
 def export(model_folder, tmp_path_factory):
-    """export(folder=None, context=256, template=True, seed=None): the model as model.gguf in a folder."""
+    """export(folder=None, context=256, template=True, noise=0, classify=None): the model as model.gguf in a folder."""
 
-    def write(folder: Path | None = None, context: int = 256, template: bool = True, noise: float = 0) -> Path:
+    def write(
+        folder: Path | None = None,
+        context: int = 256,
+        template: bool = True,
+        noise: float = 0,
+        classify: dict | None = None,
+    ) -> Path:
         folder = folder or tmp_path_factory.mktemp("gguf")
         folder.mkdir(parents=True, exist_ok=True)
         model, tokenizer = dense.load(model_folder), models.load_tokenizer(model_folder)
         model.config.max_position_embeddings = context
+        if classify:
+            model.config.classify = classify
         tokenizer.chat_template = tokenizer.chat_template if template else None
         torch.manual_seed(0)
         for weight in model.parameters():

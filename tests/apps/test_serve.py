@@ -1,6 +1,7 @@
 """`make serve` as OpenAI's own client and a browser see it."""
 
 import json
+import math
 import os
 import select
 import shutil
@@ -136,6 +137,50 @@ def inside(checkout):
     )
 
 
+TASK = {"labels": ["good", "bad"], "template": "Is this good or bad? {text}"}
+
+
+@pytest.fixture(scope="module")
+def classifier(export):
+    """It has learnt nothing, but it says that it has."""
+    return export(classify=TASK)
+
+
+@pytest.fixture(scope="module")
+def asker(classifier, folder):
+    return TestClient(application(Models([str(classifier), str(folder)]), None, ["127.0.0.1"]), "http://127.0.0.1")
+
+
+def test_classifies_singly_and_in_batches(asker, classifier):
+    texts = ["a whale", "the sea, the sea", "Ahab"]
+    together = asker.post("/classify", json={"texts": texts}).json()
+    assert together["model"] == str(classifier)
+    runtime = open_runtime(classifier)
+    starts = [runtime.tokenizer(label, add_special_tokens=False).input_ids[0] for label in TASK["labels"]]
+    for text, result in zip(texts, together["results"], strict=True):
+        asked = [{"role": "user", "content": TASK["template"].replace("{text}", text)}]
+        ids = runtime.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        good, bad = runtime.logits(ids)[-1, starts].astype(float)
+        probability = 1 / (1 + math.exp(bad - good))
+        assert result["probabilities"] == pytest.approx({"good": probability, "bad": 1 - probability})
+        assert result["label"] == ("good" if good > bad else "bad")
+        assert result["probability"] == max(result["probabilities"].values())
+        assert asker.post("/classify", json={"text": text}).json() == {"model": str(classifier)} | result
+
+
+def test_what_can_not_be_classified_is_one_line(asker, folder):
+    def complaint(**body):
+        refused = asker.post("/classify", json=body)
+        assert refused.status_code == 400
+        return refused.json()["error"]["message"]
+
+    for nothing in ({}, {"texts": []}, {"text": " "}, {"texts": ["a", ""]}, {"texts": "a"}, {"text": 3}):
+        assert complaint(**nothing).startswith('give {"text": "..."} or')
+    assert "text 2 is" in (said := complaint(texts=["a", "whale " * 300])) and "reads 256" in said
+    said = complaint(model=str(folder), text="a")
+    assert said == f"{folder} is no classifier, it writes text: ask it at /v1/chat/completions"
+
+
 BODY = {"messages": HELLO, "max_tokens": 2}
 
 
@@ -149,11 +194,19 @@ BODY = {"messages": HELLO, "max_tokens": 2}
         (b'{"messages": []}', "messages must be a list"),
         (b'{"messages": ["hello"]}', "messages must be a list"),
         (b'{"messages": [{"role": "user", "content": " "}]}', "the last message is empty"),
+        (b'{"messages": [{"role": "user", "content": "hello"}], "temperature": "hot"}', "temperature"),
     ],
 )
 def test_what_is_no_request_is_one_line(inside, content, complaint):
     refused = inside().post("/v1/chat/completions", content=content)
     assert refused.status_code == 400 and complaint in refused.json()["error"]["message"]
+
+
+def test_what_only_json_can_spell_reaches_llama_cpp(inside):
+    for content in (rb'"\ud800"', b"NaN"):
+        body = b'{"max_tokens": 2, "messages": [{"role": "user", "content": ' + content + b"}]}"
+        refused = inside().post("/v1/chat/completions", content=body)
+        assert (refused.status_code, "parse error" in refused.json()["error"]["message"]) == (400, True)
 
 
 def test_an_empty_prompt_and_an_unknown_address_are_one_line(inside):
