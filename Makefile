@@ -1,12 +1,14 @@
 # make run     the whole lifecycle with the profile in params.yaml (PROFILE=NAME: first choose another of infra/profiles)
 # make test    lint, types and the fast tests
-# make chat    talk to the model that ships in the terminal (MODEL=FILE.gguf: to another)
+# make chat    talk to the model that ships in the terminal (MODEL=export/gguf-q8_0, a file or a folder: to another)
+# make serve   the same on a page and as OpenAI's API on http://127.0.0.1:8000, until Ctrl-C (PORT=8001: elsewhere)
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 PROFILE ?=
 MODEL ?=
+PORT ?=
 
 run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model,$(PROFILE)),models/smollm2.gguf) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
@@ -16,6 +18,9 @@ test: $(BIN)/ready
 
 chat: $(BIN)/ready
 	$(BIN)/python -m apps.chat $(if $(MODEL),--model $(MODEL))
+
+serve: $(BIN)/ready
+	$(BIN)/python -m apps.serve $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
 
 ui: $(BIN)/ready
 	$(BIN)/python -m apps.ui
@@ -44,4 +49,4 @@ models/gemma3.gguf:
 	mv models/gemma3/whole $@
 	rm -r models/gemma3
 
-.PHONY: run test chat ui
+.PHONY: run test chat serve ui

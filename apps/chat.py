@@ -1,83 +1,162 @@
-"""Talk to an exported model in the terminal: python -m apps.chat [--model FILE.gguf]. Ctrl-D ends.
+"""Talk to a model in the terminal: python -m apps.chat [--model MODEL]. Ctrl-C stops an answer, Ctrl-D ends.
 
-Mainstream llama.cpp reads everything, weights, tokenizer and chat template, from the one file, as it would at a user's.
+MODEL is a GGUF file, a folder of any format that Orchard exports, a variant (export/gguf-q8_0) or an alias of the model
+registry (orchard-gguf-q8_0@champion); without it, the one that ships. llama.cpp runs a GGUF from the one file, as it
+would at a user's; any other runs in the runtime it ships for.
 """
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from stages.lib.frame import gates, params
+from apps.parts import catalog
 from stages.lib.frame.errors import UserError, command
+from stages.lib.text.chat import Message
 
-Messages = list[dict[str, str]]
-
-
-def main(*, model: Path | None = None, temperature: float = 0.0, max_tokens: int = 256) -> None:
-    """Without --model it is the one that ships, by the gates in params.yaml."""
-    server = serve(model or shipped())
-    messages: Messages = []
-    for text in questions():
-        messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": answer(server, messages, temperature, max_tokens)})
+STATE = "XDG_STATE_HOME"  # environment variable: where programs keep what is neither settings nor data
+HELP = """\
+/system TEXT   what the model is told before all questions (without TEXT: nothing)
+/reset         forget the conversation; the system's words stay
+/help          this
+Ctrl-C stops an answer, Ctrl-D ends."""
 
 
-def shipped() -> Path:
-    gate = gates.read(params.read())
-    if gate is None:
-        raise UserError(f"{params.PARAMS_FILE} has no gates that say which model ships: name one with --model")
-    return Path("artifacts") / gate.model / "model" / "model.gguf"
+class Model(Protocol):
+    @property
+    def context(self) -> int | None:
+        """Tokens that it can read and write in all; None: any number."""
+        ...
+
+    def require_template(self) -> None: ...
+
+    def count(self, messages: list[Message]) -> int: ...
+
+    def write(
+        self, messages: list[Message], temperature: float, max_tokens: int, say: Callable[[str], None]
+    ) -> None: ...
 
 
-def serve(model: Path) -> Any:
-    """llama.cpp's server inside this process; nothing listens on a port that anyone is told of."""
-    from xllamacpp import CommonParams, Server  # pyright: ignore[reportAttributeAccessIssue]
+class Conversation:
+    """What was said, of which the model reads as much of the end as fits."""
 
-    if not model.is_file():
-        raise UserError(f"{model} is missing: export a GGUF first (make run), or name another with --model")
-    settings = CommonParams()
-    settings.model.path = str(model)
-    settings.n_ctx = 0  # the model's own
-    settings.n_parallel = 1
-    settings.verbosity = -1
-    settings.warmup = False
-    try:
-        return Server(settings)
-    except RuntimeError as error:
-        raise UserError(f"{model} is damaged or no GGUF file: llama.cpp can't load it") from error
+    def __init__(self, model: Model, temperature: float, max_tokens: int):
+        self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
+        self.system: list[Message] = []
+        self.turns: list[Message] = []  # from a question on; oldest first
 
+    def ask(self, question: str, say: Callable[[str], None]) -> None:
+        """Hand the answer to `say` piece by piece. One that is interrupted stays as far as it came."""
+        turns = self.fitted([*self.turns, {"role": "user", "content": question}])
+        pieces: list[str] = []
 
-def questions() -> Iterator[str]:
-    """Lines that say something, until Ctrl-D or Ctrl-C."""
-    while True:
+        def hear(piece: str) -> None:
+            pieces.append(piece)
+            say(piece)
+
         try:
-            line = input("> " if sys.stdin.isatty() else "")
-        except (EOFError, KeyboardInterrupt):
-            return
-        if line.strip():
-            yield line
+            self.model.write([*self.system, *turns], self.temperature, self.max_tokens, hear)
+        finally:
+            if said := "".join(pieces):
+                self.turns = [*turns, {"role": "assistant", "content": said}]
+
+    def fitted(self, turns: list[Message]) -> list[Message]:
+        """The turns without the oldest ones that, with room for an answer, are too much for the context."""
+        if self.model.context is None:
+            return turns
+        room = self.model.context - min(self.max_tokens, self.model.context // 2)
+        while (count := self.model.count([*self.system, *turns])) > room and len(turns) > 1:
+            turns = turns[2:]
+        if count >= self.model.context:
+            raise UserError(
+                f"these are {count} tokens; the context of the model has {self.model.context}: say it shorter"
+            )
+        return turns
+
+    def command(self, line: str) -> str:
+        """Do what a line with a slash says; what there is to say to it."""
+        name, _, text = line.partition(" ")
+        if name == "/help":
+            return HELP
+        if name == "/system":
+            self.system = [{"role": "system", "content": text.strip()}] if text.strip() else []
+            return "the model is told so from now on" if self.system else "the model is told nothing beforehand"
+        if name == "/reset":
+            self.turns = []
+            return "the conversation is forgotten"
+        return f"there is no {name}; /help says what there is"
 
 
-def answer(server: Any, messages: Messages, temperature: float, max_tokens: int) -> str:
-    """Print the answer as it grows. A talk that has outgrown the context loses its oldest exchange, in place."""
-    pieces: list[str] = []
-    errors: list[dict[str, Any]] = []
+def main(*, model: str | None = None, temperature: float = 0.0, max_tokens: int = 1024) -> None:
+    """Without --model it is the one that ships, by the gates in params.yaml."""
+    with suppress(KeyboardInterrupt):
+        talk(Conversation(open_model(catalog.find(model or catalog.shipped())), temperature, max_tokens))
 
-    def receive(chunk: dict[str, Any]) -> None:
-        if "error" in chunk:
-            errors.append(chunk["error"])
-        else:
-            pieces.append("".join(choice["delta"].get("content") or "" for choice in chunk["choices"]))
-            print(pieces[-1], end="", flush=True)
 
-    request = {"messages": messages, "temperature": temperature, "max_tokens": max_tokens, "stream": True}
-    server.handle_chat_completions(request, receive)
-    if errors and errors[0].get("type") == "exceed_context_size_error" and len(messages) > 2:
-        del messages[:2]
-        return answer(server, messages, temperature, max_tokens)
-    print(errors[0]["message"] if errors else "")
-    return "".join(pieces)
+def open_model(place: Path) -> Model:
+    if place.is_file():
+        from apps.parts.llama import Llama
+
+        model = Llama(place)
+    else:
+        from apps.parts.local import Local
+
+        model = Local(place)
+    model.require_template()
+    return model
+
+
+def talk(conversation: Conversation) -> None:
+    for line in lines():
+        if line.startswith("/"):
+            print(conversation.command(line))
+            continue
+        try:
+            conversation.ask(line, lambda piece: print(piece, end="", flush=True))
+            print()
+        except KeyboardInterrupt:
+            print()
+            if not sys.stdin.isatty():
+                return
+        except UserError as error:
+            print(error)
+
+
+def lines() -> Iterator[str]:
+    """Lines that say something, until Ctrl-D; Ctrl-C begins a new one."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    with remembered():
+        while True:
+            try:
+                line = input("> ").strip()
+            except EOFError:
+                print()
+                return
+            except KeyboardInterrupt:
+                print()
+                continue
+            if line:
+                yield line
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Lines can be edited, and the arrow keys bring back earlier ones, also of conversations before this one."""
+    import readline
+
+    history = Path(os.environ.get(STATE) or Path.home() / ".local" / "state") / "orchard" / "chat_history"
+    with suppress(OSError):  # where nothing can be kept one can talk all the same
+        history.parent.mkdir(parents=True, exist_ok=True)
+        readline.read_history_file(history)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            readline.write_history_file(history)
 
 
 if __name__ == "__main__":

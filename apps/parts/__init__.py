@@ -1,0 +1,1 @@
+"""What the programs of a person share: which model is meant, and how it is asked."""

@@ -1,0 +1,1 @@
+"""Models behind OpenAI's API, with a page to chat on: python -m apps.serve [--model MODEL]"""
