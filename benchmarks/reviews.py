@@ -2,11 +2,11 @@
 
 python -m benchmarks.reviews models/vaderSentiment-3.3.2.tar.gz models/reviews
 
-From the source package of vaderSentiment 3.3.2 (MIT; Hutto & Gilbert 2014, ICWSM): 10,605 sentences of movie reviews and
-3,708 of product reviews with the mean of twenty ratings from -4 to 4; a sentence is positive or negative by its sign,
-and the 135 with a mean of exactly 0 are left out. By a hash of the text 2,000 movie sentences are held out and 1,000
-have their labels in `labelled`; `unlabelled` holds all 8,500 that are not held out, and nothing but their texts. Product
-reviews are only asked about.
+From the source package of vaderSentiment 3.3.2 (MIT; Hutto & Gilbert 2014, ICWSM): 10,605 sentences of film reviews
+and 3,708 of product reviews with the mean of twenty ratings from -4 to 4. A sentence is positive or negative by its
+sign; the 135 with a mean of exactly 0 are left out. By a hash of the text 2,000 film sentences are held out, and 1,000
+have their labels in `labelled`; `unlabelled` holds all 8,566 that are not held out, and nothing but their texts.
+Products are only asked about.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def main(package: Path, folder: Path) -> None:
         write(out / "labelled" / "held_out.jsonl", [row | {"split": "held_out"} for row in held_out])
         write(out / "unlabelled" / "movies.jsonl", [{"text": row["text"]} for row in rest])
         write(out / "products" / "held_out.jsonl", products)
-    print(f"{folder}: {LABELLED:,} labelled of {len(rest):,}, {len(held_out):,} held out, {len(products):,} of products")
+    print(f"{folder}: {LABELLED} of {len(rest)} labelled, {len(held_out)} held out, {len(products)} of products")
 
 
 def read(archive: tarfile.TarFile, name: str) -> Iterator[Row]:

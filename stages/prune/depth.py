@@ -3,7 +3,9 @@
     BI_i = 1 - E_t [ x_i,t . x_i+1,t / (|x_i,t| |x_i+1,t|) ]
 
 x_i,t is what block i reads at token t. What is left is a whole, smaller model, where a student may begin instead of at
-random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679). Cost: one forward pass for all depths.
+random weights (Sanh et al. 2019, arXiv:1910.01108; Minitron, arXiv:2407.14679). Or the blocks that are named stay: cut
+to a fifth it is no longer the old function, and a student may learn faster from the first blocks than from the most
+influential ones. Cost: one forward pass for all depths.
 Shapes: N = rows, T = context, D = hidden.
 """
 
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from stages.lib.frame.errors import UserError
@@ -29,13 +31,24 @@ if TYPE_CHECKING:
 
 class Depth(Pruning):
     method: Literal["depth"]
-    layers: PositiveInt  # blocks that stay
+    layers: PositiveInt | list[NonNegativeInt]  # blocks that stay: how many, or which, from 0
     calibration: Calibration = Calibration()
+
+    @model_validator(mode="after")
+    def named_once(self) -> "Depth":
+        if isinstance(self.layers, list):
+            if not self.layers or self.layers != sorted(set(self.layers)):
+                raise ValueError(f"layers is {self.layers}; it must name blocks in ascending order")
+            self.refuse_idle("calibration", "where layers is a number")
+        return self
 
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
         self.check(model)
-        influence = given.once(lambda: self.score(model, given.rows), model.device)["influence"]
-        kept = influence.argsort(descending=True, stable=True)[: self.layers].sort().values.tolist()
+        if isinstance(self.layers, list):
+            kept = self.layers
+        else:
+            influence = given.once(lambda: self.score(model, given.rows), model.device)["influence"]
+            kept = influence.argsort(descending=True, stable=True)[: self.layers].sort().values.tolist()
         self.require_config(model, kept)
         anatomy.shorten(model, kept)
         return model
@@ -46,9 +59,10 @@ class Depth(Pruning):
     def check(self, model: "PreTrainedModel") -> None:
         """Refuse, before any work, what can't be shortened. The last blocks stand for those that will be kept."""
         blocks = anatomy.blocks(model)
-        if self.layers >= len(blocks):
+        named = self.layers if isinstance(self.layers, list) else list(range(len(blocks)))[-self.layers :]
+        if len(named) == len(blocks) or named[-1] >= len(blocks):
             raise UserError(f"layers is {self.layers}, but {self.model} has no more than {len(blocks)} blocks")
-        self.require_config(model, list(range(len(blocks)))[-self.layers :])
+        self.require_config(model, named)
 
     def require_config(self, model: "PreTrainedModel", kept: list[int]) -> None:
         if obstacle := anatomy.obstacle(model, kept):

@@ -49,3 +49,30 @@ def test_layer_types_follow(given, rows, tokenizer, tmp_path):
 def test_as_many_blocks_as_there_are_is_refused(tiny, rows, given):
     with pytest.raises(UserError, match="layers is 2, but pretrain/base has no more than 2 blocks"):
         depth.Depth(**P, layers=2).prune(tiny, given(rows))
+
+
+def test_named_blocks_stay(tiny, rows, given):
+    """Whatever their influence; the other one does nothing any more."""
+    for kept in (0, 1):
+        whole = copy.deepcopy(tiny)
+        pruned = depth.Depth(**P, layers=[kept]).prune(copy.deepcopy(tiny), given(rows))
+        gone = whole.model.layers[1 - kept]
+        for layer in (gone.self_attn.o_proj, gone.mlp.down_proj):
+            layer.weight.data.zero_()
+        torch.testing.assert_close(pruned(rows[:2]).logits, whole(rows[:2]).logits)
+
+
+@pytest.mark.parametrize(
+    ("layers", "complaint"),
+    [([1, 0], "it must name blocks in ascending order"), ([], "it must name blocks"), ([0, 0], "it must name blocks")],
+)
+def test_blocks_are_named_in_order(layers, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        depth.Depth(**P, layers=layers)
+
+
+def test_a_block_that_is_not_there_and_rows_that_nobody_looks_at_are_refused(tiny, rows, given):
+    with pytest.raises(UserError, match=r"layers is \[2\], but pretrain/base has no more than 2 blocks"):
+        depth.Depth(**P, layers=[2]).prune(tiny, given(rows))
+    with pytest.raises(ValueError, match="calibration is .* counts only where layers is a number"):
+        depth.Depth(**P, layers=[0], calibration={"rows": 3})
