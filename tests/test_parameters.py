@@ -57,8 +57,13 @@ OTHER: dict[str, Any] = {
     "data/problems.source": "stages/data/parts/clean.py",  # without a function for any family: answers alone
     "chats.source": "said-more",
     "preferences.source": "said-more",
+    "extract.source": "said-more",
+    "extract.text_field": "question",
+    "extract.template": "{text}?",
+    ".fields": ["answer"],
     ".prompt_field": "question",
     ".reply_field": "answer",
+    ".pattern_field": "pattern",
     "instructions.source": "artifacts/data/more-corpus/records",
     "pairs.source": "artifacts/data/more-problems/records",
     ".families": {"chain_sum": {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}},
@@ -202,6 +207,7 @@ WITHOUT = {
 # Fields whose other value the stage must refuse, with a word of the message.
 REFUSED = {
     ".min_records": "min_records",
+    "chats.scorer": "is no number",
     ".external.source": "sha256",
     "given.base": "sha256",
     ".external.sha256": "sha256",
@@ -310,6 +316,7 @@ class Project:
             (folder / name / "b.txt").write_text("\n\n".join(row["text"][1500:3000] for row in part[:5]))
             keys = ("prompt", "completion", "question", "answer", "chosen", "rejected")
             said = [{key: row["text"][40 * n : 40 * n + 40] for n, key in enumerate(keys)} for row in part]
+            said = [row | {"pattern": "whale"} for row in said]
             (folder / f"said-{name}").mkdir()
             (folder / f"said-{name}/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
         code.write(folder / "artifacts/code")

@@ -1,6 +1,11 @@
-"""Preferences from files of one's own: two replies to one prompt, of which people, or a judge, liked one better.
+"""Preferences from files of one's own: which replies people, or a judge, liked.
 
-prompt, chosen and rejected are texts or lists of messages, as TRL takes them; without a prompt both begin with it.
+Pairs      prompt, chosen and rejected: two replies to one prompt, of which one was liked better. Texts or lists of
+           messages, as TRL takes them; without a prompt both begin with it.
+Unpaired   prompt, completion and label: one reply, and whether it was liked (true or false). Ethayarajh et al. 2024,
+           arXiv:2402.01306, section 4.
+
+Which of the two a file holds, the first row says, and the log says it too.
 """
 
 from collections.abc import Iterator
@@ -16,9 +21,17 @@ class Preferences(Dataset):
     method: Literal["preferences"]
 
     def records(self, source: Path) -> Iterator[Record]:
+        unpaired = None
         for place, name, row in reading.all_rows(source, conversations.fields()):
-            prompt, chosen, rejected = conversations.preference(row, place)
-            yield {"id": name, "family": "preference", "prompt": prompt, "chosen": chosen, "rejected": rejected}
+            if unpaired is None and (unpaired := conversations.unpaired(row)):
+                print(f"{place}: unpaired, a reply and whether it was liked, as all others are read")
+            if unpaired:
+                prompt, reply, liked = conversations.verdict(row, place)
+                learnt: Record = {"solution": reply, "liked": liked}
+            else:
+                prompt, chosen, rejected = conversations.preference(row, place)
+                learnt = {"chosen": chosen, "rejected": rejected}
+            yield {"id": name, "family": "preference", "prompt": prompt} | learnt
 
     def left_out(self, source: Path) -> list[str]:
         return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]

@@ -1,9 +1,10 @@
 """Accuracy: the share of held-out problems that the model answers right, greedily, through its chat template.
 
-Right means full marks from the problem's own scorer. A text to classify is answered by the likeliest label; then
-`macro_f1` is the mean F1 of the labels and `calibration_error` how far the model's confidence is from its accuracy,
-over ten equal bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3). Intervals: Wilson 1927, JASA 22(158),
-95 %: with z = 1.96,
+Right means full marks from the problem's own scorer (stages/lib/text/problems.py); where the answers are JSON,
+`fields_right` is the mean share of their fields that are right. A text to classify is answered by the likeliest label;
+then `macro_f1` is the mean F1 of the labels and `calibration_error` how far the model's confidence is from its
+accuracy, over ten equal bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3). Intervals: Wilson 1927,
+JASA 22(158), 95 %: with z = 1.96,
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
@@ -52,6 +53,9 @@ class Accuracy(Measure):
         metrics = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
         for family, marks in families.items():
             metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
+        if all(problem.get("scorer") == "json" for problem in problems):
+            pairs = zip(problems, answers, strict=True)
+            metrics["fields_right"] = mean(tasks.score(problem, answer) for problem, answer in pairs)
         if confidence_N is not None:
             metrics["macro_f1"] = labelled.macro_f1([problem["solution"] for problem in problems], answers)
             metrics["calibration_error"] = labelled.calibration_error(confidence_N, right)
@@ -70,7 +74,7 @@ def first_of_each_family(problems: list[Record], number: int) -> list[Record]:
     """At most `number` problems of every family, the families in the order of their names."""
     families: dict[str, list[Record]] = defaultdict(list)
     for problem in problems:
-        if "family" not in problem or "solution" not in problem:
+        if "family" not in problem or "solution" not in problem or "liked" in problem:
             raise UserError(f"eval.accuracy.records: record '{problem['id']}' is no problem with an answer")
         families[problem["family"]].append(problem)
     return [problem for name in sorted(families) for problem in families[name][:number]]

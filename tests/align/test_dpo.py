@@ -24,6 +24,15 @@ LOSSES = {"sigmoid": {}, "robust": {"label_smoothing": 0.2}, "hinge": {}, "ipo":
 TRAINING = {"steps": 1, "batch_size": 4, "warmup": 0, "lr_floor": 1, "weight_decay": 0, "precision": "float32"}
 
 
+def test_unpaired_preferences_are_refused_by_name(tokenizer):
+    unpaired = {"id": "mine/0", "family": "f", "prompt": "Say 4", "solution": "#### 4", "liked": True}
+    said = (
+        "dpo learns from preference pairs, records with chosen and rejected; its examples are unpaired: 'mine/0' is one"
+    )
+    with pytest.raises(UserError, match=said):
+        make().batches(tokenizer, [], [unpaired])
+
+
 def make(loss="sigmoid", training=TRAINING, **more):
     given = LOSSES[loss] | more
     return dpo.DPO(method="dpo", **PARENTS, preference_loss=loss, training=TRAINING | training, **given)

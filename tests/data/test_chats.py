@@ -35,7 +35,7 @@ def read(folder: Path, *rows, technique=chats.Chats, **more):
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_shape_is_the_same_conversation(name, tmp_path):
     [found] = read(tmp_path, SHAPES[name])
-    assert found == {"id": "a/0", "family": "chat", "prompt": "2 + 2?", "solution": "4"}
+    assert found == {"id": "a/0", "family": "chat", "prompt": "2 + 2?", "solution": "4", "scorer": "number"}
 
 
 def test_the_words_of_the_system_and_earlier_turns_stand_before_the_reply(tmp_path):
@@ -93,6 +93,61 @@ def test_what_is_no_conversation_is_named_in_one_line(row, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_answers_are_numbers_where_every_last_reply_is_one(tmp_path):
+    def scorers(*replies, **more):
+        rows = [{"messages": [ASK, {"role": "assistant", "content": reply}]} for reply in replies]
+        return {row.get("scorer") for row in read(tmp_path, *rows, **more)}
+
+    numbers = ("4", "1,000", "2 * 3 = 6\n#### 6", " ", r"so \boxed{7}")
+    assert scorers(*numbers) == {"number"}
+    assert scorers(*numbers, "four") == {None} == scorers(*numbers, scorer="text")
+    with pytest.raises(UserError, match="record 6: reply 'four' is no number, but `scorer` says that all are"):
+        scorers(*numbers, "four", scorer="number")
+    talk = {"messages": [ASK, {"role": "assistant", "content": "Hm."}, ASK, SAY]}
+    assert read(tmp_path, talk)[0]["scorer"] == "number"
+
+
+def test_a_pattern_of_a_row_comes_before_its_reply(tmp_path):
+    rows = [SHAPES["completion"] | {"right": pattern} for pattern in (r"\b(4|four)\b", "", None)]
+    found = read(tmp_path, *rows, pattern_field="right")
+    assert [row["scorer"] for row in found] == ["pattern", "number", "number"]
+    assert [row.get("pattern") for row in found] == [r"\b(4|four)\b", None, None]
+    for wrong, said in (("(4", "is no regular expression: missing \\)"), (4, "4 is no text")):
+        with pytest.raises(UserError, match=f"a.jsonl, record 1: pattern .*{said}"):
+            read(tmp_path, SHAPES["completion"] | {"right": wrong}, pattern_field="right")
+    with pytest.raises(
+        UserError, match="record 1: no field 'right' \\(pattern_field\\); its fields are: prompt, completion"
+    ):
+        read(tmp_path, SHAPES["completion"], pattern_field="right")
+
+
+def test_a_conversation_may_teach_its_last_reply_alone(tmp_path):
+    assert [row.get("learn") for row in read(tmp_path, SHAPES["messages"], learn="last")] == ["last"]
+    assert "learn" not in read(tmp_path, SHAPES["messages"])[0]
+
+
+WEATHER = [
+    {"role": "assistant", "content": "<call>weather</call>"},
+    {"role": "tool", "content": "12", "name": "weather"},
+]
+
+
+def test_what_a_tool_says_is_taken_along_and_calls_outside_the_words_are_named(tmp_path):
+    [found] = read(tmp_path, {"messages": [ASK, *WEATHER, SAY]})
+    assert found["prompt"] == [ASK, *WEATHER] and found["solution"] == "4"
+    shared = {
+        "conversations": [
+            {"from": "human", "value": "?"},
+            {"from": "function", "value": "12"},
+            {"from": "gpt", "value": "4"},
+        ]
+    }
+    assert [turn["role"] for turn in read(tmp_path, shared)[0]["prompt"]] == ["user", "function"]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
+    with pytest.raises(UserError, match="record 1, messages, turn 2: tool_calls are not learnt here"):
+        read(tmp_path, {"messages": [ASK, call, WEATHER[1], SAY]})
+
+
 def test_texts_beside_them_are_left_out_and_alone_refused(tmp_path):
     (tmp_path / "README.txt").write_text("What these are.")
     [found] = read(tmp_path, SHAPES["messages"])
@@ -146,6 +201,44 @@ def test_preferences_without_two_replies_are_refused(tmp_path):
         read(tmp_path, {"prompt": "2 + 2?", "chosen": "4"}, technique=preferences.Preferences)
 
 
+def test_unpaired_preferences_are_what_trl_makes_of_pairs(tmp_path):
+    """Its own rows of a pair, once liked and once not."""
+    import datasets
+    from trl.data_utils import unpair_preference_dataset
+
+    pairs = [{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}, {"prompt": "3 + 3?", "chosen": "6", "rejected": "7"}]
+    theirs = unpair_preference_dataset(datasets.Dataset.from_list(pairs)).to_list()
+    found = read(tmp_path, *theirs, technique=preferences.Preferences)
+    expected = [(row["prompt"], row["completion"], row["label"]) for row in theirs]
+    assert [(row["prompt"], row["solution"], row["liked"]) for row in found] == expected
+    assert {frozenset(row) for row in found} == {frozenset(("id", "family", "prompt", "solution", "liked"))}
+
+
+def test_unpaired_preferences_come_as_messages_and_from_tables(tmp_path):
+    said = {"prompt": [SHORT, ASK], "completion": [SAY], "label": True}
+    [found] = read(tmp_path, said, technique=preferences.Preferences)
+    assert (found["prompt"], found["solution"], found["liked"]) == ([SHORT, ASK], "4", True)
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "a.csv").write_text("prompt,completion,label\n2 + 2?,4,True\n2 + 2?,5,false\n2 + 2?,6,0\n")
+    found = list(preferences.Preferences(method="preferences", source=tmp_path, licence="mine").records(tmp_path))
+    assert [row["liked"] for row in found] == [True, False, False]
+
+
+def test_unpaired_preferences_without_a_verdict_are_refused(tmp_path):
+    row = {"prompt": "2 + 2?", "completion": "4", "label": True}
+    wrong = {
+        "record 1: label 'good' is none of true, false": [row | {"label": "good"}],
+        "record 2: no field 'label'; a reply that was liked or not has prompt, completion, label": [
+            row,
+            SHAPES["completion"],
+        ],
+        "record 1: completion is not one reply to a prompt": [row | {"completion": [ASK, SAY]}],
+    }
+    for said, rows in wrong.items():
+        with pytest.raises(UserError, match=said):
+            read(tmp_path, *rows, technique=preferences.Preferences)
+
+
 CHATML = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -169,3 +262,43 @@ def test_every_reply_is_learnt_once_behind_what_the_model_is_shown(template, tok
     ids, labels, positions = examples[-1]
     assert ids[: len(asked)] == asked and labels[len(asked) :] == ids[len(asked) :]
     assert positions == list(range(len(ids)))
+
+
+def test_a_row_may_teach_its_last_reply_alone(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = CHATML
+    row = {"prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
+    [(ids, labels, _)], [(same, last, _)] = (
+        packing.turns(tokenizer, row),
+        packing.turns(tokenizer, row | {"learn": "last"}),
+    )
+    assert same == ids and labels != last
+    assert tokenizer.decode([i for i in last if i != packing.IGNORE]) == "Yes.<|end|>"
+
+
+DROPS = CHATML.replace("%}{{ '<|' + m", "%}{% if message['role'] != 'tool' %}{{ '<|' + m").replace(
+    "'<|end|>' }}", "'<|end|>' }}{% endif %}"
+)
+RAISES = CHATML.replace(
+    "%}{{ '<|' + m", "%}{% if message['role'] == 'tool' %}{{ raise_exception('No tools') }}{% endif %}{{ '<|' + m"
+)
+
+
+def test_a_tool_is_heard_where_the_template_has_its_role(tokenizer):
+    tokenizer, row = copy.deepcopy(tokenizer), {"prompt": [ASK, *WEATHER], "solution": "4"}
+    tokenizer.chat_template = CHATML
+    [(ids, labels, _)] = packing.turns(tokenizer, row)
+    assert "<|tool|>12<|end|><|assistant|>4<|end|>" in tokenizer.decode(ids)
+    assert tokenizer.decode([i for i in labels if i != packing.IGNORE]) == "<call>weather</call><|end|>4<|end|>"
+    for template, said in (
+        (DROPS, "drops what role 'tool' says"),
+        (RAISES, "cannot write user, assistant, tool .*No tools"),
+    ):
+        tokenizer.chat_template = template
+        with pytest.raises(UserError, match=f"the chat template {said}"):
+            packing.turns(tokenizer, row)
+
+
+def test_a_reply_that_was_liked_or_not_is_not_learnt_by_heart(tokenizer):
+    with pytest.raises(UserError, match="record 'a/0' is a reply that was liked or disliked"):
+        packing.turns(tokenizer, {"id": "a/0", "prompt": "2 + 2?", "solution": "5", "liked": False})

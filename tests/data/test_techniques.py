@@ -47,7 +47,10 @@ def source(name, texts, tmp_path):
     else:
         said = [{"prompt": d["text"][:60], "completion": d["text"][60:]} for d in documents]
         liked = [{"prompt": d["text"][:60], "chosen": d["text"][60:], "rejected": d["id"]} for d in documents]
-        rows = {"chats": said, "preferences": liked}.get(name, documents)
+        found = [{"text": d["text"], "fields": {"source": d["source"]}} for d in documents]
+        labelled = [{"text": d["text"], "label": int(d["id"]) % 2} for d in documents]
+        own = {"chats": said, "classify": labelled, "extract": found, "preferences": liked}
+        rows = own.get(name, documents)
         (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from stages.eval import accuracy
@@ -67,3 +69,26 @@ def test_samples_show_what_was_asked_and_whether_it_was_right(oracle, problems):
 def test_records_without_an_answer_are_refused(oracle, documents):
     with pytest.raises(UserError, match="eval.accuracy.records: record '0' is no problem"):
         measure().score(oracle, documents)
+
+
+def test_of_json_the_share_of_right_fields_is_told_too(oracle):
+    known = [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]
+    rows = [
+        {"id": str(n), "family": "extract", "prompt": f"Find {n}", "solution": json.dumps(found), "scorer": "json"}
+        for n, found in enumerate(known)
+    ]
+    says = [row | {"solution": json.dumps(found | {"b": "x"})} for row, found in zip(rows, known, strict=True)]
+
+    metrics = measure().score(type(oracle)(oracle.tokenizer, says), rows).metrics
+
+    assert (metrics["accuracy"], metrics["fields_right"]) == (1 / 2, 3 / 4)
+    assert (
+        "fields_right"
+        not in measure().score(oracle, [row | {"scorer": "pattern", "pattern": "x"} for row in rows]).metrics
+    )
+
+
+def test_unpaired_preferences_are_no_problems(oracle):
+    row = {"id": "0", "family": "preference", "prompt": "?", "solution": "4", "liked": True}
+    with pytest.raises(UserError, match="eval.accuracy.records: record '0' is no problem"):
+        measure().score(oracle, [row])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from stages.lib.frame.errors import UserError
 from stages.traces import solutions
 from stages.traces.parts import answers
 
@@ -49,6 +50,28 @@ def test_self_consistency_keeps_the_majority_right_or_wrong(rows):
     assert out == {"a": (f"so {Y}", 1, 2), "b": (N, 1, 1)}  # of one vote each, the first
     assert [attempt for attempt, _ in calls] == [0, 1, 2]
     assert {row["chosen_by"] for row in records} == {"self_consistency"}
+
+
+def test_numbers_and_json_are_chosen_by_what_they_say():
+    """By a record's scorer; votes on what is written alike would be one each."""
+    rows = [
+        {"id": "a", "prompt": "a", "solution": "1000", "scorer": "number"},
+        {"id": "b", "prompt": "b", "solution": '{"x": 1}', "scorer": "json"},
+        {"id": "c", "prompt": "c", "solution": "yes", "scorer": "pattern", "pattern": "(?i)yes"},
+    ]
+    said = {"a": ["7", "1,000", "so 1000.0"], "b": ['{"x": 2}', '{"x": 1.0}', '{ "x":1 }'], "c": ["no", "no", "Yes!"]}
+    right, _, _ = kept(rows, said, "verifier")
+    assert right == {"a": ("1,000", 1, None), "b": ('{"x": 1.0}', 1, None), "c": ("Yes!", 2, None)}
+    voted, _, _ = kept(rows[:2], said, "self_consistency")
+    assert voted == {"a": ("1,000", 1, 2), "b": ('{"x": 1.0}', 1, 2)}
+
+
+def test_prompts_of_unpaired_preferences_can_be_answered_but_not_verified():
+    row = {"id": "a", "prompt": "a", "solution": "bad", "liked": False}
+    _, _, [answered] = kept([row], {"a": ["good"] * 3}, "first")
+    assert answered["solution"] == "good" and "liked" not in answered
+    with pytest.raises(UserError, match="record 'a' is a reply that was liked or not"):
+        kept([row], {"a": ["good"] * 3}, "verifier")
 
 
 def test_first_keeps_the_first_that_says_anything(rows):

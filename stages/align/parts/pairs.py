@@ -46,6 +46,12 @@ def together(pairs: list[Pair]) -> packing.Batch:
 
 def encode(tokenizer: "PreTrainedTokenizerFast", pairs: list[Record], context: int) -> list[Pair]:
     """The pairs of which both replies fit into the context, whole."""
+    if "liked" in pairs[0]:
+        first = pairs[0]["id"]
+        raise UserError(
+            f"dpo learns from preference pairs, records with chosen and rejected; its examples are unpaired: '{first}' "
+            "is one reply and whether it was liked"
+        )
     if missing := set(SIDES) - pairs[0].keys():
         raise UserError(f"dpo learns from preference pairs; {', '.join(sorted(missing))} missing in its examples")
     every = [tuple(reply(tokenizer, pair, side) for side in SIDES) for pair in pairs]

@@ -5,6 +5,10 @@ conversations   {"conversations": [{"from", "value"}, ...]}: ShareGPT, FastChat
 prompt and completion, question and answer, instruction (with input) and output (Alpaca), or two named fields: texts, or
                 lists of messages
 prompt, chosen, rejected: texts, or lists of messages (TRL); without a prompt both begin with it
+prompt, completion, label: texts, or lists of messages (TRL), and true or false
+
+Roles of tools stay as they are: whether a model's template has them is seen when the model reads them. A call of a tool
+is learnt where it is written in the assistant's words.
 """
 
 from typing import Any
@@ -12,22 +16,25 @@ from typing import Any
 from stages.data.parts.clean import whole
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
-from stages.lib.text.chat import Message, Prompt
+from stages.lib.text.chat import TOOLS, Message, Prompt
 
 LISTS = ("messages", "conversations", "conversation")
 SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
+UNPAIRED = ("prompt", "completion", "label")
+LABELS = {"true": True, "1": True, "false": False, "0": False}  # as files write them
 EXTRA = ("system", "input")  # beside them
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
     "assistant": ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"),
-}
+} | {role: (role,) for role in TOOLS}
 KNOWN = {name: role for role, names in ROLES.items() for name in names}
 
 
 def fields(*own: str) -> list[str]:
     """Every column that may matter."""
-    return [*own, "id", *LISTS, *dict.fromkeys(name for pair in SINGLE for name in pair), *EXTRA, "chosen", "rejected"]
+    single = dict.fromkeys(name for pair in SINGLE for name in pair)
+    return [*own, "id", *LISTS, *single, *EXTRA, "chosen", "rejected", "label"]
 
 
 def shape(row: Record, place: str) -> tuple[str, ...]:
@@ -80,6 +87,8 @@ def turns(said: Any, place: str) -> list[Message]:
 
 def message(turn: dict[str, Any], place: str) -> Message:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    if turn.get("tool_calls") or turn.get("function_call"):
+        raise UserError(f"{place}: tool_calls are not learnt here; write the call into the content, as the model shall")
     if isinstance(content, list):  # parts, as OpenAI writes them
         if strange := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
             raise UserError(f"{place}: {strange[0]!r:.40} is no text, and only texts are learnt here")
@@ -88,7 +97,9 @@ def message(turn: dict[str, Any], place: str) -> Message:
         raise UserError(f"{place}: its content is {content!r:.40}, which is no text")
     if str(role).lower() not in KNOWN:
         raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
-    return {"role": KNOWN[str(role).lower()], "content": whole(content)}
+    known = {"role": KNOWN[str(role).lower()], "content": whole(content)}
+    named = known["role"] in TOOLS and isinstance(turn.get("name"), str)  # some templates write which tool it was
+    return known | {"name": turn["name"]} if named else known
 
 
 def prompt(before: list[Message]) -> Prompt:
@@ -111,3 +122,20 @@ def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     if not before or any([turn["role"] for turn in end] != ["assistant"] for end in ends):
         raise UserError(f"{place}: chosen and rejected are not two replies to one prompt")
     return prompt(before), ends[0][0]["content"], ends[1][0]["content"]
+
+
+def unpaired(row: Record) -> bool:
+    """Whether a row is one reply and a verdict on it."""
+    return row.keys() >= set(UNPAIRED) and not {"chosen", "rejected"} & row.keys()
+
+
+def verdict(row: Record, place: str) -> tuple[Prompt, str, bool]:
+    """(prompt, reply, whether it was liked)."""
+    if missing := [name for name in UNPAIRED if name not in row]:
+        raise UserError(f"{place}: no field {missing[0]!r}; a reply that was liked or not has {', '.join(UNPAIRED)}")
+    asked, said = one(row["prompt"], "user", f"{place}, prompt"), one(row["completion"], "assistant", place)
+    if not asked or [turn["role"] for turn in said] != ["assistant"]:
+        raise UserError(f"{place}: completion is not one reply to a prompt")
+    if (label := str(row["label"]).lower()) not in LABELS:
+        raise UserError(f"{place}: label {row['label']!r:.40} is none of true, false")
+    return prompt(asked), said[0]["content"], LABELS[label]

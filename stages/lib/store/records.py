@@ -3,10 +3,14 @@
 Documents    {"id", "source", "text"}
 Problems     {"id", "family", "prompt", "answer", "solution", "entry"}
 Chats        {"id", "family", "prompt", "solution"}
+Extracts     {"id", "family", "prompt", "solution", "scorer"}: the solution is a JSON object
 Pairs        {"id", "family", "prompt", "chosen", "rejected"}
+Unpaired     {"id", "family", "prompt", "solution", "liked"}: a reply, and whether it was liked
 Traces       {"id", "family", "prompt", "answer", "solution", "entry", "teacher", "attempt"}
 
-A prompt is a question, or the messages before the reply: [{"role", "content"}, ...].
+A prompt is a question, or the messages before the reply: [{"role", "content"}, ...]; with "learn": "last" what the
+assistant says in them is not learnt. "scorer" says how answers to a record are scored: "number", "json", or "pattern",
+whose regular expression is in "pattern"; without it see stages/lib/text/problems.py.
 """
 
 import json

@@ -21,7 +21,9 @@ HIDDEN = "\ufdd0{}\ufdd1"  # a control token's number in place of a quoted one: 
 MARKED = "\ufdd2{}\ufdd3"  # a control token that the template wrote, beside quoted ones
 PROBE = "orchard"  # an answer that no template changes
 
-Message = dict[str, str]  # role and content
+TOOLS = ("tool", "function")  # roles in which a tool answers; few templates have them
+
+Message = dict[str, str]  # role and content, of a tool perhaps its name
 Prompt = str | list[Message]  # a question, or all that was said before an answer, from the system's words on
 
 
@@ -121,17 +123,26 @@ def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: s
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template: give one as `chat_template` where it is made (tokenize)")
     answer = [] if reply is None else [{"role": "assistant", "content": reply}]
-    try:
+
+    def text(said: list[Message]) -> str:
         return str(
             tokenizer.apply_chat_template(
-                [*before, *answer],
+                [*said, *answer],
                 tokenize=False,
                 add_generation_prompt=reply is None,
                 strftime_now=DAY.strftime,
             )
         )
+
+    try:
+        written = text(before)
+        for role in TOOLS:
+            other = [message | {"content": PROBE} if message["role"] == role else message for message in before]
+            if other != before and written == text(other):
+                raise UserError(f"the chat template drops what role '{role}' says, so it can't be asked with it")
     except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"the chat template cannot write {roles(before)} with its answer: {error}") from error
+    return written
 
 
 def roles(before: list[Message]) -> str:

@@ -92,6 +92,8 @@ def encode(tokenizer: Any, row: records.Record) -> Example:
 
 def reply(row: records.Record) -> str:
     """What is learnt to say; of two replies the one that was liked better."""
+    if "liked" in row:
+        raise UserError(f"record '{row['id']}' is a reply that was liked or disliked, which is none to learn by heart")
     said = row.get("solution", row.get("chosen"))
     if said is None:
         raise UserError(f"record '{row['id']}' has no answer to learn: it is one of those that a teacher is to label")
@@ -100,7 +102,9 @@ def reply(row: records.Record) -> str:
 
 def turns(tokenizer: Any, row: records.Record) -> list[Example]:
     """Every reply of a conversation, learnt as it is asked for: in one example where the template writes a turn alike
-    whatever follows it, else each in an example of its own."""
+    whatever follows it, else each in an example of its own. A record may say that its last reply alone is learnt."""
+    if row.get("learn") == "last":
+        return [encode(tokenizer, row)]
     earlier = row["prompt"] if isinstance(row["prompt"], list) else []
     found: list[Example] = []
     for number, message in enumerate([*earlier, {"role": "assistant", "content": reply(row)}]):

@@ -2,8 +2,8 @@
 
 verifier          the first of up to `attempts` that the task's scorer gives full marks; a problem that is solved is not
                   asked again. Rejection sampling: Yuan et al. 2023, arXiv:2308.01825, section 3.3; best of n.
-self_consistency  the answer that most of `attempts` samples end in, and the first sample that says so; no scorer looks
-                  at it. Wang et al. 2022, arXiv:2203.11171.
+self_consistency  the answer that most of `attempts` samples end in, and the first sample that says so, right or wrong;
+                  numbers and JSON count by what they say, however written. Wang et al. 2022, arXiv:2203.11171.
 first             the first sample that says anything, right or wrong: behaviour cloning.
 
 A record says how it was chosen: "chosen_by", and "votes" of self-consistency.
@@ -68,7 +68,8 @@ class Answers(Recording[Writer], ABC):
         """One batch of problems with the chosen solution to each."""
         choose = {"verifier": verified, "self_consistency": agreed, "first": first}[self.choose]
         for record in choose(rows, ask, self.attempts):
-            yield record | {"chosen_by": self.choose}
+            theirs = {key: value for key, value in record.items() if key != "liked"}  # that was another reply
+            yield theirs | {"chosen_by": self.choose}
 
 
 def drawn(rows: list[Record], seed: int, count: int, batch_size: int) -> list[list[Record]]:
@@ -95,7 +96,7 @@ def agreed(rows: list[Record], ask: Ask, attempts: int) -> Iterator[Record]:
     prompts = [row["prompt"] for row in rows]
     samples = zip(*(ask(prompts, attempt) for attempt in range(attempts)), strict=True)
     for row, replies in zip(rows, samples, strict=True):
-        answers = [problems.extract(reply) for reply in replies]
+        answers = [problems.vote(row, reply) for reply in replies]
         votes = Counter(answer for answer in answers if answer)
         if votes:
             answer, count = votes.most_common(1)[0]  # of equally many the one that came first
