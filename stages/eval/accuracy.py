@@ -1,7 +1,8 @@
 """Accuracy: the share of held-out problems that the model answers right, greedily, through its chat template.
 
 Right means full marks from the problem's own scorer (stages/lib/text/problems.py); where the answers are JSON,
-`fields_right` is the mean share of their fields that are right. A text to classify is answered by the likeliest label;
+`fields_right` is the mean share of their fields that are right, and of longer free texts there are `rouge_l` and `chrf`
+(stages/eval/parts/overlap.py). A text to classify is answered by the likeliest label;
 then `macro_f1` is the mean F1 of the labels and `calibration_error` how far the model's confidence is from its
 accuracy, over ten equal bins of confidence (Guo et al. 2017, arXiv:1706.04599, eq. 3). Intervals: Wilson 1927,
 JASA 22(158), 95 %: with z = 1.96,
@@ -20,7 +21,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from stages.eval import Measure, Scores
-from stages.eval.parts import labelled
+from stages.eval.parts import labelled, overlap
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.labels import likely
@@ -56,6 +57,8 @@ class Accuracy(Measure):
         if all(problem.get("scorer") == "json" for problem in problems):
             pairs = zip(problems, answers, strict=True)
             metrics["fields_right"] = mean(tasks.score(problem, answer) for problem, answer in pairs)
+        if not any({"scorer", "entry", "labels"} & problem.keys() for problem in problems):
+            metrics |= overlap.scores([problem["solution"] for problem in problems], answers)
         if confidence_N is not None:
             metrics["macro_f1"] = labelled.macro_f1([problem["solution"] for problem in problems], answers)
             metrics["calibration_error"] = labelled.calibration_error(confidence_N, right)

@@ -300,5 +300,5 @@ def test_a_tool_is_heard_where_the_template_has_its_role(tokenizer):
 
 
 def test_a_reply_that_was_liked_or_not_is_not_learnt_by_heart(tokenizer):
-    with pytest.raises(UserError, match="record 'a/0' is a reply that was liked or disliked"):
+    with pytest.raises(UserError, match="record 'a/0' is a reply that was liked or not: learnt by heart are"):
         packing.turns(tokenizer, {"id": "a/0", "prompt": "2 + 2?", "solution": "5", "liked": False})

@@ -92,3 +92,14 @@ def test_unpaired_preferences_are_no_problems(oracle):
     row = {"id": "0", "family": "preference", "prompt": "?", "solution": "4", "liked": True}
     with pytest.raises(UserError, match="eval.accuracy.records: record '0' is no problem"):
         measure().score(oracle, [row])
+
+
+def test_of_longer_free_texts_their_overlap_is_told(oracle):
+    pytest.importorskip("rouge_score")
+    row = {"id": "0", "family": "chat", "prompt": "Who?", "solution": "It was the cat that sat here."}
+
+    def told(*rows):
+        return {"rouge_l", "chrf"} & measure().score(type(oracle)(oracle.tokenizer, [row]), list(rows)).metrics.keys()
+
+    assert told(row) == {"rouge_l", "chrf"}
+    assert not told(row | {"scorer": "pattern", "pattern": "cat"})

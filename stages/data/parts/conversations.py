@@ -99,7 +99,7 @@ def message(turn: dict[str, Any], place: str) -> Message:
         raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
     known = {"role": KNOWN[str(role).lower()], "content": whole(content)}
     named = known["role"] in TOOLS and isinstance(turn.get("name"), str)  # some templates write which tool it was
-    return known | {"name": turn["name"]} if named else known
+    return known | {"name": whole(turn["name"])} if named else known
 
 
 def prompt(before: list[Message]) -> Prompt:

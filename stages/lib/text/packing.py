@@ -93,7 +93,8 @@ def encode(tokenizer: Any, row: records.Record) -> Example:
 def reply(row: records.Record) -> str:
     """What is learnt to say; of two replies the one that was liked better."""
     if "liked" in row:
-        raise UserError(f"record '{row['id']}' is a reply that was liked or disliked, which is none to learn by heart")
+        wrong = f"record '{row['id']}' is a reply that was liked or not"
+        raise UserError(f"{wrong}: learnt by heart are the replies of chats, problems, extracts and pairs")
     said = row.get("solution", row.get("chosen"))
     if said is None:
         raise UserError(f"record '{row['id']}' has no answer to learn: it is one of those that a teacher is to label")
