@@ -222,15 +222,18 @@ def spread(lengths: list[int], context: int, about: str, cut: bool) -> str:
     return f"tokens     {about}{said}; {longer:,} longer than the context of {context} ({fate})"
 
 
-def balance(prepared: Prepared) -> str:
-    """The share of every label; a label that nobody can learn is refused."""
-    train, held_out = (
-        Counter(row["solution"] for row in rows if "solution" in row) for rows in (prepared.train, prepared.held_out)
-    )
+def balance(path: Path, prepared: Prepared) -> str:
+    """The share of every label; rows without one are refused, and a label that no row teaches."""
+    if lost := sum("solution" not in row for row in prepared.train + prepared.held_out):
+        raise UserError(
+            f"{path}: {lost} rows have no label: put them into a file of their own and name it with --unlabelled, so "
+            "that the teacher labels them for its student"
+        )
+    train, held_out = (Counter(row["solution"] for row in rows) for rows in (prepared.train, prepared.held_out))
     if unseen := sorted(held_out.keys() - train.keys()):
         raise UserError(
-            f"label {unseen[0]!r} is only in the held-out part ({held_out[unseen[0]]} rows), so nothing teaches it: "
-            "give more rows of it, leave it out, or say in a column `split` which rows are train and which held_out"
+            f"{path}: label {unseen[0]!r} is only in the held-out part ({held_out[unseen[0]]} rows), so nothing "
+            "teaches it: give more rows of it, leave it out, or say in a column `split` which rows are train"
         )
     total = sum(train.values())
     shares = (f"{label} {count:,} ({count / total:.0%})" for label, count in train.most_common())
@@ -260,10 +263,10 @@ def measured() -> tuple[float, float]:
 def estimate(works: list[Work], flops_a_second: float, watts: float) -> str:
     seconds = sum(work.flops for work in works) / flops_a_second
     memory = max(work.bytes for work in works) / 1e9
+    rate = f"6 x parameters x tokens over {flops_a_second / 1e9:,.0f} GFLOP/s, measured here just now at {watts:.1f} W"
     return (
-        f"estimate   {duration(seconds)}, {memory:.2g} GB for weights and optimizer, {seconds * watts:,.0f} J; no more than "
-        f"an estimate, of the training alone:\n           6 x parameters x tokens over {flops_a_second / 1e9:,.0f} GFLOP/s, "
-        f"measured here just now at {watts:.1f} W"
+        f"estimate   {duration(seconds)}, {memory:.2g} GB for weights and optimizer, {seconds * watts:,.0f} J: "
+        f"no more than an estimate, of the training alone\n           {rate}"
     )
 
 
@@ -491,34 +494,27 @@ def main(
             f"--unlabelled, --template and --names are for labelled texts; {path} is read as {found.method}"
         )
 
-    entry: dict[str, Any] = {"method": found.method, "source": str(path), "licence": licence, **found.fields}
+    data: dict[str, dict[str, Any]] = {
+        "mine": {"method": found.method, "source": str(path), "licence": licence, **found.fields}
+    }
+    words: list[str] = []
     if found.method == "classify":
-        entry |= {"names": names} if names else {}
-        entry |= {"template": template or question(labels_of(entry, target))}
-    data = {"mine": entry}
-    if found.method == "classify":
-        texts = {"method": "documents", "source": str(unlabelled or path), "licence": licence}
-        data["texts"] = texts | {"text_field": entry["text_field"], "min_characters": 1}
-    if unlabelled:
-        given = {"source": str(unlabelled), "labels": labels_of(entry, target)}
-        data["unlabelled"] = entry | given
+        data["mine"] |= {"names": names} if names else {}
+        words = labels_of(data["mine"], target)
+        data["mine"]["template"] = template or question(words)
+        data |= beside(data["mine"], words, unlabelled)
     prepared = {each: split(each, data, target) for each in data}
     mine = prepared["mine"]
-    shares = balance(mine) if found.method == "classify" else ""
-    if lost := sum("solution" not in row for row in mine.train + mine.held_out) if shares else 0:
-        raise UserError(
-            f"{path}: {lost} rows have no '{entry['label_field']}': put them into a file of their own and name it with "
-            "--unlabelled, so that the teacher labels them for its student"
-        )
+    shares = balance(path, mine) if words else ""
 
     external = pinned(model)
     here = Path(external["source"]).exists()
     tokenizer, shape = tokenizer_of(external, target), shape_of(model)
     tokenize: dict[str, Any] = {}
-    if found.method == "classify":
+    if words:
         tokenize |= in_chatml(tokenizer)
         if here:
-            labels.tokens(tokenizer, labels_of(entry, target))
+            labels.tokens(tokenizer, words)  # which have to differ
     lengths = {each: lengths_of(tokenizer, some, 1 if here else BYTES_A_TOKEN) for each, some in prepared.items()}
     tokenize["context"] = row_length(path, lengths)
     longest = max(max(some.train) for each, some in lengths.items() if each != "texts")
@@ -544,10 +540,10 @@ def main(
     common = {"tokenize": {"theirs": given | tokenize | parents(found.method)}}
     common |= {"pretrain": {"teacher": given}} if given else {}
     own = {each: some | {"held_out": HELD_OUT} for each, some in data.items()}
-    data = dict.fromkeys(replaced(found.method)) | own
+    overlay = joined({"data": dict.fromkeys(replaced(found.method)) | own}, common, tree)
+    params.check(profiles.patch(profiles.merged(BASE), overlay), target)
     header = f"# Profile {name}: {path}, {found.said}.\n# Written by flows.init; it is yours to change.\n"
-    write(target, header, joined({"base": BASE, "data": data}, common, tree))
-    params.check(profiles.merged(name), target)
+    write(target, header, {"base": BASE} | overlay)
     print(f"profile    {target}; it runs by `python -m flows.lifecycle --profile {name}`")
 
 
@@ -579,6 +575,14 @@ def question(words: list[str]) -> str:
     return f"{labels.TEXT}\n{asked}"
 
 
+def beside(entry: dict[str, Any], words: list[str], unlabelled: Path | None) -> dict[str, dict[str, Any]]:
+    """What goes with labelled texts: texts alone, to count tokens in, and those that the teacher is to label."""
+    source = str(unlabelled or entry["source"])
+    texts = {"method": "documents", "source": source, "licence": entry["licence"]}
+    found = {"texts": texts | {"text_field": entry["text_field"], "min_characters": 1}}
+    return found | ({"unlabelled": entry | {"source": source, "labels": words}} if unlabelled else {})
+
+
 def split(each: str, data: dict[str, dict[str, Any]], target: Path) -> Prepared:
     technique = params.technique("data", each, data[each] | {"held_out": HELD_OUT}, target)
     assert isinstance(technique, Dataset)
@@ -590,6 +594,7 @@ def in_chatml(tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:
     if templates.lacking(tokenizer, "chatml"):
         return {}
     tokenizer.chat_template = templates.write(tokenizer, "chatml")
+    print("in Orchard's chatml, which puts nothing in front of the question")
     return {"chat_template": "chatml"}
 
 

@@ -71,7 +71,7 @@ def recognise(source: Path, asked: Asked) -> Found:
         return Found(method, fields, f"conversations, in {' and '.join(fields.values()) or shape(rows[0], source)}")
     if method == "preferences":
         return Found(method, {}, "preferences, in 'chosen' and 'rejected'")
-    raise unknown(source, rows, names, method or "unknown")
+    raise unknown(source, rows, names, f"not clear which fields {method} should read")
 
 
 def method_of(
@@ -93,7 +93,7 @@ def method_of(
     if len(texts) == 1 and len(labels) < 2:
         found += ["classify"] if labels else [] if found else ["documents"]
     if len(found) != 1:
-        raise unknown(source, rows, names, " or ".join(found) or "unknown")
+        raise unknown(source, rows, names, f"it may be {' or '.join(found)}" if found else "no format that is known")
     return found[0]
 
 
@@ -101,7 +101,7 @@ def unknown(source: Path, rows: list[Record], names: list[str], what: str) -> Us
     values = {name: next((row[name] for row in rows if row.get(name) is not None), None) for name in names}
     shown = params.names(f"{name} ({' '.join(str(value).split())[:24]!r})" for name, value in values.items())
     return UserError(
-        f"{source}: its format is {what}, with the fields {shown}; say what they are: `--as classify --text FIELD "
+        f"{source}: {what}; its fields are {shown}; say what they hold: `--as classify --text FIELD "
         "--label FIELD`, `--prompt FIELD --reply FIELD`, `--as documents --text FIELD`, `--as preferences`"
     )
 

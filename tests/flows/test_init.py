@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from flows import init, profiles
 from stages.data import Dataset, _recognise
 from stages.data._recognise import Asked, recognise
-from stages.lib.frame import params
+from stages.lib.frame import gates, params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import models
 from stages.lib.text import chat
@@ -104,6 +104,7 @@ def written(name: str) -> dict:
     """The profile, merged, as DVC will read it; the flow's own check has passed it."""
     tree = YAML(typ="safe").load(profiles.show(name))
     params.check(tree)
+    gates.read(tree)
     return tree
 
 
@@ -218,12 +219,22 @@ def test_fields_can_be_named(here):
     assert written("third")["data"]["mine"]["licence"] == "CC0"
 
 
-UNKNOWN = "say what they are: `--as classify --text FIELD --label FIELD`, `--prompt FIELD --reply FIELD`"
+UNKNOWN = "say what they hold: `--as classify --text FIELD --label FIELD`, `--prompt FIELD --reply FIELD`"
 GOOD = [labelled(i) for i in range(COUNT)]
 REFUSED = {
     "empty": ([], {}, "own.jsonl: it is empty"),
     "two texts": ([{"q": sentence(i), "a": sentence(i + 9)} for i in range(COUNT)], {}, UNKNOWN),
-    "numbers": ([{"x": i, "y": i * i} for i in range(COUNT)], {}, "with the fields x ('0'), y ('0')"),
+    "numbers": (
+        [{"x": i, "y": i * i} for i in range(COUNT)],
+        {},
+        "no format that is known; its fields are x ('0'), y ('0')",
+    ),
+    "two answers": (
+        [{"question": f"is {sentence(i)}", "answer": LABELS[i % 2]} for i in range(COUNT)],
+        {},
+        "it may be chats or classify; its fields are question",
+    ),
+    "not named": ([plain(i) for i in range(COUNT)], {"as_": "classify"}, "which fields classify should read"),
     "no such field": (GOOD, {"label": "label"}, "no field 'label'; its fields are: review, stars, id"),
     "half a pair": (GOOD, {"prompt": "review"}, "--prompt and --reply belong together"),
     "two kinds": (GOOD, {"as_": "chats", "label": "stars"}, "ask for chats, classify"),
@@ -239,10 +250,15 @@ REFUSED = {
         {},
         "label 'odd' is only in the held-out part (1 rows)",
     ),
+    "alike": (
+        [{"text": sentence(i), "label": f"good {i % 2}"} for i in range(COUNT)],
+        {},
+        "labels 'good 0' and 'good 1' both begin with the token",
+    ),
     "some unlabelled": (
         [{"text": sentence(i), "label": LABELS[i % 2] if i % 3 else None} for i in range(COUNT)],
         {},
-        "20 rows have no 'label': put them into a file of their own",
+        "20 rows have no label: put them into a file of their own",
     ),
     "all too long": (
         [{"prompt": sentence(i) * 200, "completion": "yes"} for i in range(COUNT)],
