@@ -1,0 +1,641 @@
+"""From data of your own to a profile that runs: what the rows hold, how the model will see them, what a run will cost.
+
+python -m flows.init my-data.csv                            labelled texts, chats, preferences or plain texts
+python -m flows.init my-data.csv --model models/mine.gguf   for a model of your own; else SmolLM2-135M-Instruct
+python -m flows.lifecycle --profile my-data                 runs what it has written
+
+Rows are read, cleaned and split by the data stage's own functions, and written through the tokenizer and the chat
+template of the profile. Without a file of the default model its shape is known and lengths are bytes / 4.
+"""
+
+import io
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from cyclopts import Parameter
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from flows import profiles
+from stages.data import Dataset, classify
+from stages.data import _recognise as rows_of
+from stages.data._recognise import Asked, Prepared
+from stages.lib.frame import energy, files, params
+from stages.lib.frame.errors import UserError, command
+from stages.lib.store.records import Record
+from stages.lib.text import chat, labels, packing, templates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+BASE = "own-model"
+MODEL = Path("models/smollm2.gguf")  # the base's
+BYTES_A_TOKEN = 4  # of English, where no tokenizer is at hand
+EXAMPLES, SHOWN = 5, 600  # rows that are shown, characters of each
+CONTEXTS = (256, 512, 1024)  # of a training: the smallest that holds every row
+ROWS = (256, 128, 64, 32, 16)  # tokens of a packed row: the largest that the held-out rows fill
+HELD_OUT = 0.1  # of the rows
+RANK = 16  # of LoRA
+STEPS, STUDENT_STEPS = 30, 200  # at least: of a model that knows a language, and of what pruning has left of one
+SECONDS = 0.5  # that the machine is measured for
+SIDE = 1024  # of the matrices that are multiplied
+
+
+class Shape(NamedTuple):
+    """What a model's file says of its size."""
+
+    kind: str  # llama, ...
+    parameters: int
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    positions: int  # tokens that it can read
+    body: int  # parameters in its blocks
+    adapted: int  # rows and columns of all matrices there: LoRA's weights at rank 1
+
+
+SMOLLM2 = Shape("llama", 134_515_008, 30, 576, 1536, 9, 3, 8192, 106_203_456 - 576, 305_280)
+
+
+class Work(NamedTuple):
+    """One training: how many weights take part, how many of them move, on how many tokens."""
+
+    parameters: int
+    trained: int
+    tokens: int
+    beside: int = 0  # weights of a teacher in memory
+
+    @property
+    def flops(self) -> float:
+        """Forward and backward: 6 a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+        return 6.0 * self.parameters * self.tokens
+
+    @property
+    def bytes(self) -> int:
+        """Weights, gradients and two moments in 32 bits; weights that stay are in memory only once."""
+        frozen = self.parameters if self.trained < self.parameters else 0
+        return 16 * self.trained + 4 * (frozen + self.beside)
+
+
+class Lengths(NamedTuple):
+    """Tokens of every row that is trained on, and of what is packed of the held-out ones."""
+
+    train: list[int]
+    held_out: int
+    different: int  # tokens of the vocabulary that the rows use
+
+
+# The model
+
+
+def pinned(model: Path) -> dict[str, str]:
+    """The source of tokenizer and weights, and what it holds; of the base's model what the base says."""
+    if model == MODEL:
+        return dict(profiles.merged(BASE)["pretrain"]["teacher"]["external"])
+    return {"source": str(model), "sha256": files.digest(model)}
+
+
+def tokenizer_of(external: dict[str, str], target: Path) -> "PreTrainedTokenizerFast":
+    """As the profile's tokenize stage reads it; without a file one whose tokens are bytes, in ChatML."""
+    if not Path(external["source"]).exists():
+        return bytes_in_chatml()
+    from stages.tokenize.pretrained import Pretrained
+
+    given = {"method": "pretrained", "external": external, "documents": "data/mine", "problems": "data/mine"}
+    technique = params.technique("tokenize", "theirs", given, target)
+    assert isinstance(technique, Pretrained)
+    return technique.train([])
+
+
+def bytes_in_chatml() -> "PreTrainedTokenizerFast":
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(alphabet, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(templates.NEEDS["chatml"]))
+    begin, end = templates.NEEDS["chatml"]
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=begin, eos_token=end)
+    made.chat_template = templates.NAMED["chatml"]
+    return made
+
+
+def shape_of(model: Path) -> Shape:
+    """Of a GGUF or of a folder in Hugging Face's layout, no weight read."""
+    if not model.exists():
+        return SMOLLM2
+    if model.is_file():
+        import gguf
+
+        reader = gguf.GGUFReader(model)
+        kind = str(reader.fields["general.architecture"].contents())
+        names = ("block_count", "embedding_length", "feed_forward_length", "attention.head_count")
+        names += ("attention.head_count_kv", "context_length")
+        said = [reader.fields[f"{kind}.{name}"].contents() for name in names]
+        sizes = {tensor.name: tensor.shape.tolist() for tensor in reader.tensors}
+    else:
+        from safetensors import safe_open
+
+        from stages.lib.store import loading
+
+        loading.require_weights(model, model)
+        config: Any = loading.read_config(model, model).get_text_config(decoder=True)
+        kind, heads = config.model_type, config.num_attention_heads
+        said = [config.num_hidden_layers, config.hidden_size, config.intermediate_size, heads]
+        said += [getattr(config, "num_key_value_heads", None) or heads, config.max_position_embeddings]
+        sizes = {}
+        for file in model.glob("*.safetensors"):
+            with safe_open(file, "pt") as opened:
+                names = opened.keys()  # it has no iterator
+                sizes |= {name: opened.get_slice(name).get_shape() for name in names}
+    blocks = [size for name, size in sizes.items() if re.search(r"\.\d+\.", name)]
+    whole, body = (sum(map(math.prod, some)) for some in (sizes.values(), blocks))
+    return Shape(kind, whole, *said, body=body, adapted=sum(sum(size) for size in blocks if len(size) == 2))
+
+
+# How the model sees a row
+
+
+def shown(tokenizer: "PreTrainedTokenizerFast", row: Record) -> Iterator[str]:
+    """A row as the model reads it, control tokens and all; of a preference both replies."""
+    if "text" in row:
+        yield "".join(map(str, tokenizer.convert_ids_to_tokens(chat.start(tokenizer)))) + row["text"]
+        return
+    for reply in (row[key] for key in ("solution", "chosen", "rejected") if key in row):
+        yield chat.chat(tokenizer, row["prompt"], reply).text
+
+
+def ids_of(tokenizer: "PreTrainedTokenizerFast", row: Record) -> list[int]:
+    """The tokens of the longest example that a row becomes."""
+    if "text" in row:
+        return [*chat.start(tokenizer), *chat.text_ids(tokenizer, row["text"])]
+    replies = [row[key] for key in ("solution", "chosen", "rejected") if key in row]
+    if not replies:
+        return chat.prompt_ids(tokenizer, row["prompt"])
+    every = [ids for reply in replies for ids, *_ in packing.turns(tokenizer, row | {"solution": reply})]
+    return max(every, key=len)
+
+
+def lengths_of(tokenizer: "PreTrainedTokenizerFast", prepared: Prepared, a_token: int) -> Lengths:
+    """`a_token`: how many of the tokenizer's make one of the model's."""
+    train, used = [], set[int]()
+    for row in prepared.train:
+        ids = ids_of(tokenizer, row)
+        used.update(ids)
+        train.append(-(-len(ids) // a_token))
+    held_out = sum(len(ids_of(tokenizer, row)) for row in prepared.held_out) // a_token
+    return Lengths(train, held_out, len(used))
+
+
+# What is said
+
+
+def examples(tokenizer: "PreTrainedTokenizerFast", rows: list[Record]) -> Iterator[str]:
+    for number, row in enumerate(rows[:EXAMPLES], 1):
+        for text in shown(tokenizer, row):
+            more = f" ... ({len(text) - SHOWN:,} characters more)" if len(text) > SHOWN else ""
+            yield f"example {number} of {min(EXAMPLES, len(rows))}, {row['id']}"
+            yield from (f"  | {line}" for line in (text[:SHOWN] + more).split("\n"))
+
+
+def counts(prepared: Prepared) -> str:
+    dropped = f"{prepared.read:,} read, {prepared.empty:,} empty or too short, {prepared.duplicate:,} duplicates"
+    return f"rows       {dropped}; {len(prepared.train):,} to train on, {len(prepared.held_out):,} held out"
+
+
+def spread(lengths: list[int], context: int, about: str, cut: bool) -> str:
+    ordered = sorted(lengths)
+    high = ordered[math.ceil(0.95 * len(ordered)) - 1]
+    longer = sum(length > context for length in lengths)
+    fate = "go on in the next row" if cut else "left out"
+    said = f"median {median(ordered):,.0f}, 95 % at most {high:,}, longest {ordered[-1]:,}"
+    return f"tokens     {about}{said}; {longer:,} longer than the context of {context} ({fate})"
+
+
+def balance(path: Path, prepared: Prepared) -> str:
+    """The share of every label; rows without one are refused, and a label that no row teaches."""
+    if lost := sum("solution" not in row for row in prepared.train + prepared.held_out):
+        raise UserError(
+            f"{path}: {lost} rows have no label: put them into a file of their own and name it with --unlabelled, so "
+            "that the teacher labels them for its student"
+        )
+    train, held_out = (Counter(row["solution"] for row in rows) for rows in (prepared.train, prepared.held_out))
+    if unseen := sorted(held_out.keys() - train.keys()):
+        raise UserError(
+            f"{path}: label {unseen[0]!r} is only in the held-out part ({held_out[unseen[0]]} rows), so nothing "
+            "teaches it: give more rows of it, leave it out, or say in a column `split` which rows are train"
+        )
+    total = sum(train.values())
+    shares = (f"{label} {count:,} ({count / total:.0%})" for label, count in train.most_common())
+    return f"labels     {', '.join(shares)}"
+
+
+def measured() -> tuple[float, float]:
+    """(FLOP/s of a matrix product in the precision of a training, watts while it runs), of this machine now."""
+    import torch
+
+    from stages.lib.training import loop
+    from stages.lib.training.config import Training
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if loop.mixed(Training.model_validate({"steps": 1})) else torch.float32
+    left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
+    products = 0
+    (left @ left).sum().item()  # the first one starts threads and libraries
+    with energy.meter() as spent:
+        started = perf_counter()
+        while (seconds := perf_counter() - started) < SECONDS:
+            (left @ left).sum().item()  # the number waits for the device
+            products += 1
+    return 2.0 * SIDE**3 * products / seconds, spent["joules"] / seconds
+
+
+def estimate(works: list[Work], flops_a_second: float, watts: float) -> str:
+    seconds = sum(work.flops for work in works) / flops_a_second
+    memory = max(work.bytes for work in works) / 1e9
+    rate = f"6 x parameters x tokens over {flops_a_second / 1e9:,.0f} GFLOP/s, measured here just now at {watts:.1f} W"
+    return (
+        f"estimate   {duration(seconds)}, {memory:.2g} GB for weights and optimizer, {seconds * watts:,.0f} J: "
+        f"no more than an estimate, of the training alone\n           {rate}"
+    )
+
+
+def duration(seconds: float) -> str:
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.0f} seconds"
+
+
+# The profile
+
+
+def steps(epochs: int, tokens: int, context: int, batch_size: int) -> int:
+    return max(STEPS, math.ceil(epochs * tokens / context / batch_size))
+
+
+def smaller(shape: Shape) -> dict[str, int] | None:
+    """Two thirds of the heads and channels, whole groups of heads, in blocks of 32 that every export can round; none
+    where that does not come out even, or where nobody knows how to narrow the network."""
+    from stages.lib.nets import anatomy
+
+    kv_heads = max(1, shape.kv_heads * 2 // 3)
+    heads, hidden = (size * kv_heads // shape.kv_heads for size in (shape.heads, shape.hidden))
+    ffn = shape.ffn * kv_heads // shape.kv_heads // 32 * 32
+    even = shape.heads % shape.kv_heads == 0 and hidden % 32 == 0 and hidden % heads == 0 and ffn
+    if shape.kind not in anatomy.AXES or not even or kv_heads == shape.kv_heads:
+        return None
+    return {"hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
+
+
+def classifier(
+    shape: Shape, lengths: Lengths, context: int, unlabelled: Lengths | None, cuttable: bool
+) -> tuple[dict[str, Any], list[Work]]:
+    """Teacher by LoRA on the labels, student of a seventh of its blocks, and of its tokens those that are used."""
+    teaching = steps(3, sum(lengths.train), context, 4)
+    learning = max(STUDENT_STEPS, steps(10, sum((unlabelled or lengths).train), context, 8))
+    model, prune = "align/mine", {}
+    layers, narrow = max(1, shape.layers // 7), smaller(shape)
+    calibration = {"calibration": {"rows": 16}, "held_out_rows": 4}
+    planned: dict[str, tuple[bool, dict[str, Any]]] = {
+        "vocabulary": (cuttable, {"held_out_rows": 4}),
+        "depth": (layers < shape.layers, {"layers": layers} | calibration),
+        "width": (narrow is not None, (narrow or {}) | calibration),
+    }
+    for method, (possible, p) in planned.items():
+        if possible:
+            prune[method] = {"method": method, "model": model, "tokens": "tokenize/theirs"} | p
+            model = f"prune/{method}"
+    labelling = {"method": "labels", "model": "align/mine", "source": "data/unlabelled"}
+    measured = {"teacher": "align/mine", "student": "distill/student", "before": "pretrain/teacher", "q4_k_m": None}
+    tree = {
+        "align": {"mine": sft(context, teaching)},
+        "traces": {"labels": labelling | {"context": context}},
+        "prune": prune,
+        "distill": {
+            "student": {
+                "method": "labels",
+                "model": model,
+                "teacher": "align/mine",
+                "traces": "traces/labels" if unlabelled else "data/mine",
+                "tokens": "tokenize/theirs",
+                "context": context,
+                "held_out_rows": 4,
+                "training": {"steps": learning, "batch_size": 8, "lr": 0.001, "optimizer": "adamw"},
+            }
+        },
+        "export": {"q8_0": {"model": "distill/student"}, "q4_k_m": None},
+        "eval": {
+            "models": measured,
+            "accuracy": {"records": "data/mine", "per_family": 1000},
+            "bits_per_byte": {"records": "data/texts"},
+            "speed": {"records": "data/texts", "prompt_tokens": 40, "new_tokens": 2},
+        },
+        "gates": {"model": "export/q8_0", "student": "q8_0", "accuracy_kept": 0.9},
+    }  # fmt: skip
+    if not unlabelled:
+        del tree["traces"]
+    wide = (narrow["hidden"] if narrow else shape.hidden) / shape.hidden
+    body = shape.body * min(layers / shape.layers, 1) * wide**2
+    words = lengths.different * shape.hidden if cuttable else shape.parameters - shape.body
+    student = int(body + words * wide)
+    return tree, [
+        lora(shape, teaching * 4 * context),
+        Work(student, student, learning * 8 * context, beside=shape.parameters),
+    ]
+
+
+def sft(context: int, count: int) -> dict[str, Any]:
+    training = {"steps": count, "batch_size": 4, "lr": 0.0005, "optimizer": "adamw"}
+    return aligned("sft", context, training)
+
+
+def aligned(method: str, context: int, training: dict[str, Any]) -> dict[str, Any]:
+    parents = {"model": "pretrain/teacher", "problems": "data/mine", "examples": "data/mine"}
+    rest = {"lora": {"rank": RANK, "alpha": 2 * RANK}, "context": context, "held_out_rows": 8, "training": training}
+    return {"method": method, **parents, **rest}
+
+
+def lora(shape: Shape, tokens: int) -> Work:
+    return Work(shape.parameters, RANK * shape.adapted, tokens)
+
+
+def chatter(shape: Shape, lengths: Lengths, context: int) -> tuple[dict[str, Any], list[Work]]:
+    """The model itself, by LoRA on every reply."""
+    count = steps(3, sum(lengths.train), context, 4)
+    tree = {
+        "align": {"mine": sft(context, count)},
+        "export": ships("align/mine"),
+        "eval": {"models": {"mine": "align/mine"}, "accuracy": {"records": "data/mine"}},
+    }
+    return tree, [lora(shape, count * 4 * context)]
+
+
+def preferrer(shape: Shape, lengths: Lengths, context: int) -> tuple[dict[str, Any], list[Work]]:
+    """The model itself, by DPO with LoRA; what it could before, the base's problems measure."""
+    count = math.ceil(len(lengths.train) / 4)
+    training = {"steps": count, "batch_size": 4, "lr": 0.0001, "optimizer": "adamw"}
+    tree = {
+        "align": {"mine": aligned("dpo", context, training)},
+        "export": ships("align/mine"),
+        "eval": {"models": {"mine": "align/mine"}},
+    }
+    return tree, [lora(shape, 2 * sum(lengths.train))]
+
+
+def reader(shape: Shape, lengths: Lengths, context: int, external: dict[str, str]) -> tuple[dict[str, Any], list[Work]]:
+    """All weights go on with the texts; what else the model could, the base's problems measure and keep awake."""
+    tokens = max(2000, math.ceil(sum(lengths.train) / 0.8))
+    count = steps(2, tokens, context, 8)
+    training = {"steps": count, "batch_size": 8, "lr": 0.00005, "optimizer": "adamw"}
+    mine = {"method": "pretrained", "tokens": "tokenize/theirs", "held_out_rows": 8, "training": training}
+    tree = {
+        "tokenize": {"theirs": {"train_tokens": tokens, "problem_share": 0.2}},
+        "pretrain": {"mine": mine | {"external": external}},
+        "export": ships("pretrain/mine"),
+        "eval": {
+            "models": {"mine": "pretrain/mine"},
+            "bits_per_byte": {"records": "data/mine"},
+            "speed": {"records": "data/mine"},
+        },
+    }
+    return tree, [Work(shape.parameters, shape.parameters, count * 8 * context)]
+
+
+def ships(model: str) -> dict[str, Any]:
+    return {name: {"model": model} for name in ("q8_0", "q4_k_m")}
+
+
+def joined(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merged key by key, the later one's values over the earlier one's; None stays."""
+    whole: dict[str, Any] = {}
+    for tree in trees:
+        for key, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(whole.get(key), Mapping)
+            whole[key] = joined(whole[key], value) if both else value
+    return whole
+
+
+def laid_out(value: Any, depth: int = 0) -> Any:
+    """For ruamel: stages and entries each on a line of their own, what is in an entry within braces."""
+    if isinstance(value, Mapping):
+        made = CommentedMap((key, laid_out(inner, depth + 1)) for key, inner in value.items())
+    elif isinstance(value, list):
+        made = CommentedSeq(laid_out(inner, depth + 1) for inner in value)
+    else:
+        return value
+    if depth > 1:
+        made.fa.set_flow_style()
+    elif isinstance(made, CommentedMap):
+        for key in (key for key, inner in made.items() if inner is None):
+            made.yaml_add_eol_comment("null: without the base's", key)
+    return made
+
+
+def write(target: Path, header: str, tree: Mapping[str, Any]) -> None:
+    body = io.StringIO()
+    profiles.round_trip().dump(laid_out(tree), body)
+    with files.writing(target) as partial:
+        partial.write_text(header + re.sub(r"(?m)^(?=[a-z_]+:)", "\n", body.getvalue()), encoding="utf-8")
+
+
+def main(
+    path: Path,
+    *,
+    as_: Annotated[Literal["chats", "preferences", "classify", "documents"] | None, Parameter(name="--as")] = None,
+    text: str | None = None,
+    label: str | None = None,
+    prompt: str | None = None,
+    reply: str | None = None,
+    template: str | None = None,
+    names: dict[str, str] | None = None,
+    unlabelled: Path | None = None,
+    licence: str = "mine",
+    model: Path = MODEL,
+    name: str | None = None,
+    force: bool = False,
+) -> None:
+    """Look at your own data and write the profile that trains on them.
+
+    Args:
+        path: A file or a folder: .txt, .jsonl, .json, .csv, .tsv, .parquet, packed too.
+        as_: What the rows are, where it can't be told.
+        text: The field with the text.
+        label: The field with the label.
+        prompt: The field with the question.
+        reply: The field with the answer.
+        template: Of labelled texts: what the model is asked, with {text} where the text goes.
+        names: Of labelled texts: what the model shall say for a label (--names.1 good).
+        unlabelled: Of labelled texts: a file or folder of further texts, which the teacher labels for its student.
+        licence: Of the data; it goes into every model card.
+        model: A folder in Hugging Face's layout or a .gguf file, to begin with.
+        name: Of the profile; default: that of the path.
+        force: Overwrite a profile of that name.
+    """
+    name = name or safe(path)
+    target = place(name, force)
+    for needed in (path, *([unlabelled] if unlabelled else []), *([model] if model != MODEL else [])):
+        if not needed.exists():
+            raise UserError(f"{needed} does not exist")
+    found = rows_of.recognise(path, Asked(as_, text, label, prompt, reply))
+    print(f"{path}: {found.said} ({found.method})")
+    if found.method != "classify" and (unlabelled or template or names):
+        raise UserError(
+            f"--unlabelled, --template and --names are for labelled texts; {path} is read as {found.method}"
+        )
+
+    data: dict[str, dict[str, Any]] = {
+        "mine": {"method": found.method, "source": str(path), "licence": licence, **found.fields}
+    }
+    words: list[str] = []
+    if found.method == "classify":
+        data["mine"] |= {"names": names} if names else {}
+        words = labels_of(data["mine"], target)
+        data["mine"]["template"] = template or question(words)
+        data |= beside(data["mine"], words, unlabelled)
+    prepared = {each: split(each, data, target) for each in data}
+    mine = prepared["mine"]
+    shares = balance(path, mine) if words else ""
+
+    external = pinned(model)
+    here = Path(external["source"]).exists()
+    tokenizer, shape = tokenizer_of(external, target), shape_of(model)
+    tokenize: dict[str, Any] = {}
+    if words:
+        tokenize |= in_chatml(tokenizer)
+        if here:
+            labels.tokens(tokenizer, words)  # which have to differ
+    lengths = {each: lengths_of(tokenizer, some, 1 if here else BYTES_A_TOKEN) for each, some in prepared.items()}
+    tokenize["context"] = row_length(path, lengths)
+    longest = max(max(some.train) for each, some in lengths.items() if each != "texts")
+    if found.method == "documents":
+        context = tokenize["context"]
+    else:
+        context = min(next((size for size in CONTEXTS if size >= longest), CONTEXTS[-1]), shape.positions)
+        if min(lengths["mine"].train) > context:
+            raise UserError(
+                f"{path}: every row is longer than the context of {context} tokens, so nothing can be learnt"
+            )
+
+    print("\n".join(examples(tokenizer, mine.train)))
+    print(counts(mine))
+    about = "" if here else f"(bytes / {BYTES_A_TOKEN}: {external['source']} is not here; `make` fetches it) "
+    print(spread(lengths["mine"].train, context, about, found.method == "documents"))
+    if shares:
+        print(shares)
+
+    tree, works = plan(found.method, shape, lengths, context, external, cuttable(tokenizer))
+    print(estimate(works, *measured()))
+    given = {"external": external} if model != MODEL else {}
+    common = {"tokenize": {"theirs": given | tokenize | parents(found.method)}}
+    common |= {"pretrain": {"teacher": given}} if given else {}
+    own = {each: some | {"held_out": HELD_OUT} for each, some in data.items()}
+    overlay = joined({"data": dict.fromkeys(replaced(found.method)) | own}, common, tree)
+    params.check(profiles.patch(profiles.merged(BASE), overlay), target)
+    header = f"# Profile {name}: {path}, {found.said}.\n# Written by flows.init; it is yours to change.\n"
+    write(target, header, {"base": BASE} | overlay)
+    print(f"profile    {target}; it runs by `python -m flows.lifecycle --profile {name}`")
+
+
+def safe(path: Path) -> str:
+    """The path's name as a profile can have it."""
+    stem = path.resolve().name.split(".")[0] if path.is_file() else path.resolve().name
+    return re.sub("[^a-z0-9_]+", "-", stem.lower()).strip("-") or "mine"
+
+
+def place(name: str, force: bool) -> Path:
+    params.check_name("--name", name)
+    target = profiles.PROFILES / f"{name}.yaml"
+    if name in (BASE, profiles.DEFAULT):
+        raise UserError(f"{target} is what others are built on: give another --name")
+    if target.exists() and not force:
+        raise UserError(f"{target} is there already: give another --name, or --force to overwrite it")
+    return target
+
+
+def labels_of(entry: dict[str, Any], target: Path) -> list[str]:
+    technique = params.technique("data", "mine", entry, target)
+    assert isinstance(technique, classify.Classify)
+    return technique.found(technique.source)
+
+
+def question(words: list[str]) -> str:
+    """What is asked by default: which of them it is, as long as that is no list."""
+    asked = f"{', '.join(words[:-1])} or {words[-1]}?" if len(words) <= 10 else "Which label?"
+    return f"{labels.TEXT}\n{asked}"
+
+
+def beside(entry: dict[str, Any], words: list[str], unlabelled: Path | None) -> dict[str, dict[str, Any]]:
+    """What goes with labelled texts: texts alone, to count tokens in, and those that the teacher is to label."""
+    source = str(unlabelled or entry["source"])
+    texts = {"method": "documents", "source": source, "licence": entry["licence"]}
+    found = {"texts": texts | {"text_field": entry["text_field"], "min_characters": 1}}
+    return found | ({"unlabelled": entry | {"source": source, "labels": words}} if unlabelled else {})
+
+
+def split(each: str, data: dict[str, dict[str, Any]], target: Path) -> Prepared:
+    technique = params.technique("data", each, data[each] | {"held_out": HELD_OUT}, target)
+    assert isinstance(technique, Dataset)
+    return rows_of.prepare(technique, technique.source)
+
+
+def in_chatml(tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:
+    """For a task of one question: no template of its own that says beforehand whose model it is, where tokens allow."""
+    if templates.lacking(tokenizer, "chatml"):
+        return {}
+    tokenizer.chat_template = templates.write(tokenizer, "chatml")
+    print("in Orchard's chatml, which puts nothing in front of the question")
+    return {"chat_template": "chatml"}
+
+
+def cuttable(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether prune/vocabulary can take tokens away."""
+    return json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"] in ("BPE", "Unigram")
+
+
+def row_length(path: Path, lengths: Mapping[str, Lengths]) -> int:
+    """Tokens of a packed row: the held-out part of every kind has to fill one."""
+    least = min(lengths[each].held_out for each in ("mine", "texts") if each in lengths)
+    if least < ROWS[-1]:
+        raise UserError(f"{path}: the held-out rows are {least} tokens in all, and it takes {ROWS[-1]}: give more rows")
+    return next(size for size in ROWS if size <= least)
+
+
+def parents(method: str) -> dict[str, str]:
+    """What rows of tokens are made of: the user's own, and the base's of the other kind."""
+    found = {} if method == "documents" else {"problems": "data/mine"}
+    return found | {"classify": {"documents": "data/texts"}, "documents": {"documents": "data/mine"}}.get(method, {})
+
+
+def replaced(method: str) -> list[str]:
+    """The base's data that nothing uses any more."""
+    return {"classify": ["corpus", "problems"], "chats": ["problems"], "documents": ["corpus"]}.get(method, [])
+
+
+def plan(
+    method: str, shape: Shape, lengths: Mapping[str, Lengths], context: int, external: dict[str, str], cut: bool
+) -> tuple[dict[str, Any], list[Work]]:
+    mine = lengths["mine"]
+    match method:
+        case "classify":
+            return classifier(shape, mine, context, lengths.get("unlabelled"), cut)
+        case "documents":
+            return reader(shape, mine, context, external)
+        case "preferences":
+            return preferrer(shape, mine, context)
+        case _:
+            return chatter(shape, mine, context)
+
+
+if __name__ == "__main__":
+    command(main)
