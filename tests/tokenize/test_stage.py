@@ -13,7 +13,6 @@ from ruamel.yaml import YAML
 from stages.lib.frame import files
 from stages.lib.store import records, tokens
 from stages.lib.text import chat
-
 from stages.tokenize import __main__ as stage
 from stages.tokenize.bpe import BPE
 
@@ -121,8 +120,9 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_as_another(documents, solved
         parents = {name: {"method": "documents", "source": "x", "licence": "none"} for name in "ab"}
         YAML(typ="safe").dump({"data": parents, "tokenize": {"bpe": entry}}, file)
     Path("code.json").write_text("{}")
-    options = "--documents a --problems b --code code.json --checkpoints kept --params-file settings.yaml --out".split()
-    words = [sys.executable, "-m", "stages.tokenize", "bpe", *options]
+    options = {"documents": "a", "problems": "b", "code": "code.json", "checkpoints": "kept"}
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    words = [sys.executable, "-m", "stages.tokenize", "bpe", "--params-file", "settings.yaml", *given, "--out"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([*words, "whole"], check=True, env=environment)
     with subprocess.Popen([*words, "killed"], env=environment) as process:

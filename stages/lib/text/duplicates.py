@@ -101,7 +101,7 @@ def shingles(text: str) -> list[bytes]:
         words = list("".join(text.casefold().split()))
     runs = {" ".join(words[i : i + SHINGLE]).encode() for i in range(max(1, len(words) - SHINGLE + 1))}
     every = max(1, len(runs) // 2000)
-    return sorted(run for run in runs if every == 1 or number(run) % every == 0)
+    return [run for run in runs if every == 1 or number(run) % every == 0]
 
 
 def number(text: bytes) -> int:
