@@ -32,6 +32,7 @@ def main(
         if left_out := technique.left_out(source):
             print(f"{source}: {len(left_out)} files left out, which are not read: {', '.join(left_out[:8])}")
         shards = run.place(checkpoints, technique)
+        files.require_space(shards, 2 * files.size(source))  # of clean records, and again as they are handed on
         with files.writing(out / "records") as folder:
             counts, kinds = save(technique, folder, shards, workers)
             require_enough(technique, counts, place)

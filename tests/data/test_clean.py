@@ -126,5 +126,10 @@ def test_records_that_bring_their_split_keep_it(tmp_path):
     assert not any('"split"' in row.line for row in kept)
 
 
+def test_half_a_surrogate_pair_is_no_obstacle(tmp_path):
+    [row] = stay([document("some words, a \ud83d b")], tmp_path)
+    assert "a \ufffd b" in row.line
+
+
 def test_normalise_by_hand():
     assert clean.normalise(document("cafe\u0301 \r\n\n\n\nend  "))["text"] == "caf\u00e9\n\nend"

@@ -65,7 +65,7 @@ def test_another_licence_is_another_card_and_the_same_records(run):
     assert not (out / "records/README.md").exists()
 
 
-def test_what_is_wrong_is_named_in_the_file_that_says_it(run):
+def test_what_is_wrong_is_named_in_the_file_that_says_it(run, monkeypatch):
     with pytest.raises(UserError, match="settings.yaml: data.corpus.source is 'gone.jsonl', which does not exist"):
         run(source="gone.jsonl")
     usable = "mine.jsonl has 400 usable records: 2 of 405 have fewer than 200 characters .*, 3 are duplicates"
@@ -73,6 +73,11 @@ def test_what_is_wrong_is_named_in_the_file_that_says_it(run):
         run(min_records=401)
     with pytest.raises(UserError, match="data.corpus.held_out is 1e-09, which gives 400 train and 0 held-out records"):
         run(held_out=1e-9)
+
+    monkeypatch.setattr(files, "size", lambda _path: 10**18)
+    with pytest.raises(UserError, match="this stage needs about 2,000,000,000,000 MB"):
+        run()
+    assert not Path("out/records").exists()
 
 
 def test_names_of_files_are_no_names_of_metrics(run):

@@ -19,7 +19,7 @@ from stages.lib.store.records import Record
 from stages.lib.text import chat, duplicates
 
 LEARNT = ("text", "prompt", "solution", "chosen", "rejected")  # what a model may learn from a record
-SHARD = 2_000_000  # bytes to learn in a shard
+SHARD = 2_000_000  # characters to learn in a shard
 
 
 def identity(record: Record) -> str:
@@ -27,9 +27,18 @@ def identity(record: Record) -> str:
     return record["text"] if "text" in record else chat.plain(record["prompt"])
 
 
+def learnt(record: Record) -> list[str]:
+    return [chat.plain(record.get(name, "")) for name in LEARNT]
+
+
+def length(record: Record) -> int:
+    """Characters of everything a model may learn from a record, clean or not."""
+    return sum(map(len, learnt(record)))
+
+
 def weight(record: Record) -> int:
-    """UTF-8 bytes of everything a model may learn from a record."""
-    return sum(len(chat.plain(record.get(key, "")).encode()) for key in LEARNT)
+    """The same in bytes of UTF-8."""
+    return sum(len(text.encode()) for text in learnt(record))
 
 
 def normalise(record: Record) -> Record:
@@ -50,14 +59,13 @@ def worth_keeping(record: Record, min_characters: int) -> bool:
     """A document of so many characters; of anything else nothing may be empty, nor its two replies the same."""
     if "text" in record:
         return len(record["text"]) >= max(1, min_characters)
-    learnt = {key: chat.plain(record[key]).strip() for key in LEARNT if key in record}
-    return all(learnt.values()) and ("chosen" not in learnt or learnt["chosen"] != learnt["rejected"])
+    said = {key: chat.plain(record[key]).strip() for key in LEARNT if key in record}
+    return all(said.values()) and ("chosen" not in said or said["chosen"] != said["rejected"])
 
 
 def same(row: Record) -> int:
     """Equal for records that teach the same, blanks and case aside."""
-    taught = (duplicates.plain(chat.plain(row.get(name, ""))) for name in LEARNT)
-    return duplicates.key("\0".join(taught).encode())
+    return duplicates.key("\0".join(map(duplicates.plain, learnt(row))).encode())
 
 
 def near(rows: list[Record]) -> list[list[int]]:
@@ -91,7 +99,7 @@ def shards(rows: Iterable[Record], place: Path, least: int, held_out: float, see
     `place` is a folder that only this run (these inputs, code and params) may use: what it holds was cleaned before a
     kill, and is not cleaned again.
     """
-    pieces = enumerate(processes.pieces(rows, weight, SHARD))
+    pieces = enumerate(processes.pieces(rows, length, SHARD))
     work = partial(clean, least=least, held_out=held_out, seed=seed)
     return processes.in_order(work, ((place / f"{number:06}.txt", piece) for number, piece in pieces), workers)
 
@@ -101,7 +109,7 @@ def clean(piece: tuple[Path, list[Record]], least: int, held_out: float, seed: i
     file, rows = piece
     if not file.exists():
         kept = [row for row in map(normalise, rows) if worth_keeping(row, least)]
-        with files.writing(file) as partial_file, partial_file.open("w", encoding="utf-8") as out:
+        with files.writing(file) as temporary, temporary.open("w", encoding="utf-8") as out:
             out.write(f"{len(rows)}\n")
             for row, numbers in zip(kept, near(kept), strict=True):
                 kind = str(row.get("family") or row["source"])
