@@ -57,6 +57,46 @@ def test_every_kind_gives_the_same_texts(tmp_path, name):
     assert read(tmp_path) == TEXTS == read(tmp_path / name)
 
 
+ARRAYS = [
+    "[]",
+    " [ \n ] \n",
+    '[{"a": [1, {"b": "]"}, []]} , {"c": "\\u00fc,"}\n,{}]',
+    '\ufeff[{"a": "' + "x" * 99 + '"}]',
+    '[{"a": 1},]',
+    '[,{"a": 1}]',
+    '[{"a": 1} {"a": 2}]',
+    '[{"a": 1}] more',
+    '[{"a": 1}],',
+    '[{"a": 1}',
+    "[",
+    '[{"a": }]',
+]
+
+
+@pytest.mark.parametrize("block", [1, 7, 2**20])
+@pytest.mark.parametrize("written", ARRAYS)
+def test_arrays_are_what_json_says_though_read_in_blocks(written, block, tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", block)
+    file = tmp_path / "a.json"
+    file.write_text(written, encoding="utf-8")
+    try:
+        expected = json.loads(written.removeprefix("\ufeff"))
+    except ValueError:
+        with pytest.raises(UserError, match="a.json, the array: not JSON"):
+            list(reading.rows(file, ()))
+    else:
+        assert list(reading.rows(file, ())) == expected
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_how_far_a_file_was_read_is_counted(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    before = reading.Source.bytes_read
+    assert read(tmp_path)
+    counted, size = reading.Source.bytes_read - before, (tmp_path / name).stat().st_size
+    assert size <= counted <= 2 * size or name.endswith("parquet")  # a .json is looked at before it is read
+
+
 BROKEN = {
     "latin1.jsonl": (LINES.encode("latin1"), "line 1: not UTF-8 .byte 0xfc at place .*iconv -f latin1 -t utf-8"),
     "utf16.txt": ("a text".encode("utf-16"), "line 1: not UTF-8 .*iconv -f utf-16 -t utf-8"),
@@ -65,6 +105,7 @@ BROKEN = {
     "list.jsonl": (LINES.encode() + b"[1, 2]\n", "line 4: .* is no record"),
     "number.json": (b"[7]", "record 1: '7' is no record"),
     "cut.json": (b'[{"text": "a"},', "the array: not JSON"),
+    "latin1.json": (b'[{"text": "a"},\n{"text": "\xfc"}]', "line 2: not UTF-8 .byte 0xfc"),
     "cut.jsonl.xz": (lzma.compress(LINES.encode())[:-20], "cannot be read"),
     "cut.jsonl.gz": (gzip.compress(LINES.encode() * 50)[:-20], "cannot be read"),
     "plain.jsonl.xz": (LINES.encode(), "cannot be read.*is it what its name says"),
@@ -140,16 +181,14 @@ WITHOUT_BLANKS = ["".join(chr(0x4E00 + (i * 7919 + j * j * 31) % 5000) for j in 
 
 @pytest.mark.parametrize("texts", [WITHOUT_WORDS, WITHOUT_BLANKS])
 def test_texts_without_words_or_blanks_are_told_apart_and_near_ones_found(texts):
-    rows = [{"text": text} for text in texts]
-    assert clean.without_near_duplicates(rows) == rows
+    seen = duplicates.Seen()
+    assert all(seen.add(text) for text in texts)
     near = texts[3][:60] + "!" + texts[3][60:]
-    seen = duplicates.Seen(texts)
     assert not seen.add(near)
 
 
 def test_the_same_question_with_other_answers_is_another_record():
     rows = [{"prompt": "Why?", "chosen": "a", "rejected": str(i)} for i in range(5)]
-    assert clean.without_duplicates([*rows, *rows]) == rows
+    assert len({clean.same(row) for row in [*rows, *rows]}) == 5
     for seed in range(20):
-        train, held_out = clean.split(rows, 0.5, seed)
-        assert not train or not held_out, "no question is in both splits"
+        assert len({clean.split(row, 0.5, seed) for row in rows}) == 1, "no question is in both splits"

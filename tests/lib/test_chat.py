@@ -215,3 +215,8 @@ def test_the_marking_tokenizer_numbers_tokens_alike(make):
     plain = tokenizer.get_vocab()
     for added in marking["added_tokens"]:
         assert plain[added["content"].strip("\ufdd2\ufdd3")] == added["id"]
+
+
+def test_many_texts_are_encoded_as_each_alone(tokenizer):
+    texts = [QUOTED, "plain", "a \ufdd0 that no text may have", "", "many words " * 50]
+    assert chat.texts_ids(tokenizer, texts) == [chat.text_ids(tokenizer, text) for text in texts]

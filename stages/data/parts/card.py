@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 
 from stages.data import Dataset
-from stages.lib.store.records import Record
 
 SHOWN = 40  # kinds, or files left out
 
@@ -13,13 +12,12 @@ def write(
     variant: str,
     data: Dataset,
     metrics: Mapping[str, float],
-    train: list[Record],
-    held_out: list[Record],
+    records: Mapping[str, Counter[str]],
     left_out: list[str],
 ) -> str:
-    """Markdown; the same data give the same bytes."""
-    splits = [Counter(str(row.get("family") or row["source"]) for row in rows) for rows in (train, held_out)]
-    kinds = sorted(splits[0] | splits[1])
+    """Markdown; the same data give the same bytes. `records` counts those of each kind in each split."""
+    train, held_out = records["train"], records["held_out"]
+    kinds = sorted(train | held_out)
     return "\n".join(
         [
             f"# Data card: {variant}",
@@ -34,7 +32,7 @@ def write(
             "",
             "| kind | train records | held-out records |",
             "|---|---|---|",
-            *(f"| {kind} | {splits[0][kind]:,} | {splits[1][kind]:,} |" for kind in kinds[:SHOWN]),
+            *(f"| {kind} | {train[kind]:,} | {held_out[kind]:,} |" for kind in kinds[:SHOWN]),
             *([f"| {len(kinds) - SHOWN:,} more | | |"] if len(kinds) > SHOWN else []),
             "",
         ]

@@ -1,4 +1,4 @@
-"""Rows of a user's own files, one after another: nothing is held in memory but the row.
+"""Rows of a user's own files, one after another: nothing is held in memory but the row, which of a .txt is the file.
 
 .txt (a text), .jsonl, .json (an array or lines), .csv, .tsv, .parquet; each but the last also as .gz, .bz2, .xz or
 .zst. What cannot be read is said in one line that begins with the file.
@@ -7,17 +7,23 @@
 import csv
 import json
 import os
+import re
+import sys
+from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import Collection, Iterator
-from io import BufferedReader
-from itertools import chain
+from io import BufferedReader, FileIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
 from stages.lib.frame.errors import UserError
+from stages.lib.frame.files import size
 from stages.lib.store.records import Record
 
 KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
+PEEK, BLOCK = 4096, 2**20  # of a .json: bytes that tell an array from lines, characters that are decoded at a time
+ROWS = 1000  # of a .parquet in memory
 
 
 def kind(file: Path) -> str | None:
@@ -80,6 +86,25 @@ def rows(file: Path, fields: Collection[str]) -> Iterator[Record]:
         raise UserError(f"{file} cannot be read: {said or type(error).__name__}; is it what its name says?") from error
 
 
+class Source(FileIO):
+    """A file that counts what is read of it and of all others: how far a stage has come."""
+
+    bytes_read = 0
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        count = super().readinto(buffer)
+        Source.bytes_read += count or 0
+        return count
+
+
+def progress(source: Path) -> Any:
+    """A bar of the bytes of a source, with the time that is left."""
+    from tqdm import tqdm
+
+    seconds = 1 if sys.stderr.isatty() else 5  # a log wants fewer lines than a terminal
+    return tqdm(total=size(source), mininterval=seconds, dynamic_ncols=True, unit="B", unit_scale=True)
+
+
 def text(file: Path, _fields: Collection[str]) -> Iterator[Record]:
     yield {"text": "".join(line for _, line in lines(file))}
 
@@ -92,14 +117,43 @@ def json_lines(file: Path, _fields: Collection[str]) -> Iterator[Record]:
 
 def json_file(file: Path, fields: Collection[str]) -> Iterator[Record]:
     """An array of objects; anything else is taken for lines."""
-    numbered = ((number, line) for number, line in lines(file) if line.strip())
-    first = next(numbered, (1, ""))
-    if not first[1].lstrip().startswith("["):
+    with opened(file) as stream:
+        begin = stream.read(PEEK).removeprefix(BOM_UTF8).lstrip()[:1]
+    if begin != b"[":
         yield from json_lines(file, fields)
         return
-    array = parsed(file, "the array", "".join(line for _, line in chain([first], numbered)))
-    for number, row in enumerate(array, 1):
-        yield checked(file, f"record {number}", row)
+    try:
+        for number, row in enumerate(array(file), 1):
+            yield checked(file, f"record {number}", row)
+    except UnicodeDecodeError:
+        deque(lines(file), maxlen=0)  # which says where
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}, the array: not JSON ({error})") from None
+
+
+def array(file: Path) -> Iterator[object]:
+    """The elements of a JSON array; in memory are two blocks of the file, or its longest element."""
+    decode, mark, before = json.JSONDecoder().raw_decode, re.compile(r"\s*(.)\s*(\]?)", re.DOTALL), "["
+    text, place = "", 0
+    with TextIOWrapper(opened(file), "utf-8-sig") as stream:
+        while True:
+            found = mark.match(text, place)
+            if found and (found[1] == "]" if before == "," else found[1] == "[" and found[2]):
+                break
+            try:
+                if not found or found[1] != before:
+                    raise ValueError(f"no {before!r} in front of an element")
+                element, end = decode(text, found.end())
+            except (ValueError, RecursionError):
+                block = stream.read(max(BLOCK, len(text) - place))
+                if not block:
+                    raise
+                text, place = text[place:] + block, 0
+                continue
+            yield element
+            place, before = end, ","
+        if text[found.end() :].strip() or stream.read().strip():
+            raise ValueError("more behind its end")
 
 
 def table(file: Path, _fields: Collection[str]) -> Iterator[Record]:
@@ -112,12 +166,12 @@ def table(file: Path, _fields: Collection[str]) -> Iterator[Record]:
 def parquet(file: Path, fields: Collection[str]) -> Iterator[Record]:
     from pyarrow.parquet import ParquetFile
 
-    opened = ParquetFile(file)
+    opened = ParquetFile(BufferedReader(Source(file)))
     wanted = [name for name in opened.schema_arrow.names if name in fields]
     if not wanted:
         yield dict.fromkeys(opened.schema_arrow.names)
         return
-    for batch in opened.iter_batches(columns=wanted):
+    for batch in opened.iter_batches(ROWS, columns=wanted):
         for row in batch.to_pylist():
             yield {name: decoded(file, name, value) for name, value in row.items()}
 
@@ -143,13 +197,13 @@ def opened(file: Path) -> IO[bytes]:
 
     import pyarrow
 
-    packed = file.suffix.lower()
+    packed, source = file.suffix.lower(), BufferedReader(Source(file))
     if packed == ".xz":
-        return lzma.open(file)
+        return lzma.open(source)
     if packed in PACKED:
         codec = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[packed]
-        return BufferedReader(pyarrow.input_stream(str(file), compression=codec))  # pyright: ignore[reportArgumentType]
-    return file.open("rb")
+        return BufferedReader(pyarrow.input_stream(source, compression=codec))  # pyright: ignore[reportArgumentType]
+    return source
 
 
 def parsed(file: Path, place: str, written: str) -> Any:

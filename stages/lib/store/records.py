@@ -14,7 +14,9 @@ whose regular expression is in "pattern"; without it see stages/lib/text/problem
 """
 
 import json
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +30,40 @@ def save(folder: Path, **splits: Iterable[Record]) -> None:
     """Write each split as <name>.jsonl into an existing folder."""
     for name, rows in splits.items():
         with files.writing(folder / f"{name}.jsonl") as file, file.open("w", encoding="utf-8") as out:
-            out.writelines(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+            out.writelines(map(line, rows))
+
+
+def line(row: Record) -> str:
+    """A record as it stands in a file."""
+    return json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def load(folder: Path, split: str) -> list[Record]:
-    path = folder / f"{split}.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
-    with path.open(encoding="utf-8") as file:
-        return [parse(path, number, line) for number, line in enumerate(file, 1)]
+    return list(Rows(folder, split))
 
 
-def parse(path: Path, number: int, line: str) -> Record:
+class Rows:
+    """The records of a split, read when they are looked at; in memory is only where each begins."""
+
+    def __init__(self, folder: Path, split: str):
+        self.path = folder / f"{split}.jsonl"
+        if not self.path.is_file():
+            raise UserError(f"{self.path} is missing")
+        self.file = self.path.open("rb")
+        self.starts = array("q", accumulate(map(len, self.file), initial=0))[:-1]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, number: int) -> Record:
+        self.file.seek(self.starts[number])
+        return parse(self.path, number + 1, self.file.readline())
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self.__getitem__, range(len(self)))
+
+
+def parse(path: Path, number: int, line: str | bytes) -> Record:
     """The record in a line of a file."""
     try:
         return json.loads(line)

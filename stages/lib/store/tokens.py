@@ -33,15 +33,19 @@ def pack(sequences: Iterable[list[int]], context: int, vocab_size: int) -> "np.n
     return stream[: len(stream) // context * context].reshape(-1, context)
 
 
-def save(folder: Path, about: dict[str, Any], tokenizer: Path | None = None, **splits: "np.ndarray") -> None:
-    """`tokenizer` is the tokenizer.json of the rows; without it only models with that very tokenizer can read them."""
+def save(folder: Path, about: dict[str, Any], tokenizer: Path | None = None, **splits: "np.ndarray | Path") -> None:
+    """`tokenizer` is the tokenizer.json of the rows; without it only models with that very tokenizer can read them.
+    Rows may lie in a .npy file, which is moved."""
     import numpy as np
 
     with files.writing(folder) as temporary:
         if tokenizer:
             shutil.copyfile(tokenizer, temporary / "tokenizer.json")
         for name, rows in splits.items():
-            np.save(temporary / f"{name}.npy", rows)
+            if isinstance(rows, Path):
+                shutil.move(rows, temporary / f"{name}.npy")
+            else:
+                np.save(temporary / f"{name}.npy", rows)
         files.write_json(temporary / "tokens.json", about)
 
 
