@@ -7,12 +7,15 @@ which of its fields. Where the fields allow two answers, or none, nobody guesses
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from stages.data import Dataset
-from stages.data.parts import clean, conversations, reading
+from stages.data.__main__ import SPLITS, save
+from stages.data.parts import conversations, reading
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
+from stages.lib.store import records
 from stages.lib.store.records import Record
 
 FIRST = 1000  # rows that are looked at
@@ -153,14 +156,16 @@ def label_fields(rows: list[Record], names: list[str], text: str | None) -> list
 
 
 def prepare(technique: Dataset, source: Path) -> Prepared:
-    """What stages/data/__main__.py will leave of the source; UserError where it would refuse it."""
-    raw = [clean.normalise(record) for record in technique.records(source)]
-    kept = [record for record in raw if clean.worth_keeping(record, technique.least())]
-    unique = clean.without_near_duplicates(clean.without_duplicates(kept))
-    counts = f"{len(raw)} rows read, {len(raw) - len(kept)} empty or too short, {len(kept) - len(unique)} duplicates"
-    if len(unique) < technique.min_records:
-        raise UserError(f"{source}: {counts}: {len(unique)} are left, and it takes {technique.min_records}")
-    train, held_out = clean.split(unique, technique.held_out, technique.seed)
+    """What the stage will leave of the source; UserError where it would refuse it."""
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        counts, _ = save(technique, place, place / "shards", workers=1)
+        train, held_out = (records.load(place, split) for split in SPLITS)
+    read, empty, duplicate = (counts[f"records_{what}"] for what in ("read", "too_short", "duplicate"))
+    left = len(train) + len(held_out)
+    if left < technique.min_records:
+        said = f"{read} rows read, {empty} empty or too short, {duplicate} duplicates"
+        raise UserError(f"{source}: {said}: {left} are left, and it takes {technique.min_records}")
     if not train or not held_out:
         raise UserError(f"{source}: {len(train)} rows to train on and {len(held_out)} held out; both need one or more")
-    return Prepared(len(raw), len(raw) - len(kept), len(kept) - len(unique), train, held_out)
+    return Prepared(read, empty, duplicate, train, held_out)
