@@ -88,6 +88,11 @@ def method_of(
     implied |= {asked.method} if asked.method else set()
     if len(implied) > 1:
         raise UserError(f"--as, --label and --prompt ask for {params.names(sorted(implied))}: choose one")
+    if implied <= {"preferences"} and judged(rows[0]):
+        raise UserError(
+            f"{source}: replies with a verdict (prompt, completion, label), from which no training here learns: give "
+            "pairs (prompt, chosen, rejected); `--prompt prompt --reply completion` learns every reply, liked or not"
+        )
     if implied:
         return implied.pop()
     if {"chosen", "rejected"} <= set(names):
@@ -120,6 +125,11 @@ def talks(row: Record) -> bool:
     """Whether a row holds a conversation in a shape that is known."""
     in_one = any(isinstance(row.get(name), list) for name in conversations.LISTS)
     return in_one or any(row.keys() >= set(pair) for pair in conversations.SINGLE)
+
+
+def judged(row: Record) -> bool:
+    """Whether a row is one reply that somebody liked or disliked."""
+    return conversations.unpaired(row) and str(row["label"]).lower() in conversations.LABELS
 
 
 def shape(row: Record, source: Path) -> str:

@@ -234,6 +234,7 @@ REFUSED = {
         {},
         "it may be chats or classify; its fields are question",
     ),
+    "verdicts": ([completion(i) | {"label": i % 2 == 0} for i in range(COUNT)], {}, "no training here learns"),
     "not named": ([plain(i) for i in range(COUNT)], {"as_": "classify"}, "which fields classify should read"),
     "no such field": (GOOD, {"label": "label"}, "no field 'label'; its fields are: review, stars, id"),
     "half a pair": (GOOD, {"prompt": "review"}, "--prompt and --reply belong together"),
