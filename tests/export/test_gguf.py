@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps import chat
+from apps.parts.llama import Llama
 from stages.export import gguf
 from stages.export.parts import gguf_file
 from stages.lib.frame.errors import UserError
@@ -73,7 +73,7 @@ def test_f16_logits_are_those_of_transformers(f16, model_folder, rows):
 
 def test_mainstream_llama_cpp_agrees(f16, rows):
     """The functions called here against the same library's server: every token's probability."""
-    server = chat.serve(f16.file)
+    server = Llama(f16.file).server
     for ids in rows[:4, :40].tolist():
         request = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": len(f16.tokenizer)}
         first = server.handle_completions(request)["choices"][0]["logprobs"]["content"][0]
@@ -88,7 +88,7 @@ def test_mainstream_llama_cpp_renders_the_same_chat(f16):
     """Seen through what it computes: as many prompt tokens, and the same answer to them."""
     ids = f16.tokenizer.apply_chat_template(MESSAGES, add_generation_prompt=True, return_dict=False)
     request = {"messages": MESSAGES, "max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 1}
-    said = chat.serve(f16.file).handle_chat_completions(request)
+    said = Llama(f16.file).server.handle_chat_completions(request)
     first = said["choices"][0]["logprobs"]["content"][0]
     ours = torch.from_numpy(f16.logits(ids)[-1]).log_softmax(-1)
     assert said["usage"]["prompt_tokens"] == len(ids)
@@ -149,7 +149,7 @@ def test_every_tier_has_the_bits_it_says_and_runs(type, deep, tmp_path):
     ffn = [t for name, t in tensors.items() if "ffn_up" in name or "ffn_gate" in name]
     assert {8 * t.n_bytes / t.n_elements for t in ffn} == {TIERS[type]}
     assert all(t.tensor_type.name.startswith(("Q", "IQ")) for t in tensors.values() if len(t.shape) == 2)
-    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
+    assert Llama(tmp_path / "model.gguf").server.handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
 
 
 def test_more_bits_are_where_llama_cpp_has_them(deep):
@@ -252,4 +252,4 @@ def test_with_fallback_llama_cpp_takes_smaller_blocks_and_the_file_runs(type, ti
     technique(type, fallback=True, calibration={"rows": 16}).write(tiny, tokenizer, tmp_path, rows)
     kinds = {t.tensor_type.name for t in GGUFReader(tmp_path / "model.gguf").tensors if len(t.shape) == 2}
     assert kinds == {"Q8_0", "Q5_0" if type == "Q4_K_M" else "IQ4_NL"}
-    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
+    assert Llama(tmp_path / "model.gguf").server.handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]

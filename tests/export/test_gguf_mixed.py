@@ -5,7 +5,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
-from apps import chat
+from apps.parts.llama import Llama
 from benchmarks import _families
 from stages.export import gguf, gguf_mixed
 from stages.export.parts import gguf_file
@@ -45,7 +45,7 @@ def test_what_matters_gets_more_bits_and_the_budget_holds(model, tokenizer, rows
     found = kinds(tmp_path)
     assert found["blk.1.ffn_down.weight"] == "Q2_K"
     assert len(set(found.values())) > 1 and set(found.values()) <= set(types)
-    assert chat.serve(tmp_path / "model.gguf").handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
+    assert Llama(tmp_path / "model.gguf").server.handle_completions({"prompt": [1, 5], "max_tokens": 2})["choices"]
 
     even = tmp_path / "even"
     even.mkdir()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from apps import chat
+from apps.parts.llama import Llama
 from stages.export import gguf
 from stages.export.__main__ import size
 from stages.lib.frame.errors import UserError
@@ -62,7 +62,7 @@ def test_runs_in_mainstream_llama_cpp_as_the_same_model(runtime, ternary_folder,
 
 def test_logits_are_those_of_the_server(runtime, rows):
     """The functions called here against the same library's server: every token's probability."""
-    server = chat.serve(runtime.file)
+    server = Llama(runtime.file).server
     for ids in rows[:3, :40].tolist():
         request = {"prompt": ids, "max_tokens": 1, "temperature": 0, "logprobs": len(runtime.tokenizer)}
         first = server.handle_completions(request)["choices"][0]["logprobs"]["content"][0]

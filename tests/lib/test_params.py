@@ -70,7 +70,7 @@ WRONG = [
     ("align.sft.training", None, "align.sft.training is missing"),
     ("distil", {}, "unknown stage distil; there are: data, .*distill"),
     ("data.corpus", [1], r"data.corpus must be a mapping, not \[1\]"),
-    ("data.corpus.method", None, "data.corpus.method is missing; there are: chats, documents, "),
+    ("data.corpus.method", None, "data.corpus.method is missing; there are: chats, classify, documents, "),
     ("prune", None, "prune is missing, which dvc.yaml wants; without variants it is `{}`"),
     ("prune.wanda-50.model", "align", "prune.wanda-50.model is 'align': it must be stage/variant"),
     ("prune.wanda-50.model", "align/a'b", "prune.wanda-50.model is .*: it must be stage/variant"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from apps import chat
+from apps.parts.llama import Llama
 from stages.export import gguf
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
@@ -154,7 +154,7 @@ def test_what_comes_out_runs_in_llama_cpp(project, model_folder, rows, variant):
     chosen = export.tokenizer.batch_decode(ours_TV.argmax(-1)[:, None])
     last = next(t for t in range(20, 64) if "\ufffd" not in chosen[t])  # of half a character the server tells nothing
     request = {"prompt": rows[0, : last + 1].tolist(), "max_tokens": 1, "temperature": 0, "logprobs": 1}
-    said = chat.serve(Path("export/model.gguf")).handle_completions(request)
+    said = Llama(Path("export/model.gguf")).server.handle_completions(request)
     first = said["choices"][0]["logprobs"]["content"][0]
     assert first["id"] == int(ours_TV[last].argmax())
     assert first["logprob"] == pytest.approx(ours_TV[last].max().item(), abs=0.01)

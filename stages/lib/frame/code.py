@@ -48,7 +48,7 @@ def identities() -> Iterator[tuple[Path, dict[str, str]]]:
         stage = main.parent
         yield Path(f"{stage.name}.json"), hashes(main)
         for technique in sorted(stage.glob("*.py")):
-            if not technique.name.startswith("__"):
+            if not technique.name.startswith("_"):
                 yield Path(stage.name, f"{technique.stem}.json"), hashes(main, technique)
 
 
