@@ -30,6 +30,7 @@ import psutil
 from ruamel.yaml import YAML
 
 from benchmarks import _result
+from stages.lib.frame import files
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records
 from stages.lib.text.duplicates import SIMILAR
@@ -37,6 +38,7 @@ from stages.lib.text.duplicates import SIMILAR
 RESULT = Path("benchmarks/results/data.json")
 BOOKS = Path("stages/data/corpus")
 PART = 50_000_000  # bytes of a file
+SMALL = 100  # MB of which speed and duplicates are measured
 SENTENCES = 15  # of a text
 PLANTED = 0.05  # of each kind
 SETTINGS = {
@@ -58,16 +60,17 @@ SETTINGS = {
 
 
 def main(
-    folder: Path | None = None, *, sizes: tuple[int, ...] = (100, 400, 1600), datatrove: Path | None = None
+    folder: Path | None = None, *, sizes: tuple[int, ...] = (SMALL, 400, 1600), datatrove: Path | None = None
 ) -> None:
-    """`sizes` are MB of text; `folder` keeps what is made."""
-    result: dict[str, float] = {}
+    """`sizes` are MB of text; `folder` keeps what is made. Results of other sizes stay as they are."""
+    result = files.read_json(RESULT) if RESULT.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         for size in sizes:
             place = (folder or Path(temporary)) / str(size)
-            make(place, size * 10**6)
+            if not (place / "settings.yaml").exists():
+                make(place, size * 10**6)
             result |= measure(place, size)
-            if size == min(sizes):
+            if size == SMALL:
                 result |= found(place / "texts", place / "out/data/records")
                 seconds = processor_seconds(["stages.data", "corpus", "--workers", "1", *options("one")], place)
                 result["mb_per_s_core"] = round(size / seconds, 2)
@@ -78,8 +81,8 @@ def main(
                     result["ratio_datatrove"] = round(result["mb_per_s_core"] / result["datatrove_mb_per_s_core"], 2)
                     peer = found(place / "texts", place / "peer/kept")
                     result |= {f"datatrove_{name}": value for name, value in peer.items()}
-            print(json.dumps(result, indent=2, sort_keys=True), flush=True)
-    _result.save(RESULT, result, "datasketch", "tokenizers")
+            _result.save(RESULT, result, "datasketch", "tokenizers")
+            print(RESULT.read_text(), flush=True)
 
 
 def measure(place: Path, size: int) -> dict[str, float]:
