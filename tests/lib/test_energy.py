@@ -36,11 +36,12 @@ def test_a_meter_inside_another_counts_no_more_than_it():
 
 
 def test_nothing_of_it_is_left_when_the_work_fails():
-    before = threading.active_count()
+    before = threading.enumerate()
     with pytest.raises(ValueError), energy.meter() as spent:
         raise ValueError("no")
-    time.sleep(0.05)  # a cancelled timer needs a moment to end
-    assert spent == {} and threading.active_count() == before
+    for thread in set(threading.enumerate()).difference(before):
+        thread.join(10)  # a cancelled timer needs a moment to end
+    assert spent == {} and not set(threading.enumerate()).difference(before)
 
 
 def test_it_is_cheap_to_start_and_runs_in_a_forked_child():
