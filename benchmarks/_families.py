@@ -8,8 +8,12 @@ would pass.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from stages.lib.nets import anatomy
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from stages.lib.text.packing import Batch
 
 WINDOW = 16  # tokens that a layer with a window looks back
 COMMON: dict[str, Any] = {
@@ -129,6 +133,23 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {  # name -> class of transfor
         },
     ),
 }
+
+
+DENSE = [*anatomy.PLAIN, "gemma2", "gemma3", "cohere2", "olmo2", "phi3", "gpt2", "gpt_neox"]
+LENGTHS = [[40, 23, 1], [64], [20, 3, 30, 5, 6]]  # tokens of examples; some far longer than a window, one: padding
+
+
+def packed_batch(lengths: list[list[int]]) -> "Batch":
+    """Random rows of 64 tokens of such examples, of which about half is learnt."""
+    import torch
+
+    from stages.lib.text.packing import IGNORE
+
+    random = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, 500, (len(lengths), 64), generator=random)
+    positions = torch.tensor([[i for length in row for i in range(length)] for row in lengths])
+    learnt = (torch.rand(len(lengths), 64, generator=random) < 0.5) & (positions > 0)
+    return {"ids": ids, "labels": torch.where(learnt, ids, IGNORE), "positions": positions}
 
 
 def make(name: str, tokenizer: Any, seed: int = 0, **changes: Any) -> "PreTrainedModel":

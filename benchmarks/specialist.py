@@ -10,7 +10,6 @@ sentence are each model's in the runtime it ships for, one sentence at a time.
 """
 
 import importlib.util
-import json
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
+from stages.data.parts import reading
 from stages.eval.accuracy import summary
 from stages.lib.frame import energy, files, gates, params
 from stages.lib.runtimes import labels
@@ -85,7 +85,7 @@ def used(name: str, folder: Path, held_out: list[dict[str, Any]], other: list[di
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list(reading.rows(file, ()))
 
 
 def judged(model: str) -> Marks:

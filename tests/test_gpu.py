@@ -8,12 +8,11 @@ import copy
 import pytest
 import torch
 
-from benchmarks._families import FAMILIES, make
+from benchmarks._families import FAMILIES, LENGTHS, make, packed_batch
 from stages.lib.frame import params
 from stages.lib.nets import losses, packed
 from stages.lib.runtimes.transformers import Transformers
 from stages.lib.store import models
-from stages.lib.text.packing import IGNORE
 from stages.lib.training import loop
 from stages.lib.training.config import Training
 from stages.prune.parts.given import Given
@@ -38,22 +37,13 @@ def exact():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
-@pytest.fixture
-def batch():
-    random = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 500, (3, 64), generator=random)
-    lengths = [[40, 23, 1], [64], [20, 3, 30, 5, 6]]
-    positions = torch.tensor([[i for length in row for i in range(length)] for row in lengths])
-    learnt = (torch.rand(3, 64, generator=random) < 0.5) & (positions > 0)
-    return {"ids": ids, "labels": torch.where(learnt, ids, IGNORE), "positions": positions}
-
-
 def there(part):
     return loop.to_device(part, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_the_same_loss_and_gradients(family, batch, tokenizer):
+def test_every_family_has_the_same_loss_and_gradients(family, tokenizer):
+    batch = packed_batch(LENGTHS)
     here = make(family, tokenizer)  # without dropout
     twin = copy.deepcopy(here).cuda()
     values = [packed.loss(model, part) for model, part in ((here, batch), (twin, there(batch)))]

@@ -6,11 +6,10 @@ from pathlib import Path
 
 from stages.data import Dataset
 from stages.data.parts import card, clean, reading
-from stages.lib.frame import files, params, processes, tracking
+from stages.lib.frame import files, params, processes, progress, tracking
 from stages.lib.frame.errors import UserError, command
+from stages.lib.store.records import SPLITS
 from stages.lib.text import duplicates
-
-SPLITS = ("train", "held_out")
 
 
 def main(
@@ -49,7 +48,7 @@ def save(
     shards.mkdir(parents=True, exist_ok=True)
     copies, seen = duplicates.Copies(shards / "copies.db"), duplicates.Seen(file=shards / "seen.db")
     rows, cleaned, read, clean_ones = technique.records(technique.source), list[Path](), 0, 0
-    with reading.progress(technique.source) as bar:
+    with progress.bar(files.size(technique.source), "B", scale=True) as bar:
         for file in clean.shards(rows, shards, technique.least(), technique.held_out, technique.seed, workers):
             count, candidates = clean.load(file)
             copies.count(candidate.same for candidate in candidates)

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from stages.data import Dataset
-from stages.data.__main__ import SPLITS, save
+from stages.data.__main__ import save
 from stages.data.parts import conversations, reading
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
-from stages.lib.store.records import Record
+from stages.lib.store.records import SPLITS, Record
 
 FIRST = 1000  # rows that are looked at
 FEW = 20  # different values that a column of labels may have

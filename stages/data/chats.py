@@ -14,8 +14,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from stages.data import Dataset
 from stages.data.parts import conversations, reading
+from stages.data.parts.tables import Table
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
 from stages.lib.text import problems
@@ -23,7 +23,7 @@ from stages.lib.text import problems
 Names = tuple[str, ...]
 
 
-class Chats(Dataset):
+class Chats(Table):
     method: Literal["chats"]
     prompt_field: str | None = None  # where neither is among the names that are known
     reply_field: str | None = None
@@ -47,9 +47,6 @@ class Chats(Dataset):
             prompt = conversations.prompt(said) if said else ""
             record = {"id": name, "family": "chat", "prompt": prompt, "solution": reply}
             yield record | scored | self.pattern(row, place) | learnt
-
-    def left_out(self, source: Path) -> list[str]:
-        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]
 
     def rows(self, source: Path, names: Names) -> Iterator[tuple[str, str, Record]]:
         more = (self.pattern_field,) if self.pattern_field else ()

@@ -9,34 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from stages.data import Dataset
 from stages.data.parts import reading
-from stages.data.parts.clean import whole
+from stages.data.parts.texts import Texts
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
-from stages.lib.store.records import Record
+from stages.lib.store.records import SPLITS, Record
 from stages.lib.text.labels import TEXT
 
 MOST = 100  # labels: with more, the column is no label
-SPLITS = ("train", "held_out")
 
 
-class Classify(Dataset):
+class Classify(Texts):
     method: Literal["classify"]
-    text_field: str = "text"
     label_field: str = "label"
     names: dict[str, str] = {}  # a label in the file -> the word that the model says; others are said as they are
     labels: list[str] | None = Field(None, min_length=2)  # the words, in order; none: those that the file has
-    template: str = TEXT  # what the model is asked
-
-    @field_validator("template")
-    @classmethod
-    def holds_the_text(cls, template: str) -> str:
-        if TEXT not in template:
-            raise ValueError(f"it must hold {TEXT}, where the text goes")
-        return template
 
     def records(self, source: Path) -> Iterator[Record]:
         labels = self.labels or self.found(source)
@@ -53,9 +42,6 @@ class Classify(Dataset):
                     raise UserError(f"{place}: split {split!r} is none of {params.names(SPLITS)}")
                 record["split"] = split
             yield record
-
-    def left_out(self, source: Path) -> list[str]:
-        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]
 
     def found(self, source: Path) -> list[str]:
         """The labels of the file, by name."""
@@ -78,10 +64,7 @@ class Classify(Dataset):
         if self.text_field not in row:
             fields = params.names(row)
             raise UserError(f"{place}: no field '{self.text_field}' (text_field); its fields are: {fields}")
-        text = row[self.text_field]
-        if not isinstance(text, str | None):
-            raise UserError(f"{place}: '{self.text_field}' is {text!r:.40}, which is no text")
-        return whole(text or "").strip()
+        return super().text(row, place)
 
     def label(self, row: Record) -> str | None:
         """The word for a row's label; none if it has no label."""

@@ -9,46 +9,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from stages.data import Dataset
 from stages.data.parts import reading
 from stages.data.parts.clean import whole
+from stages.data.parts.texts import Texts
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
+from stages.lib.text.labels import TEXT
 
-TEXT, FIELDS = "{text}", "{fields}"  # where a template has them
+FIELDS = "{fields}"  # where a template has their names
 
 
-class Extract(Dataset):
+class Extract(Texts):
+    MORE = f", and may hold {FIELDS}, their names"
+
     method: Literal["extract"]
-    text_field: str = "text"
     fields: str | list[str] = Field("fields", min_length=1)  # the column that holds an object, or several columns
     template: str = f"{TEXT}\n\nJSON with {FIELDS}:"  # what the model is asked
-
-    @field_validator("template")
-    @classmethod
-    def holds_the_text(cls, template: str) -> str:
-        if TEXT not in template:
-            raise ValueError(f"it must hold {TEXT}, where the text goes, and may hold {FIELDS}, their names")
-        return template
 
     def records(self, source: Path) -> Iterator[Record]:
         columns = [self.fields] if isinstance(self.fields, str) else self.fields
         for place, name, row in reading.all_rows(source, ("id", self.text_field, *columns)):
             if missing := [column for column in (self.text_field, *columns) if column not in row]:
                 raise UserError(f"{place}: no field {missing[0]!r}; its fields are: {', '.join(row)}")
-            text = row[self.text_field]
-            if not isinstance(text, str | None):
-                raise UserError(f"{place}: '{self.text_field}' is {text!r:.40}, which is no text")
-            found = self.object(row, place)
-            asked = self.template.replace(FIELDS, ", ".join(found)).replace(TEXT, whole(text or "").strip())
-            prompt = asked if text and text.strip() else ""  # the empty ones are dropped
+            text, found = self.text(row, place), self.object(row, place)
+            asked = self.template.replace(FIELDS, ", ".join(found)).replace(TEXT, text)
+            prompt = asked if text else ""  # the empty ones are dropped
             solution = written(found, place)
             yield {"id": name, "family": "extract", "prompt": prompt, "solution": solution, "scorer": "json"}
-
-    def left_out(self, source: Path) -> list[str]:
-        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]
 
     def object(self, row: Record, place: str) -> dict[str, Any]:
         """What is to be found in the text of a row."""

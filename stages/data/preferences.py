@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from stages.data import Dataset
 from stages.data.parts import conversations, reading
+from stages.data.parts.tables import Table
 from stages.lib.store.records import Record
 
 
-class Preferences(Dataset):
+class Preferences(Table):
     method: Literal["preferences"]
 
     def records(self, source: Path) -> Iterator[Record]:
@@ -32,6 +32,3 @@ class Preferences(Dataset):
                 prompt, chosen, rejected = conversations.preference(row, place)
                 learnt = {"chosen": chosen, "rejected": rejected}
             yield {"id": name, "family": "preference", "prompt": prompt} | learnt
-
-    def left_out(self, source: Path) -> list[str]:
-        return [str(file.relative_to(source)) for file in reading.with_fields(source)[1]]

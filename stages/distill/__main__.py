@@ -68,7 +68,7 @@ def main(
         measure("after")
         run.metrics["parameters"] = student.num_parameters()
         if not recordings.distributions(traces):
-            labels.keep(student.config, records.load(traces, "train"))
+            labels.keep(student.config, records.Rows(traces, "train"))
         models.save(student, tokenizer, out / "model")
 
 

@@ -36,12 +36,10 @@ class Labels(Distillation):
 
     def batches(self, tokenizer: "PreTrainedTokenizerFast", traces: Path) -> Callable[[int], Batch]:
         p, rows = self.training, self.solved(traces)
-        task = labels.task(rows)
-        if task is None:
-            raise UserError(f"{self.traces}: its records name no labels, or not all the same: take `solutions`")
+        task = labels.require(rows, self.traces, ": take `solutions`")
         likely_ML = torch.tensor([likely(row, task, str(self.traces)) for row in rows])
         token_L = torch.tensor(labels.tokens(tokenizer, task.labels))
-        packs = packing.shuffled(tokenizer, labels.examples(tokenizer, rows), self.context, p.part_size, p.seed)
+        packs = packing.shuffled(tokenizer, packing.numbered(tokenizer, rows), self.context, p.part_size, p.seed)
 
         def with_targets(index: int) -> Batch:
             batch = packs(index)

@@ -44,6 +44,7 @@ class Accuracy(Measure):
             answers, confidence_N = [task.labels[best] for best in likely_NL.argmax(1)], likely_NL.max(1)
         else:
             answers = self.answer(runtime, problems)
+        known = [problem["solution"] for problem in problems]
         right = [tasks.correct(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
         families: dict[str, list[bool]] = defaultdict(list)
         examples: dict[str, dict[str, Any]] = {}
@@ -58,9 +59,9 @@ class Accuracy(Measure):
             pairs = zip(problems, answers, strict=True)
             metrics["fields_right"] = mean(tasks.score(problem, answer) for problem, answer in pairs)
         if not any({"scorer", "entry", "labels"} & problem.keys() for problem in problems):
-            metrics |= overlap.scores([problem["solution"] for problem in problems], answers)
+            metrics |= overlap.scores(known, answers)
         if confidence_N is not None:
-            metrics["macro_f1"] = labelled.macro_f1([problem["solution"] for problem in problems], answers)
+            metrics["macro_f1"] = labelled.macro_f1(known, answers)
             metrics["calibration_error"] = labelled.calibration_error(confidence_N, right)
         marks_by_id = {problem["id"]: mark for problem, mark in zip(problems, right, strict=True)}
         return Scores(metrics, samples={"right": marks_by_id, "answers": list(examples.values())})

@@ -14,7 +14,7 @@ Shapes: N rows, T context, H heads, D channels of whatever kind.
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,7 +76,7 @@ class Width(Pruning):
         config, old = copy.deepcopy(model.config), anatomy.heads(model.config)
         present = {
             "hidden": config.hidden_size,
-            "ffn": next(part.size for part in parts(model) if part.axis.space == "ffn"),
+            "ffn": anatomy.ffn(config),
             "heads": old.queries,
             "kv_heads": old.keys_values,
         }
@@ -135,10 +135,6 @@ class Width(Pruning):
                 hooks.enter_context(norm.module.register_forward_hook(hands_on(norm)))
             calibrate.run(model, rows_NT)
         return {name: total if name.endswith(".energy") else total.sqrt() for name, total in sums_D.items()}
-
-
-def parts(model: "PreTrainedModel") -> Iterator[anatomy.Part]:
-    return (part for dimensions in anatomy.axes(model).values() for own in dimensions for part in own)
 
 
 def best(score_D: Any, count: int) -> Tensor:

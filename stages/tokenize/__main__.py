@@ -1,7 +1,6 @@
 """Tokenize, one variant: documents and problems -> tokenizer and packed rows. See stages/tokenize/__init__.py."""
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import chain
@@ -10,7 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from stages.lib.frame import files, params, processes, tracking
+from stages.lib.frame import files, params, processes, progress, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import records, tokens
 from stages.lib.store.records import Record
@@ -38,8 +37,8 @@ def main(
 ) -> None:
     technique = params.load(Tokenization, variant, params_file)
     with tracking.run("tokenize", variant, technique, out, code, [documents, problems]) as run:
-        texts, held_texts = (records.Rows(documents, split) for split in ("train", "held_out"))
-        solved, held_solved = (records.Rows(problems, split) for split in ("train", "held_out"))
+        texts, held_texts = (records.Rows(documents, split) for split in records.SPLITS)
+        solved, held_solved = (records.Rows(problems, split) for split in records.SPLITS)
         tokenizer = technique.train(sample(texts, solved, technique.sample_bytes or 0, technique.seed))
         os.environ["TOKENIZERS_PARALLELISM"] = "true"  # of the encoding: it is the same in any order
         place = run.place(checkpoints, technique)
@@ -57,7 +56,7 @@ def main(
             tokenizer.save_pretrained(folder)
         file = out / "tokenizer" / "tokenizer.json"
         about = {"vocab_size": len(tokenizer), "context": technique.context, "tokenizer": files.digest(file)}
-        rows = {split: place / split / "rows.npy" for split in ("train", "held_out")}
+        rows = {split: place / split / "rows.npy" for split in records.SPLITS}
         tokens.save(out / "tokens", about, file, **rows)
         files.remove(place)
 
@@ -85,11 +84,11 @@ def mix(
     0 if one kind has none. `place` is a folder for this split of this run: what it holds was encoded before a kill."""
     place.mkdir(parents=True, exist_ok=True)
     order = np.random.default_rng(p.seed)
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= 2**16 else np.uint32)
+    dtype = tokens.dtype(len(tokenizer))
     piece = min(PIECE, budget)
     chats = encoded(partial(chats_ids, tokenizer), drawn(solved, order), piece, dtype, place / "problems")
     prose = encoded(partial(prose_ids, tokenizer), drawn(texts, order), piece, dtype, place / "documents")
-    with (place / "rows").open("wb") as file, progress(budget) as bar:
+    with (place / "rows").open("wb") as file, progress.bar(budget, "token", scale=True) as bar:
         problem_rows = fill(file, chats, round(budget * p.problem_share), p.context, bar)
         prose_rows = fill(file, prose, budget - problem_rows * p.context, p.context, bar)
     if not problem_rows or not prose_rows:
@@ -150,13 +149,6 @@ def shuffle(rows: Path, order: np.ndarray, context: int, dtype: np.dtype, out: P
         for i in order:
             source.seek(i * width)
             target.write(source.read(width))
-
-
-def progress(tokens: int) -> "tqdm":
-    from tqdm import tqdm
-
-    seconds = 1 if sys.stderr.isatty() else 5  # a log wants fewer lines than a terminal
-    return tqdm(total=tokens, mininterval=seconds, dynamic_ncols=True, unit="token", unit_scale=True)
 
 
 def bytes_per_token(tokenizer: "PreTrainedTokenizerFast", texts: Rows) -> float:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field, PositiveInt
 
-from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store import records
 from stages.lib.store.records import Record
@@ -32,14 +31,13 @@ class Labels(Readings):
     def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:
         model, tokenizer = teacher
         rows = records.load(source / "records", "train")
-        task = labels.task(rows)
-        if task is None:
-            raise UserError(f"{source}: its records name no labels, or not all the same; `method: classify` makes such")
+        task = labels.require(rows, source, "; `method: classify` makes such")
         token_L = torch.tensor(labels.tokens(tokenizer, task.labels), device=model.device)
-        for batch in packing.in_order(tokenizer, labels.examples(tokenizer, rows), self.context, self.batch_size):
+        for batch in packing.in_order(tokenizer, packing.numbered(tokenizer, rows), self.context, self.batch_size):
             on_device = {name: part.to(model.device) for name, part in batch.items()}
             logits_NV, numbers_N = packed.logits(model, on_device)
             likely_NL = logits_NV[:, token_L].float().softmax(-1)
-            for number, likely_L in zip(numbers_N.tolist(), likely_NL.tolist(), strict=True):
-                best = task.labels[max(range(len(likely_L)), key=likely_L.__getitem__)]
-                yield rows[number] | {"solution": best, "probabilities": [round(p, 6) for p in likely_L]}
+            best_N = likely_NL.argmax(-1)
+            for number, best, likely_L in zip(*(each.tolist() for each in (numbers_N, best_N, likely_NL)), strict=True):
+                said = {"solution": task.labels[best], "probabilities": [round(p, 6) for p in likely_L]}
+                yield rows[number] | said

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from benchmarks._families import DENSE
 from benchmarks._families import make as make_family
 from stages.lib.nets import anatomy, calibrate
 from stages.lib.training import loop, optimizers
@@ -151,7 +152,7 @@ def test_heads_are_the_shape_of_the_cache(kind, ids):
     assert anatomy.attends(model) and not anatomy.attends(build("mamba2"))
 
 
-@pytest.mark.parametrize("family", [*anatomy.PLAIN, "gemma2", "gemma3", "cohere2", "olmo2", "phi3", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("family", DENSE)
 def test_axes_that_parameters_share_have_one_order(family, ids, tokenizer):
     """Any order of the stream's channels, of the feed-forward ones and of whole heads, everywhere at once: the same
     function."""

@@ -7,23 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks._families import FAMILIES, WINDOW, make
+from benchmarks._families import FAMILIES, LENGTHS, WINDOW, make, packed_batch
 from stages.distill.parts import layer_pairs
 from stages.lib.nets import anatomy, attention, packed
 from stages.lib.store import models
 from stages.lib.text.packing import IGNORE
 
-LENGTHS = [[40, 23, 1], [64], [20, 3, 30, 5, 6]]  # some far longer than a window, one alone: padding
 assert max(map(max, LENGTHS)) > 2 * WINDOW
 
 
 @pytest.fixture
 def batch():
-    random = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 500, (3, 64), generator=random)
-    positions = torch.tensor([[i for length in row for i in range(length)] for row in LENGTHS])
-    learnt = (torch.rand(3, 64, generator=random) < 0.5) & (positions > 0)
-    return {"ids": ids, "labels": torch.where(learnt, ids, IGNORE), "positions": positions}
+    return packed_batch(LENGTHS)
 
 
 def alone(model, batch, **more):

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from benchmarks._families import make
+from benchmarks._families import DENSE, make
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy
 from stages.lib.nets.anatomy import Axis, Heads
@@ -66,9 +66,6 @@ def test_idle_heads_and_channels_go_without_a_trace(prune, kind, rows, tokenizer
     assert [shape[key] for key in ("hidden_size", "intermediate_size", "head_dim")] == [32, 48, 16]
     assert [shape[key] for key in ("num_attention_heads", "num_key_value_heads")] == [2, 1]
     torch.testing.assert_close(stored(rows[:2]).logits, before, atol=1e-3, rtol=1e-3)
-
-
-DENSE = [*anatomy.PLAIN, "gemma2", "gemma3", "cohere2", "olmo2", "phi3", "gpt2", "gpt_neox"]
 
 
 def silence(model, idle):

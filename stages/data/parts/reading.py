@@ -8,7 +8,6 @@ import csv
 import json
 import os
 import re
-import sys
 from codecs import BOM_UTF8
 from collections import deque
 from collections.abc import Collection, Iterator
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.files import size
 from stages.lib.store.records import Record
 
 KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -95,14 +93,6 @@ class Source(FileIO):
         count = super().readinto(buffer)
         Source.bytes_read += count or 0
         return count
-
-
-def progress(source: Path) -> Any:
-    """A bar of the bytes of a source, with the time that is left."""
-    from tqdm import tqdm
-
-    seconds = 1 if sys.stderr.isatty() else 5  # a log wants fewer lines than a terminal
-    return tqdm(total=size(source), mininterval=seconds, dynamic_ncols=True, unit="B", unit_scale=True)
 
 
 def text(file: Path, _fields: Collection[str]) -> Iterator[Record]:

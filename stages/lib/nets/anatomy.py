@@ -507,8 +507,8 @@ def take(weight: Tensor, named: tuple[tuple[Part, ...], ...], places: Mapping[Ax
 
 
 def ffn(config: Any) -> int:
-    """Channels of a feed-forward network."""
-    return next(size for name in FFN if (size := getattr(config, name, None)))
+    """Channels of a feed-forward network; GPT-2's config may leave out that they are four times the hidden ones."""
+    return next((size for name in FFN if (size := getattr(config, name, None))), 4 * config.hidden_size)
 
 
 def resize(config: Any, hidden: int, ffn: int, heads: Heads) -> None:

@@ -1,5 +1,6 @@
 """A model that has learnt to classify, asked about texts in whatever runtime it ships for. N texts, L labels."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +21,10 @@ def of(model: Path) -> Task | None:
         import gguf
 
         field = gguf.GGUFReader(file).fields.get(labels.GGUF)
-        return labels.parse(field.contents()) if field else None
-    known = files.read_json(model / "config.json").get(labels.CONFIG) if (model / "config.json").is_file() else None
+        known = json.loads(field.contents()) if field else None
+    else:
+        config = model / "config.json"
+        known = files.read_json(config).get(labels.CONFIG) if config.is_file() else None
     return Task(**known) if known else None
 
 
@@ -32,8 +35,8 @@ def probabilities(runtime: Runtime, task: Task, texts: Sequence[str]) -> np.ndar
 
 def likely(runtime: Runtime, names: Sequence[str], prompts: Sequence[chat.Prompt]) -> np.ndarray:
     """How likely the answer to each prompt begins as each label does, among them; (N, L)."""
+    from scipy.special import softmax
+
     tokens_L = labels.tokens(runtime.tokenizer, names)
     rows = [runtime.logits(chat.prompt_ids(runtime.tokenizer, prompt))[-1, tokens_L] for prompt in prompts]
-    logits_NL = np.array(rows, dtype=np.float64)
-    shares_NL = np.exp(logits_NL - logits_NL.max(1, keepdims=True))
-    return shares_NL / shares_NL.sum(1, keepdims=True)
+    return softmax(np.array(rows, dtype=np.float64), axis=1)

@@ -3,6 +3,7 @@
 Documents    {"id", "source", "text"}
 Problems     {"id", "family", "prompt", "answer", "solution", "entry"}
 Chats        {"id", "family", "prompt", "solution"}
+Labelled     {"id", "family", "prompt", "labels", "template"}, and "solution", the label, where it is known
 Extracts     {"id", "family", "prompt", "solution", "scorer"}: the solution is a JSON object
 Pairs        {"id", "family", "prompt", "chosen", "rejected"}
 Unpaired     {"id", "family", "prompt", "solution", "liked"}: a reply, and whether it was liked
@@ -16,12 +17,15 @@ whose regular expression is in "pattern"; without it see stages/lib/text/problem
 import json
 from array import array
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
+
+SPLITS = ("train", "held_out")
 
 Record = dict[str, Any]
 
@@ -39,7 +43,7 @@ def line(row: Record) -> str:
 
 
 def load(folder: Path, split: str) -> list[Record]:
-    return list(Rows(folder, split))
+    return list(iter(Rows(folder, split)))  # of the rows themselves list would ask how many they are
 
 
 class Rows:
@@ -50,7 +54,10 @@ class Rows:
         if not self.path.is_file():
             raise UserError(f"{self.path} is missing")
         self.file = self.path.open("rb")
-        self.starts = array("q", accumulate(map(len, self.file), initial=0))[:-1]
+
+    @cached_property
+    def starts(self) -> "array[int]":
+        return array("q", accumulate(map(len, self.file), initial=0))[:-1]
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -60,7 +67,9 @@ class Rows:
         return parse(self.path, number + 1, self.file.readline())
 
     def __iter__(self) -> Iterator[Record]:
-        return map(self.__getitem__, range(len(self)))
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield parse(self.path, number, line)
 
 
 def parse(path: Path, number: int, line: str | bytes) -> Record:

@@ -25,11 +25,18 @@ if TYPE_CHECKING:
 PIPELINE = ("normalizer", "pre_tokenizer", "decoder")  # what a part of a vocabulary has in common with the whole
 
 
+def dtype(vocab_size: int) -> "np.dtype":
+    """The smallest numbers that every token fits into."""
+    import numpy as np
+
+    return np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+
+
 def pack(sequences: Iterable[list[int]], context: int, vocab_size: int) -> "np.ndarray":
     """(N, context) token ids: the sequences end to end, the rest that fills no row dropped."""
     import numpy as np
 
-    stream = np.fromiter((i for ids in sequences for i in ids), dtype=np.uint16 if vocab_size <= 2**16 else np.uint32)
+    stream = np.fromiter((i for ids in sequences for i in ids), dtype(vocab_size))
     return stream[: len(stream) // context * context].reshape(-1, context)
 
 

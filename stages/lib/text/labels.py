@@ -5,12 +5,11 @@ that has learnt nothing else, under `classify`, and whoever opens it can ask it 
 L labels.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stages.lib.frame.errors import UserError
-from stages.lib.text import chat, packing
+from stages.lib.text import chat
 
 if TYPE_CHECKING:
     from stages.lib.store.records import Record
@@ -28,7 +27,7 @@ class Task(NamedTuple):
         return self.template.replace(TEXT, text)
 
 
-def task(rows: "Sequence[Record]") -> Task | None:
+def task(rows: "Iterable[Record]") -> Task | None:
     """The task that all of these records are of; none if they are of several, or of another kind."""
     found = {(tuple(row.get("labels", ())), row.get("template")) for row in rows}
     labels, template = found.pop() if len(found) == 1 else ((), None)
@@ -41,11 +40,15 @@ def task_of(config: Any) -> Task | None:
     return Task(**known) if known else None
 
 
-def parse(written: str) -> Task:
-    return Task(**json.loads(written))
+def require(rows: "Iterable[Record]", place: object, instead: str) -> Task:
+    """The task of records that have to be of one."""
+    found = task(rows)
+    if found is None:
+        raise UserError(f"{place}: its records name no labels, or not all the same{instead}")
+    return found
 
 
-def keep(config: Any, rows: "Sequence[Record]") -> None:
+def keep(config: Any, rows: "Iterable[Record]") -> None:
     """Write into a model's config what it is taught by these records, and nothing if that is not one task."""
     if learnt := task(rows):
         setattr(config, CONFIG, learnt._asdict())
@@ -69,13 +72,3 @@ def tokens(tokenizer: Any, labels: Sequence[str]) -> list[int]:
 def begin(tokenizer: Any, label: str) -> int:
     coded = chat.chat(tokenizer, chat.PROBE, label)
     return coded.ids[coded.begin]
-
-
-def examples(tokenizer: Any, rows: "Sequence[Record]") -> list[packing.Example]:
-    """Each prompt with one place behind it, whose label is the number of the record: whoever reads a packed row there
-    knows what it has read."""
-    found = []
-    for number, row in enumerate(rows):
-        ids = [*chat.prompt_ids(tokenizer, row["prompt"]), chat.filler(tokenizer)]
-        found.append((ids, [packing.IGNORE] * (len(ids) - 1) + [number], list(range(len(ids)))))
-    return found

@@ -90,6 +90,16 @@ def encode(tokenizer: Any, row: records.Record) -> Example:
     return ids, [IGNORE] * begin + ids[begin:], list(range(len(ids)))
 
 
+def numbered(tokenizer: Any, rows: list[records.Record]) -> list[Example]:
+    """Each prompt with one place behind it, whose label is the number of the record: whoever reads a packed row there
+    knows what it has read."""
+    found = []
+    for number, row in enumerate(rows):
+        ids = [*chat.prompt_ids(tokenizer, row["prompt"]), chat.filler(tokenizer)]
+        found.append((ids, [IGNORE] * (len(ids) - 1) + [number], list(range(len(ids)))))
+    return found
+
+
 def reply(row: records.Record) -> str:
     """What is learnt to say; of two replies the one that was liked better."""
     if "liked" in row:

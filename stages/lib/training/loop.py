@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.lib.frame import files
+from stages.lib.frame import files, progress
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, rounding
 from stages.lib.training import checkpoint
@@ -46,7 +46,7 @@ def fit(
         model.train()
         started = saved = monotonic()
         trained = 0
-        with progress(p.steps, first) as bar:
+        with progress.bar(p.steps, "step", first) as bar:
             for step in range(first, p.steps):
                 means, tokens = update(model, steppers, batch, loss, p, step, held)
                 trained += tokens
@@ -124,12 +124,3 @@ def to_device(part: Any, device: torch.device) -> Any:
 def count(part: Part) -> int:
     """Tokens in a part."""
     return (part if isinstance(part, Tensor) else part["ids"]).numel()
-
-
-def progress(total: int, first: int) -> Any:
-    import sys
-
-    from tqdm import tqdm
-
-    seconds = 1 if sys.stderr.isatty() else 5  # a log wants fewer lines than a terminal
-    return tqdm(total=total, initial=first, mininterval=seconds, dynamic_ncols=True, unit="step")
