@@ -245,10 +245,9 @@ def measured() -> tuple[float, float]:
     import torch
 
     from stages.lib.training import loop
-    from stages.lib.training.config import Training
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if loop.mixed(Training.model_validate({"steps": 1})) else torch.float32
+    dtype = torch.bfloat16 if loop.mixed("auto") else torch.float32
     left = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     products = 0
     (left @ left).sum().item()  # the first one starts threads and libraries

@@ -151,3 +151,17 @@ def test_what_is_held_does_not_shorten_the_steps_of_the_rest():
 def test_divergence_is_an_error(model, tmp_path):
     with pytest.raises(UserError, match="training diverged: the loss is nan at step 1"):
         loop.fit(model, batch, lambda ids: loss(model, ids) * torch.nan, Training(steps=2), [], tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "faster"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": True, "sse4a": False}, True),  # Sapphire Rapids
+        ({"amx_bf16": False, "avx512_bf16": True, "sse4a": False}, False),  # the same where a cloud hides its AMX
+        ({"amx_bf16": False, "avx512_bf16": True, "sse4a": True}, True),  # Zen 4
+        ({"amx_bf16": False, "avx512_bf16": False, "sse4a": True}, False),  # Zen 3
+        ({}, False),  # not known, as on ARM
+    ],
+)
+def test_sixteen_bits_where_they_are_faster(cpu, faster):
+    assert loop.faster_in_16_bits(cpu) is faster

@@ -26,6 +26,11 @@ class Task(NamedTuple):
     def prompt(self, text: str) -> str:
         return self.template.replace(TEXT, text)
 
+    def text(self, prompt: str) -> str:
+        """What such a prompt was made of."""
+        before, _, behind = self.template.partition(TEXT)
+        return prompt.removeprefix(before).removesuffix(behind)
+
 
 def task(rows: "Iterable[Record]") -> Task | None:
     """The task that all of these records are of; none if they are of several, or of another kind."""

@@ -7,6 +7,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 from stages.lib.frame.params import Params
 from stages.lib.nets.rounding import FakeQuantize
 
+Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 where it is the faster one
+
 
 class Training(Params):
     steps: PositiveInt
@@ -20,7 +22,7 @@ class Training(Params):
     lr_floor: float = Field(0.05, ge=0, le=1)  # share of lr that is left at the end
     weight_decay: float = Field(0.1, ge=0)
     clip: PositiveFloat = 1.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
+    precision: Precision = "auto"
     keep_zeros: bool = False  # a pruned model's zeros stay zeros
     fake_quantize: FakeQuantize | None = None  # weights are rounded in every pass, and for good at the end
     checkpoint_seconds: PositiveInt = 60  # between two; changes no result

@@ -5,7 +5,7 @@ and started again ends in the very weights of one that was not.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,7 +17,7 @@ from stages.lib.frame import files, progress
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, rounding
 from stages.lib.training import checkpoint
-from stages.lib.training.config import Training
+from stages.lib.training.config import Precision, Training
 from stages.lib.training.optimizers import optimizers
 from stages.lib.training.schedule import rate
 
@@ -77,7 +77,7 @@ def update(
     means, tokens, device = {"loss": 0.0}, 0, next(model.parameters()).device
     for index in range(step * p.accumulation, (step + 1) * p.accumulation):
         part = to_device(batch(index), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p.precision)):
             result = loss(part)
             value, measures = result if isinstance(result, tuple) else (result, {})
             value = value / p.accumulation
@@ -108,10 +108,18 @@ def zeros(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     return [(weight, weight == 0) for weight in weights]
 
 
-def mixed(p: Training) -> bool:
-    if p.precision == "auto":
-        return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
-    return p.precision == "bfloat16"
+def mixed(precision: Precision) -> bool:
+    if precision == "auto":
+        if torch.cuda.is_available():
+            return torch.cuda.is_bf16_supported()
+        return faster_in_16_bits(torch.cpu.get_capabilities())
+    return precision == "bfloat16"
+
+
+def faster_in_16_bits(cpu: Mapping[str, Any]) -> bool:
+    """Whether a CPU multiplies bfloat16 faster than float32; Intel's without AMX take twice as long."""
+    amd = cpu.get("sse4a")
+    return bool(cpu.get("amx_bf16") or (amd and cpu.get("avx512_bf16")))
 
 
 def to_device(part: Any, device: torch.device) -> Any:
