@@ -27,7 +27,7 @@ def arguments(steps: int, rows: int, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": rows,
         "learning_rate": LR,
         "optim": "adamw_torch_fused",
-        "bf16": loop.mixed(config.Training.model_validate({"steps": steps})),
+        "bf16": loop.mixed("auto"),
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "report_to": "none",

@@ -3,8 +3,9 @@
 python -m benchmarks.large [--techniques quantize.gptq,export]
 
 A random llama of the shape of Llama 3.2 1B (1.24 billion weights, 2.5 GB in bfloat16), 256 tokens a row. Every stage
-runs as dvc.yaml calls it, in a process of its own; memory is what that process and its children hold at their peak
-(PSS: what they share counts once, files they map count too). Into families.json, as llama-1b.STAGE.VARIANT.
+runs as dvc.yaml calls it, in a process of its own. Memory is the most that the process and its children hold at a time
+(PSS: what they share counts once), and how much of that is their own: pages of files that they map can be dropped and
+read again where memory is short. Into families.json, as llama-1b.STAGE.VARIANT.
 """
 
 import contextlib
@@ -71,11 +72,13 @@ def main(*, techniques: str = "", out: Path = families.RESULT) -> None:
             section, variant = name.split(".")
             if asked and name != "pretrain.pretrained" and not {section, name}.intersection(asked):
                 continue
-            minutes, peak = alone(families.run, tree, section, variant)
+            minutes, peak, own_peak = alone(families.run, tree, section, variant)
             kl = files.read_json(Path(f"artifacts/{section}/{variant}/metrics.json")).get("kl")
-            print(f"{name}: {minutes:.1f} minutes, {peak:.1f} GB{'' if kl is None else f', kl {kl:.2g}'}", flush=True)
-            own = {f"{NAME}.{name}.minutes": round(minutes, 2), f"{NAME}.{name}.peak_gb": round(peak, 2)}
-            found |= own if kl is None else own | {f"{NAME}.{name}.kl": float(f"{kl:.3g}")}
+            held = f"{peak:.1f} GB, {own_peak:.1f} GB without files"
+            print(f"{name}: {minutes:.1f} minutes, {held}{'' if kl is None else f', kl {kl:.2g}'}", flush=True)
+            told = {"minutes": round(minutes, 2), "peak_gb": round(peak, 2), "peak_own_gb": round(own_peak, 2)}
+            told |= {} if kl is None else {"kl": float(f"{kl:.3g}")}
+            found |= {f"{NAME}.{name}.{key}": value for key, value in told.items()}
             _result.save(target, found, "torch", "transformers", "llmcompressor")
 
 
@@ -112,19 +115,27 @@ def make() -> None:
     models.save(model, models.load_tokenizer(Path("artifacts/tokenize/bpe/tokenizer")), Path("given"))
 
 
-def alone(work: Any, *arguments: Any) -> tuple[float, float]:
-    """Minutes, and GB at the peak, of work in a process of its own."""
+def alone(work: Any, *arguments: Any) -> tuple[float, float, float]:
+    """Minutes, GB at the peak, and GB at the peak without pages of files, of work in a process of its own."""
     process = get_context("spawn").Process(target=work, args=arguments)
-    start, peak = monotonic(), 0.0
+    start, peak, own = monotonic(), 0.0, 0.0
     process.start()
     while process.is_alive():
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):  # it ended meanwhile
             whole = psutil.Process(process.pid)
-            peak = max(peak, sum(part.memory_full_info().pss for part in [whole, *whole.children(recursive=True)]))
+            maps = [held(part.pid) for part in [whole, *whole.children(recursive=True)]]
+            peak = max(peak, sum(each["Pss"] for each in maps))
+            own = max(own, sum(each["Pss_Anon"] + each["Pss_Shmem"] for each in maps))
         sleep(0.2)
     if process.exitcode:
         raise SystemExit(f"{work.__name__} of {arguments[1:]} ended with {process.exitcode}")
-    return (monotonic() - start) / 60, peak / 1e9
+    return (monotonic() - start) / 60, peak / 1e9, own / 1e9
+
+
+def held(pid: int) -> dict[str, int]:
+    """Bytes of a process's memory by kind, as Linux says."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: 1024 * int(size) for name, size, *_ in (line.replace(":", "").split() for line in lines)}
 
 
 if __name__ == "__main__":

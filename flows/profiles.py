@@ -57,9 +57,9 @@ def merged(name: str, above: tuple[str, ...] = ()) -> CommentedMap:
         raise UserError(f"{path(name)}: base is '{base}', which is built on '{name}' itself")
     tree = patch(merged(base, (*above, name)) if base else None, overlay)
     tree.pop("base", None)
-    for section in (*STAGES, *SECTIONS):
-        if section not in tree:
-            tree[section] = CommentedMap()
+    for stage in STAGES:
+        if stage not in tree:
+            tree[stage] = CommentedMap()
     return tree
 
 

@@ -1,6 +1,7 @@
 """Data: raw sources in, clean records without duplicates, split into train and held-out.
 
-In   a source: a path that DVC tracks (corpus files, another record artefact, or the file that generates)
+In   a source: a path that DVC tracks (corpus files, another record artefact, or the file that generates), or under
+     `hub` a data set of the Hugging Face hub
 Out  records (stages/lib/store/records.py: train.jsonl, held_out.jsonl) and README.md, the data card;
      metrics: records read, dropped and kept, bytes, by split
 
@@ -8,24 +9,47 @@ Records that teach the same are dropped, of documents also those that are nearly
 their text, or of their prompt, and the seed, unless they bring their `split` along: no text and no question is in both.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from stages.lib.frame.params import Share, Variant
+from stages.lib.frame.params import Params, Share, Variant
 from stages.lib.store.records import Record
+
+NAME = r"[\w.-]+(/[\w.-]+)?"  # of a data set on the hub
+
+
+class Hub(Params):
+    """What to take of a data set on the Hugging Face hub."""
+
+    revision: str = Field(pattern="^[0-9a-f]{40}$")  # the commit: the same rows tomorrow
+    subset: str | None = None  # its configuration, where it has several
+    split: str = "train"
 
 
 class Dataset(Variant, ABC):
     """The contract of a technique."""
 
-    source: Path
+    source: Path  # or the name of a data set on the hub
+    hub: Hub | None = None
     licence: str = Field(min_length=3)  # goes into the data card and every model card after it
     held_out: Share = 0.05
     min_records: int = Field(20, ge=2)  # fewer are an error: splits would be empty
     seed: int = 0
+
+    @model_validator(mode="after")
+    def named_on_the_hub(self) -> "Dataset":
+        if self.hub and not re.fullmatch(NAME, str(self.source)):
+            raise ValueError(f"source is '{self.source}', but with `hub` it must be the name of a data set: org/name")
+        if self.hub and self.source.exists():  # which the client would take instead
+            raise ValueError(f"source is '{self.source}', which is a path here: leave out `hub`, or go elsewhere")
+        return self
+
+    def section(self) -> str:
+        return "hub" if self.hub else super().section()
 
     @abstractmethod
     def records(self, source: Path) -> Iterator[Record]:

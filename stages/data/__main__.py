@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stages.data import Dataset
-from stages.data.parts import card, clean, reading
+from stages.data.parts import card, clean, hub, reading
 from stages.lib.frame import files, params, processes, progress, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store.records import SPLITS
@@ -23,17 +23,19 @@ def main(
 ) -> None:
     technique = params.load(Dataset, variant, params_file)
     source = technique.source  # not an argument: a path may hold what a shell reads
-    place = f"{params_file}: data.{variant}"
-    if not source.exists():
+    place = f"{params_file}: {technique.section()}.{variant}"
+    if not technique.hub and not source.exists():
         raise UserError(f"{place}.source is '{source}', which does not exist")
 
-    with tracking.run("data", variant, technique, out, code, [source]) as run:
+    with tracking.run("data", variant, technique, out, code, [] if technique.hub else [source]) as run:
+        shards = run.place(checkpoints, technique)
+        if technique.hub:
+            source = hub.download(str(source), technique.hub, shards)
         if left_out := technique.left_out(source):
             print(f"{source}: {len(left_out)} files left out, which are not read: {', '.join(left_out[:8])}")
-        shards = run.place(checkpoints, technique)
         files.require_space(shards, 2 * files.size(source))  # of clean records, and again as they are handed on
         with files.writing(out / "records") as folder:
-            counts, kinds = save(technique, folder, shards, workers)
+            counts, kinds = save(technique, source, folder, shards, workers)
             require_enough(technique, counts, place)
         run.metrics |= counts | {"files_left_out": len(left_out)}
         with files.writing(out / "README.md") as file:
@@ -42,13 +44,13 @@ def main(
 
 
 def save(
-    technique: Dataset, folder: Path, shards: Path, workers: int
+    technique: Dataset, source: Path, folder: Path, shards: Path, workers: int
 ) -> tuple[dict[str, int], dict[str, Counter[str]]]:
     """Write train.jsonl and held_out.jsonl; returns (what is counted, records of each kind in each split)."""
     shards.mkdir(parents=True, exist_ok=True)
     copies, seen = duplicates.Copies(shards / "copies.db"), duplicates.Seen(file=shards / "seen.db")
-    rows, cleaned, read, clean_ones = technique.records(technique.source), list[Path](), 0, 0
-    with progress.bar(files.size(technique.source), "B", scale=True) as bar:
+    rows, cleaned, read, clean_ones = technique.records(source), list[Path](), 0, 0
+    with progress.bar(files.size(source), "B", scale=True) as bar:
         for file in clean.shards(rows, shards, technique.least(), technique.held_out, technique.seed, workers):
             count, candidates = clean.load(file)
             copies.count(candidate.same for candidate in candidates)

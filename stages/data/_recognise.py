@@ -169,7 +169,7 @@ def prepare(technique: Dataset, source: Path) -> Prepared:
     """What the stage will leave of the source; UserError where it would refuse it."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        counts, _ = save(technique, place, place / "shards", workers=1)
+        counts, _ = save(technique, source, place, place / "shards", workers=1)
         train, held_out = (records.load(place, split) for split in SPLITS)
     read, empty, duplicate = (counts[f"records_{what}"] for what in ("read", "too_short", "duplicate"))
     left = len(train) + len(held_out)

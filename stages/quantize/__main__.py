@@ -8,7 +8,7 @@ import torch
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import calibrate, losses
-from stages.lib.store import models
+from stages.lib.store import loading, models
 from stages.lib.store.tokens import held_out, sample
 from stages.quantize import Quantization
 from stages.quantize.parts import compressed
@@ -39,7 +39,7 @@ def main(
         with files.writing(out / "model") as folder:
             models.save(compressed.pack(net, dtype), tokenizer, folder)
             del net  # one model of 32 bits is in memory at once
-            parent, reloaded = models.load(model), models.load(folder)
+            parent, reloaded = models.load(model, loading.STORED), models.load(folder)
             run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
 

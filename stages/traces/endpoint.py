@@ -41,6 +41,9 @@ class Endpoint(Answers):
             self.refuse_idle("prompt_words", "with evolve above 0")
         return self
 
+    def section(self) -> str:
+        return "endpoints"
+
     def open(self, model: Path | None, place: Path) -> "EndpointWriter":
         return EndpointWriter(self, place)
 

@@ -55,7 +55,7 @@ def save(name: str, text: str) -> None:
 def test_an_overlay_keeps_its_header_the_order_of_the_base_and_the_comments_of_both(folder):
     shown = profiles.show("other").splitlines()
     assert shown[:5] == ["# Another", "", "data:", "  a: {seed: 1} # first", "  c: {seed: 3} # third"]
-    assert {"prune: {}", "endpoints: {}"} <= set(shown)  # dvc.yaml wants every stage
+    assert "prune: {}" in shown  # dvc.yaml wants every stage
     assert profiles.show("laptop") == Path("infra/profiles/laptop.yaml").read_text()  # complete: as it stands
 
 
@@ -98,7 +98,7 @@ def test_every_profile_of_the_project_is_valid_and_reads_as_it_is_shown(name):
     tree = YAML(typ="safe").load(profiles.show(name))
     assert tree == profiles.merged(name)
     params.check(tree)
-    assert set(tree) >= {*params.STAGES, *params.SECTIONS}
+    assert set(tree) >= set(params.STAGES)
     assert "teacher" not in list(params.models(tree))[1:]  # the first is what all are compared with
 
 

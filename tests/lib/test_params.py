@@ -6,6 +6,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stages.align import Alignment
+from stages.data import Dataset
 from stages.lib.frame import gates, params
 from stages.lib.frame.errors import UserError
 from stages.prune import Pruning
@@ -216,3 +217,23 @@ def test_values_stay_as_they_were_read():
     technique = params.load(Pruning, "wanda-50", LAPTOP)
     with pytest.raises(ValueError, match="frozen"):
         technique.held_out_rows = 3
+
+
+def test_data_of_the_hub_are_variants_of_data_and_stand_apart(tree, tmp_path):
+    entry = {"method": "chats", "source": "org/set", "hub": {"revision": "a" * 40}, "licence": "MIT"}
+    file = save(tree | {"hub": {"theirs": entry}}, tmp_path / "params.yaml")
+    assert params.load(Dataset, "theirs", file).method == "chats"
+    params.check(tree | {"hub": {"theirs": entry}})
+    tree["data"]["theirs"] = entry
+    with pytest.raises(UserError, match="theirs stands under `data`; such a one belongs under `hub`"):
+        params.check(tree)
+    del tree["data"]["theirs"]
+    tree["traces"]["big"] = ENDPOINT
+    with pytest.raises(UserError, match="big stands under `traces`; such a one belongs under `endpoints`"):
+        params.check(tree)
+
+
+@pytest.mark.parametrize("section", params.SECTIONS)
+def test_a_section_beside_the_stages_may_be_left_out(section, tree, tmp_path):
+    del tree[section]
+    params.check(params.read(save(tree, tmp_path / "params.yaml")))

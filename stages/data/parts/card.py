@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
-from stages.data import Dataset
+from stages.data import Dataset, Hub
 
 SHOWN = 40  # kinds, or files left out
 
@@ -22,7 +22,7 @@ def write(
         [
             f"# Data card: {variant}",
             "",
-            f"Source `{data.source}`, technique `{data.method}`, licence: {data.licence}",
+            f"Source `{data.source}`{on_the_hub(data.hub)}, technique `{data.method}`, licence: {data.licence}",
             "",
             f"{metrics['records_read']:,} records read, {metrics['records_too_short']:,} too short or empty, "
             f"{metrics['records_duplicate']:,} duplicates or near-duplicates dropped.",
@@ -37,6 +37,10 @@ def write(
             "",
         ]
     )
+
+
+def on_the_hub(hub: Hub | None) -> str:
+    return f" of the Hugging Face hub (revision {hub.revision}, split {hub.split})" if hub else ""
 
 
 def shown(names: list[str]) -> str:

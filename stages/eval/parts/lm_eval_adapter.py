@@ -24,6 +24,7 @@ from scipy.special import log_softmax
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import names
 from stages.lib.runtimes.base import Ids, Runtime
+from stages.lib.store.hub import go_online
 from stages.lib.text import chat as chats
 
 RESAMPLES = 1000  # of a bootstrap, where the standard error has no formula
@@ -85,14 +86,6 @@ def check_metrics(config: dict[str, Any]) -> None:
     wanted = [entry["metric"] for entry in config.get("metric_list", [])]
     if unknown := [metric for metric in wanted if metric not in metric_registry]:
         raise UserError(f"task {config['task']}: metric {names(unknown)} is none of: {names(sorted(metric_registry))}")
-
-
-def go_online() -> None:
-    """Params name tasks whose data the hub has: the user asked for the network."""
-    from datasets import config
-    from huggingface_hub import constants
-
-    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = False
 
 
 class OnRuntime(TemplateLM):

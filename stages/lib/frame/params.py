@@ -18,7 +18,7 @@ from stages.lib.frame.errors import UserError
 
 PARAMS_FILE = Path("params.yaml")
 STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune", "quantize", "export", "eval")
-SECTIONS = {"endpoints": "traces"}  # variants of a stage that stand in a section of their own -> the stage
+SECTIONS = {"hub": "data", "endpoints": "traces"}  # a section of its own for some variants of a stage -> the stage
 BESIDE = ("compare", "gates")  # what params.yaml may hold besides variants
 MODELS = "models"  # of eval: what is measured; its other keys are measures
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"  # a folder, an argument in a shell, a step of a path with dots in DVC's params
@@ -79,6 +79,10 @@ class Exported(Parent):
 
 class Technique(Params):
     """What each file of a stage's folder holds one of: its params and its methods, as the stage's base class asks."""
+
+    def section(self) -> str:
+        """Where its variants stand in params.yaml: under the stage, or in one of SECTIONS."""
+        return type(self).__module__.split(".")[1]
 
 
 class Variant(Technique):
@@ -145,14 +149,18 @@ def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
     sections = (*STAGES, *SECTIONS)
     if unknown := [section for section in tree if section not in (*sections, *BESIDE)]:
         raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names((*sections, *BESIDE))}")
-    if missing := [section for section in sections if section not in tree]:
+    if missing := [stage for stage in STAGES if stage not in tree]:
         raise UserError(f"{file}: {missing[0]} is missing, which dvc.yaml wants; without variants it is `{{}}`")
     for section, stage in SECTIONS.items():
-        if twice := [name for name in tree[section] if name in tree[stage]]:
+        if twice := [name for name in tree.get(section, {}) if name in tree[stage]]:
             raise UserError(f"{file}: {names(twice)} stands under {section} and under {stage}: rename one")
-    for stage in STAGES:
-        for variant, entry in variants(tree, stage).items():
-            check_parents(tree, f"{stage}.{variant}", technique(stage, variant, entry, file), file)
+    for section in sections:
+        stage = SECTIONS.get(section, section)
+        for variant, entry in variants({section: tree.get(section, {})}, stage).items():
+            checked = technique(stage, variant, entry, file)
+            if (own := checked.section()) != section:
+                raise UserError(f"{file}: {variant} stands under `{section}`; such a one belongs under `{own}`")
+            check_parents(tree, f"{stage}.{variant}", checked, file)
     for name, model in models(tree).items():
         check_name(f"{file}: eval.{MODELS}", name)
         check_parent(tree, f"eval.{MODELS}.{name}", model, file, Model.stages)

@@ -1,6 +1,6 @@
 """Somebody else's model or tokenizer: a local folder, a local GGUF file, or an id on the Hugging Face hub.
 
-Opens the network only because params name a hub id and its revision; beside it, for data, only eval's harness does.
+Opens the network only because params name a hub id and its revision.
 """
 
 from pathlib import Path
@@ -72,7 +72,7 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
         return (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     import huggingface_hub
 
-    huggingface_hub.constants.HF_HUB_OFFLINE = False  # params name the hub: the user asked for the network
+    go_online()
     with loading.opening(external.source):
         folder = huggingface_hub.snapshot_download(
             external.source,
@@ -81,3 +81,11 @@ def fetch(external: External) -> tuple[Path, dict[str, Any]]:
             ignore_patterns=["original/*", "consolidated*"],  # the same weights in another layout
         )
     return Path(folder), {}
+
+
+def go_online() -> None:
+    """Params name something that the hub has: the user asked for the network."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = config.HF_HUB_OFFLINE = False
