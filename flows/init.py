@@ -1,6 +1,6 @@
 """From data of your own to a profile that runs: what the rows hold, how the model will see them, what a run will cost.
 
-python -m flows.init my-data.csv                            labelled texts, chats, preferences or plain texts
+python -m flows.init my-data.csv                            labels, fields to find, chats, preferences, plain texts
 python -m flows.init my-data.csv --model models/mine.gguf   for a model of your own; else SmolLM2-135M-Instruct
 python -m flows.lifecycle --profile my-data                 runs what it has written
 
@@ -223,18 +223,13 @@ def spread(lengths: list[int], context: int, about: str, cut: bool) -> str:
 
 
 def balance(path: Path, prepared: Prepared) -> str:
-    """The share of every label; rows without one are refused, and a label that no row teaches."""
+    """The share of every label; rows without one are refused."""
     if lost := sum("solution" not in row for row in prepared.train + prepared.held_out):
         raise UserError(
             f"{path}: {lost} rows have no label: put them into a file of their own and name it with --unlabelled, so "
             "that the teacher labels them for its student"
         )
-    train, held_out = (Counter(row["solution"] for row in rows) for rows in (prepared.train, prepared.held_out))
-    if unseen := sorted(held_out.keys() - train.keys()):
-        raise UserError(
-            f"{path}: label {unseen[0]!r} is only in the held-out part ({held_out[unseen[0]]} rows), so nothing "
-            "teaches it: give more rows of it, leave it out, or say in a column `split` which rows are train"
-        )
+    train = Counter(row["solution"] for row in prepared.train)
     total = sum(train.values())
     shares = (f"{label} {count:,} ({count / total:.0%})" for label, count in train.most_common())
     return f"labels     {', '.join(shares)}"
@@ -451,11 +446,14 @@ def write(target: Path, header: str, tree: Mapping[str, Any]) -> None:
 def main(
     path: Path,
     *,
-    as_: Annotated[Literal["chats", "preferences", "classify", "documents"] | None, Parameter(name="--as")] = None,
+    as_: Annotated[
+        Literal["chats", "preferences", "classify", "extract", "documents"] | None, Parameter(name="--as")
+    ] = None,
     text: str | None = None,
     label: str | None = None,
     prompt: str | None = None,
     reply: str | None = None,
+    fields: list[str] | None = None,
     template: str | None = None,
     names: dict[str, str] | None = None,
     unlabelled: Path | None = None,
@@ -473,6 +471,7 @@ def main(
         label: The field with the label.
         prompt: The field with the question.
         reply: The field with the answer.
+        fields: Of texts in which something is to be found: the field with a JSON object, or several fields.
         template: Of labelled texts: what the model is asked, with {text} where the text goes.
         names: Of labelled texts: what the model shall say for a label (--names.1 good).
         unlabelled: Of labelled texts: a file or folder of further texts, which the teacher labels for its student.
@@ -486,7 +485,7 @@ def main(
     for needed in (path, *([unlabelled] if unlabelled else []), *([model] if model != MODEL else [])):
         if not needed.exists():
             raise UserError(f"{needed} does not exist")
-    found = rows_of.recognise(path, Asked(as_, text, label, prompt, reply))
+    found = rows_of.recognise(path, Asked(as_, text, label, prompt, reply, tuple(fields or ())))
     print(f"{path}: {found.said} ({found.method})")
     if found.method != "classify" and (unlabelled or template or names):
         raise UserError(
@@ -618,7 +617,12 @@ def parents(method: str) -> dict[str, str]:
 
 def replaced(method: str) -> list[str]:
     """The base's data that nothing uses any more."""
-    return {"classify": ["corpus", "problems"], "chats": ["problems"], "documents": ["corpus"]}.get(method, [])
+    return {
+        "classify": ["corpus", "problems"],
+        "chats": ["problems"],
+        "extract": ["problems"],
+        "documents": ["corpus"],
+    }.get(method, [])
 
 
 def plan(

@@ -11,7 +11,8 @@ their text, or of their prompt, and the seed, unless they bring their `split` al
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import Field, model_validator
@@ -58,6 +59,9 @@ class Dataset(Variant, ABC):
     def least(self) -> int:
         """Characters of a document; what is shorter is dropped."""
         return 0
+
+    def require(self, kinds: Mapping[str, Counter[str]], place: str) -> None:
+        """Refuse splits from which nothing can be learnt, by how many records of each kind they have."""
 
     def left_out(self, source: Path) -> list[str]:
         """The files of the source that `records` does not read."""

@@ -37,6 +37,7 @@ def main(
         with files.writing(out / "records") as folder:
             counts, kinds = save(technique, source, folder, shards, workers)
             require_enough(technique, counts, place)
+            technique.require(kinds, place)
         run.metrics |= counts | {"files_left_out": len(left_out)}
         with files.writing(out / "README.md") as file:
             file.write_text(card.write(variant, technique, run.metrics, kinds, left_out))

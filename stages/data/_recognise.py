@@ -17,12 +17,13 @@ from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
 from stages.lib.store.records import SPLITS, Record
+from stages.lib.text import problems
 
 FIRST = 1000  # rows that are looked at
 FEW = 20  # different values that a column of labels may have
 SHORT = 200  # characters: where most texts have fewer, the shortest are kept too
 ABOUT = ("id", "split")  # columns that say something of a row, and are not learnt
-METHODS = ("chats", "preferences", "classify", "documents")
+METHODS = ("chats", "preferences", "classify", "extract", "documents")
 
 
 class Asked(NamedTuple):
@@ -33,6 +34,7 @@ class Asked(NamedTuple):
     label: str | None = None
     prompt: str | None = None
     reply: str | None = None
+    fields: tuple[str, ...] = ()
 
 
 class Found(NamedTuple):
@@ -57,14 +59,19 @@ def recognise(source: Path, asked: Asked) -> Found:
     if not any(str(value).strip() for row in rows for value in row.values() if value is not None):
         raise UserError(f"{source}: it is empty: no row that holds anything")
     names = list(dict.fromkeys(name for row in rows for name in row))
-    if wrong := [name for name in asked[1:] if name and name not in names]:
+    named = [name for name in (asked.text, asked.label, asked.prompt, asked.reply, *asked.fields) if name]
+    if wrong := [name for name in named if name not in names]:
         raise UserError(f"{source}: no field '{wrong[0]}'; its fields are: {params.names(names)}")
+    objects = list(asked.fields) or object_fields(rows, names)
     labels = [asked.label] if asked.label else label_fields(rows, names, asked.text)
-    texts = [asked.text] if asked.text else text_fields(rows, names, labels)
-    method = method_of(source, rows, names, asked, texts, labels)
+    texts = [asked.text] if asked.text else text_fields(rows, names, [*labels, *objects])
+    method = method_of(source, rows, names, asked, texts, labels, objects)
     if method == "classify" and len(texts) == len(labels) == 1:
         fields = {"text_field": texts[0], "label_field": labels[0]}
         return Found(method, fields, f"labelled texts, the text in '{texts[0]}', the label in '{labels[0]}'")
+    if method == "extract" and len(texts) == 1 and objects:
+        fields = {"text_field": texts[0], "fields": objects[0] if len(objects) == 1 else objects}
+        return Found(method, fields, f"texts in '{texts[0]}', to find in them what is in {params.names(objects)}")
     if method == "documents" and len(texts) == 1:
         short = sorted(len(str(row.get(texts[0]) or "")) for row in rows)[len(rows) // 2] < SHORT
         fields = {"text_field": texts[0]} | ({"min_characters": 1} if short else {})
@@ -78,16 +85,23 @@ def recognise(source: Path, asked: Asked) -> Found:
 
 
 def method_of(
-    source: Path, rows: list[Record], names: list[str], asked: Asked, texts: list[str], labels: list[str]
+    source: Path,
+    rows: list[Record],
+    names: list[str],
+    asked: Asked,
+    texts: list[str],
+    labels: list[str],
+    objects: list[str],
 ) -> str:
     """What is asked for, or else the only one of METHODS that the fields allow."""
     if bool(asked.prompt) != bool(asked.reply):
         raise UserError("--prompt and --reply belong together: name both fields, or none")
     implied = {"classify"} if asked.label else set()
     implied |= {"chats"} if asked.prompt else set()
+    implied |= {"extract"} if asked.fields else set()
     implied |= {asked.method} if asked.method else set()
     if len(implied) > 1:
-        raise UserError(f"--as, --label and --prompt ask for {params.names(sorted(implied))}: choose one")
+        raise UserError(f"--as, --label, --prompt and --fields ask for {params.names(sorted(implied))}: choose one")
     if implied <= {"preferences"} and judged(rows[0]):
         raise UserError(
             f"{source}: replies with a verdict (prompt, completion, label), from which no training here learns: give "
@@ -98,7 +112,9 @@ def method_of(
     if {"chosen", "rejected"} <= set(names):
         return "preferences"
     found = ["chats"] if talks(rows[0]) else []
-    if len(texts) == 1 and len(labels) < 2:
+    if len(texts) == len(objects) == 1 and not found:
+        found = ["extract"]
+    elif len(texts) == 1 and len(labels) < 2:
         found += ["classify"] if labels else [] if found else ["documents"]
     if len(found) != 1:
         raise unknown(source, rows, names, f"it may be {' or '.join(found)}" if found else "no format that is known")
@@ -110,7 +126,8 @@ def unknown(source: Path, rows: list[Record], names: list[str], what: str) -> Us
     shown = params.names(f"{name} ({' '.join(str(value).split())[:24]!r})" for name, value in values.items())
     return UserError(
         f"{source}: {what}; its fields are {shown}; say what they hold: `--as classify --text FIELD "
-        "--label FIELD`, `--prompt FIELD --reply FIELD`, `--as documents --text FIELD`, `--as preferences`"
+        "--label FIELD`, `--prompt FIELD --reply FIELD`, `--text FIELD --fields FIELD`, `--as documents --text FIELD`, "
+        "`--as preferences`"
     )
 
 
@@ -134,6 +151,16 @@ def judged(row: Record) -> bool:
 
 def shape(row: Record, source: Path) -> str:
     return " and ".join(conversations.shape(row, str(source)))
+
+
+def object_fields(rows: list[Record], names: list[str]) -> list[str]:
+    """The columns of JSON objects."""
+    found = []
+    for name in names:
+        values = [value for row in rows if (value := row.get(name)) not in (None, "")]
+        if values and all(isinstance(value, dict) or problems.fields(str(value)) for value in values):
+            found.append(name)
+    return found
 
 
 def text_fields(rows: list[Record], names: list[str], labels: list[str]) -> list[str]:
@@ -169,7 +196,7 @@ def prepare(technique: Dataset, source: Path) -> Prepared:
     """What the stage will leave of the source; UserError where it would refuse it."""
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        counts, _ = save(technique, source, place, place / "shards", workers=1)
+        counts, kinds = save(technique, source, place, place / "shards", workers=1)
         train, held_out = (records.load(place, split) for split in SPLITS)
     read, empty, duplicate = (counts[f"records_{what}"] for what in ("read", "too_short", "duplicate"))
     left = len(train) + len(held_out)
@@ -178,4 +205,5 @@ def prepare(technique: Dataset, source: Path) -> Prepared:
         raise UserError(f"{source}: {said}: {left} are left, and it takes {technique.min_records}")
     if not train or not held_out:
         raise UserError(f"{source}: {len(train)} rows to train on and {len(held_out)} held out; both need one or more")
+    technique.require(kinds, str(source))
     return Prepared(read, empty, duplicate, train, held_out)

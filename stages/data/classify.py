@@ -5,7 +5,8 @@ without it the split is by hash.
 """
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +43,18 @@ class Classify(Texts):
                     raise UserError(f"{place}: split {split!r} is none of {params.names(SPLITS)}")
                 record["split"] = split
             yield record
+
+    def require(self, kinds: Mapping[str, Counter[str]], place: str) -> None:
+        train, held_out = ({**kinds[split]} for split in SPLITS)
+        for each in (train, held_out):
+            each.pop(family(None), None)
+        if unseen := sorted(held_out.keys() - train.keys()):
+            raise UserError(
+                f"{place}: label {unseen[0]!r} is only in the held-out part ({held_out[unseen[0]]} rows), so nothing "
+                "teaches it: give more rows of it, leave it out, or say in a column `split` which rows are train"
+            )
+        if len(train) == 1:
+            raise UserError(f"{place}: all rows to train on are {next(iter(train))!r}: nothing tells labels apart")
 
     def found(self, source: Path) -> list[str]:
         """The labels of the file, by name."""

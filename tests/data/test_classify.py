@@ -1,6 +1,8 @@
 """Labelled texts: what becomes a record, in which order the labels stand, and what is refused."""
 
 import json
+from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 
@@ -76,3 +78,27 @@ def test_a_template_has_room_for_the_text(tmp_path):
 
 def test_a_family_is_a_name_that_metrics_can_have():
     assert classify.family("a b/c") == "a_b_c" and classify.family(None) == "unlabelled"
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "complaint"),
+    [
+        (
+            {"good": 9, "unlabelled": 3},
+            {"good": 1, "bad": 2},
+            r"mine: label 'bad' is only in the held-out part \(2 rows",
+        ),
+        (
+            {"good": 9, "unlabelled": 3},
+            {"good": 1},
+            "mine: all rows to train on are 'good': nothing tells labels apart",
+        ),
+        ({"good": 9, "bad": 1}, {"unlabelled": 1}, None),
+        ({"unlabelled": 9}, {"unlabelled": 1}, None),
+    ],
+)
+def test_labels_that_nothing_teaches_are_refused(train, held_out, complaint):
+    technique = classify.Classify(**P, source="rows.jsonl")
+    kinds = {"train": Counter(train), "held_out": Counter(held_out)}
+    with pytest.raises(UserError, match=complaint) if complaint else nullcontext():
+        technique.require(kinds, "mine")

@@ -61,6 +61,14 @@ def plain(i: int) -> dict:
     return {"body": sentence(i)}
 
 
+def extraction(i: int) -> dict:
+    return {"text": sentence(i), "found": {"first": WORDS[i % 10], "seen": i % 2 == 0}}
+
+
+def extraction_in_json(i: int) -> dict:
+    return extraction(i) | {"found": json.dumps(extraction(i)["found"])}
+
+
 SHAPES = {  # rows -> technique, and what of the row the model must see
     sharegpt: ("chats", [sentence(0), sentence(100), sentence(200)]),
     messages: ("chats", ["Be brief.", sentence(0), sentence(100)]),
@@ -69,6 +77,8 @@ SHAPES = {  # rows -> technique, and what of the row the model must see
     preference: ("preferences", [sentence(0), sentence(100), sentence(200)]),
     labelled: ("classify", [f"{sentence(0)} good\nbad or good?"]),
     plain: ("documents", [sentence(0)]),
+    extraction: ("extract", [sentence(0), "first, seen", '{"first": "river", "seen": true}']),
+    extraction_in_json: ("extract", [sentence(0), '{"first": "river", "seen": true}']),
 }
 
 
@@ -217,6 +227,9 @@ def test_fields_can_be_named(here):
     assert (mine["method"], mine["template"], mine["names"]) == ("classify", "Which? {text}", {"good": "yes"})
     init.main(file, as_="documents", text="a", model=MODEL, force=True, name="third", licence="CC0")
     assert written("third")["data"]["mine"]["licence"] == "CC0"
+    init.main(file, text="q", fields=["a", "kind"], model=MODEL, name="fourth")
+    mine = written("fourth")["data"]["mine"]
+    assert (mine["method"], mine["fields"]) == ("extract", ["a", "kind"])
 
 
 UNKNOWN = "say what they hold: `--as classify --text FIELD --label FIELD`, `--prompt FIELD --reply FIELD`"
@@ -224,6 +237,8 @@ GOOD = [labelled(i) for i in range(COUNT)]
 REFUSED = {
     "empty": ([], {}, "own.jsonl: it is empty"),
     "two texts": ([{"q": sentence(i), "a": sentence(i + 9)} for i in range(COUNT)], {}, UNKNOWN),
+    "two kinds of fields": (GOOD, {"fields": ["stars"], "label": "stars"}, "ask for classify, extract: choose one"),
+    "no such fields": (GOOD, {"fields": ["stars", "points"]}, "no field 'points'; its fields are: review, stars, id"),
     "numbers": (
         [{"x": i, "y": i * i} for i in range(COUNT)],
         {},
@@ -238,7 +253,7 @@ REFUSED = {
     "not named": ([plain(i) for i in range(COUNT)], {"as_": "classify"}, "which fields classify should read"),
     "no such field": (GOOD, {"label": "label"}, "no field 'label'; its fields are: review, stars, id"),
     "half a pair": (GOOD, {"prompt": "review"}, "--prompt and --reply belong together"),
-    "two kinds": (GOOD, {"as_": "chats", "label": "stars"}, "ask for chats, classify"),
+    "two kinds": (GOOD, {"as_": "chats", "label": "stars"}, "ask for chats, classify: choose one"),
     "one class": (
         [{"text": sentence(i), "label": "good"} for i in range(COUNT)],
         {},

@@ -64,8 +64,9 @@ def worth_keeping(record: Record, min_characters: int) -> bool:
 
 
 def same(row: Record) -> int:
-    """Equal for records that teach the same, blanks and case aside."""
-    return duplicates.key("\0".join(map(duplicates.plain, learnt(row))).encode())
+    """Equal for records that teach the same, blanks and case aside; what one likes and another does not is two."""
+    verdict = [str(row["liked"])] if "liked" in row else []
+    return duplicates.key("\0".join([*map(duplicates.plain, learnt(row)), *verdict]).encode())
 
 
 def near(rows: list[Record]) -> list[list[int]]:
