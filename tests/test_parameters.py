@@ -58,8 +58,15 @@ OTHER: dict[str, Any] = {
     "chats.source": "said-more",
     "preferences.source": "said-more",
     "extract.source": "said-more",
+    "classify.source": "said-more",
+    ".hub": {"revision": "0" * 40},
+    "classify.text_field": "question",
+    "classify.label_field": "kind",
+    "classify.names": {"good": "fine"},
+    "classify.labels": ["good", "bad"],
     "extract.text_field": "question",
     "extract.template": "{text}?",
+    "classify.template": "{text}?",
     ".fields": ["answer"],
     ".prompt_field": "question",
     ".reply_field": "answer",
@@ -132,6 +139,9 @@ OTHER: dict[str, Any] = {
     ".traces": "data/more-problems",
     "distill/logits.traces": "traces/fewer-logits",
     "distill/logits.teacher": "pretrain/other",
+    "traces/labels.precision": "bfloat16",
+    "traces/labels.source": "data/more-classify",
+    "distill/labels.traces": "data/classify",
     "solutions.context": 48,
     "dpo.context": 48,
     "cross_tokenizer.context": 52,
@@ -197,6 +207,7 @@ WITHOUT = {
     "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
     "given.dtype": "the given model is stored in 32 bits; tests/lib/test_loading.py has others",
+    "traces/labels.batch_size": "rows that are read at a time",
     "solutions.attempts": "counts where a reply is wrong or empty; tests/traces/test_techniques.py",
     "llama_cpp.attempts": "the same",
     "endpoint.attempts": "the same",
@@ -207,6 +218,7 @@ WITHOUT = {
 # Fields whose other value the stage must refuse, with a word of the message.
 REFUSED = {
     ".min_records": "min_records",
+    ".hub": "hub",
     "chats.scorer": "is no number",
     ".external.source": "sha256",
     "given.base": "sha256",
@@ -230,6 +242,7 @@ WITH: dict[str, dict[str, Any]] = {
     ".training.keep_zeros": {"model": "prune/magnitude"},
     ".label_smoothing": {"preference_loss": "robust", "label_smoothing": 0.1},
     "gguf.calibration": {"type": "Q4_K_M"},
+    "traces/labels.seed": {"pieces": 2},
     ".prompt_words": {"evolve": 1},
     "on_policy.text_rows": {"on_policy": 0.0, "max_new_tokens": 64},
     "on_policy.context": {"on_policy": 0.5},
@@ -316,7 +329,8 @@ class Project:
             (folder / name / "b.txt").write_text("\n\n".join(row["text"][1500:3000] for row in part[:5]))
             keys = ("prompt", "completion", "question", "answer", "chosen", "rejected")
             said = [{key: row["text"][40 * n : 40 * n + 40] for n, key in enumerate(keys)} for row in part]
-            said = [row | {"pattern": "whale"} for row in said]
+            marks = ({"label": "good", "kind": "x"}, {"label": "bad", "kind": "y"}, {"label": "good", "kind": "y"})
+            said = [row | {"pattern": "whale"} | marks[n % 3] for n, row in enumerate(said)]
             (folder / f"said-{name}").mkdir()
             (folder / f"said-{name}/a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
         code.write(folder / "artifacts/code")

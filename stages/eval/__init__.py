@@ -29,15 +29,29 @@ class Scores(NamedTuple):
     samples: Mapping[str, Any] = {}  # for people to read, and marks item by item
 
 
+class Beside(NamedTuple):
+    """What a measure of two models gets besides one of them."""
+
+    reference: Path  # the other
+    place: Path  # a folder that outlives a kill
+
+
 class Measure(Technique, ABC):
     """The contract of a technique."""
 
     records: Records
 
     @abstractmethod
+    def evaluate(self, model: Path, records: list[Record], beside: Beside | None = None) -> Scores:
+        """The scores of a model artefact on held-out records."""
+
+
+class OfOne(Measure, ABC):
+    """A measure of what one model does in its runtime; one of the artefact itself has more to do in `evaluate`."""
+
+    @abstractmethod
     def score(self, runtime: Runtime, records: list[Record]) -> Scores:
         """What the model in the runtime gets on held-out records."""
 
-    def evaluate(self, model: Path, records: list[Record]) -> Scores:
-        """The scores of a model artefact; a measure of the artefact itself, or of opening it, has more to do here."""
+    def evaluate(self, model: Path, records: list[Record], beside: Beside | None = None) -> Scores:
         return self.score(open_runtime(model), records)

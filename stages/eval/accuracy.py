@@ -20,9 +20,9 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from stages.eval import Measure, Scores
+from stages.eval import OfOne, Scores
 from stages.eval.parts import labelled, overlap
-from stages.lib.frame.errors import UserError
+from stages.eval.parts.answers import first_of_each_family, greedy
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.labels import likely
 from stages.lib.store.records import Record
@@ -32,18 +32,18 @@ from stages.lib.text import problems as tasks
 Z = NormalDist().inv_cdf(0.975)
 
 
-class Accuracy(Measure):
+class Accuracy(OfOne):
     per_family: PositiveInt = 24
     max_new_tokens: PositiveInt = 128
 
     def score(self, runtime: Runtime, records: list[Record]) -> Scores:
-        problems = first_of_each_family(records, self.per_family)
+        problems = first_of_each_family(records, self.per_family, "accuracy")
         confidence_N = None
         if task := labels.task(problems):
             likely_NL = likely(runtime, task.labels, [problem["prompt"] for problem in problems])
             answers, confidence_N = [task.labels[best] for best in likely_NL.argmax(1)], likely_NL.max(1)
         else:
-            answers = self.answer(runtime, problems)
+            answers = greedy(runtime, problems, self.max_new_tokens)
         known = [problem["solution"] for problem in problems]
         right = [tasks.correct(problem, answer) for problem, answer in zip(problems, answers, strict=True)]
         families: dict[str, list[bool]] = defaultdict(list)
@@ -66,23 +66,6 @@ class Accuracy(Measure):
         marks_by_id = {problem["id"]: mark for problem, mark in zip(problems, right, strict=True)}
         return Scores(metrics, samples={"right": marks_by_id, "answers": list(examples.values())})
 
-    def answer(self, runtime: Runtime, problems: list[Record]) -> list[str]:
-        """The model's greedy answers, without special tokens."""
-        tokenizer = runtime.tokenizer
-        prompts = [chat.prompt_ids(tokenizer, problem["prompt"]) for problem in problems]
-        answers = runtime.generate(prompts, self.max_new_tokens, chat.stops(tokenizer))
-        return [tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
-
-
-def first_of_each_family(problems: list[Record], number: int) -> list[Record]:
-    """At most `number` problems of every family, the families in the order of their names."""
-    families: dict[str, list[Record]] = defaultdict(list)
-    for problem in problems:
-        if "family" not in problem or "solution" not in problem or "liked" in problem:
-            raise UserError(f"eval.accuracy.records: record '{problem['id']}' is no problem with an answer")
-        families[problem["family"]].append(problem)
-    return [problem for name in sorted(families) for problem in families[name][:number]]
-
 
 def example(problem: Record, answer: str, correct: bool) -> dict[str, Any]:
     """What was asked, what is right, and what the model wrote."""
@@ -96,7 +79,7 @@ def summary(right: list[bool]) -> dict[str, float]:
     return {"accuracy": mean(right), "accuracy_low": low, "accuracy_high": high, "num_problems": len(right)}
 
 
-def wilson(right: int, number: int) -> tuple[float, float]:
+def wilson(right: float, number: int) -> tuple[float, float]:
     """The interval that holds the true rate in 95 of 100 cases; sensible also at 0 and 1 and for few problems."""
     rate, scale = right / number, 1 + Z**2 / number
     centre = rate + Z**2 / (2 * number)

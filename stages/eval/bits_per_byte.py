@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, PositiveInt
 
-from stages.eval import Measure, Scores
+from stages.eval import OfOne, Scores
 from stages.eval.parts import held_out
 from stages.lib.runtimes.base import Runtime
 from stages.lib.store.records import Record
@@ -23,7 +23,7 @@ from stages.lib.text import chat
 CONTINUATIONS, OPENING, LENGTH = 3, 24, 48  # texts that are continued, tokens of each that are given, and written
 
 
-class BitsPerByte(Measure):
+class BitsPerByte(OfOne):
     documents: PositiveInt = 48  # spread over the held-out split
     characters: PositiveInt = 1200  # of each document
     context: int = Field(256, ge=2)  # tokens a window, BOS among them

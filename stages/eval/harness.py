@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt, model_validator
 
-from stages.eval import Measure, Scores
+from stages.eval import OfOne, Scores
 from stages.eval.parts import tasks
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Model, Params
@@ -41,7 +41,7 @@ class Tasks(Params):
     chat: bool = False  # through the model's chat template, examples as earlier turns
 
 
-class Harness(Measure):
+class Harness(OfOne):
     records: None = None  # tasks bring their own
     models: dict[str, Model] = {}  # some of eval.models
     tasks: Tasks | None = None

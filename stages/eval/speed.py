@@ -18,7 +18,7 @@ from time import perf_counter
 
 from pydantic import Field, PositiveInt
 
-from stages.eval import Measure, Scores
+from stages.eval import Beside, OfOne, Scores
 from stages.eval.parts import held_out, memory
 from stages.lib.frame.energy import meter
 from stages.lib.runtimes.base import Runtime, file_bytes
@@ -28,13 +28,13 @@ from stages.lib.store.records import Record
 from stages.lib.text import chat
 
 
-class Speed(Measure):
+class Speed(OfOne):
     prompt_tokens: PositiveInt = 128
     new_tokens: int = Field(64, ge=2)
     repeats: PositiveInt = 5
     energy_seconds: float = Field(1.0, ge=0)  # of decoding under the meter; 0 leaves energy out
 
-    def evaluate(self, model: Path, records: list[Record]) -> Scores:
+    def evaluate(self, model: Path, records: list[Record], beside: Beside | None = None) -> Scores:
         models.load_tokenizer(model)  # imports transformers, some 450 MB that are not the model's
         before = memory.reset_peak()
         runtime = open_runtime(model)

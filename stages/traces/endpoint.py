@@ -13,11 +13,11 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from stages.lib.sampling.endpoint import Client
 from stages.lib.store import records
 from stages.lib.store.records import Record
 from stages.traces.parts import evolution
 from stages.traces.parts.answers import Answers, Writer, drawn
-from stages.traces.parts.endpoint_client import Client
 
 
 class Endpoint(Answers):

@@ -6,7 +6,8 @@ import pytest
 
 from stages.lib.frame import params
 
-MEASURES = [name for name in params.techniques("eval") if name != "harness"]  # it brings tasks: test_harness.py
+OTHERS = ("harness", "judge")  # of chosen models: test_harness.py, test_judge.py
+MEASURES = [name for name in params.techniques("eval") if name not in OTHERS]
 
 
 def few(name, documents, problems):

@@ -15,9 +15,9 @@ import pytest
 from pydantic import ValidationError
 
 from stages.lib.frame.errors import UserError
+from stages.lib.sampling import endpoint as endpoint_client
 from stages.lib.store import records
 from stages.traces import endpoint
-from stages.traces.parts import endpoint_client
 
 PARENTS = {"source": "a/b"}
 

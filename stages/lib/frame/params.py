@@ -164,10 +164,9 @@ def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
     for name, model in models(tree).items():
         check_name(f"{file}: eval.{MODELS}", name)
         check_parent(tree, f"eval.{MODELS}.{name}", model, file, Model.stages)
-    if models(tree) and (missing := [measure for measure in techniques("eval") if measure not in tree["eval"]]):
-        raise UserError(
-            f"{file}: eval.{missing[0]} is missing; every model is measured by: {names(techniques('eval'))}"
-        )
+    every = [measure for measure in techniques("eval") if MODELS not in technique_class("eval", measure).model_fields]
+    if models(tree) and (missing := [measure for measure in every if measure not in tree["eval"]]):
+        raise UserError(f"{file}: eval.{missing[0]} is missing; every model is measured by: {names(every)}")
     check_own_models(tree, file)
     check_compare(tree, file)
 

@@ -1,1 +1,1 @@
-"""Text drawn from a model."""
+"""Text drawn from a model, here or behind an endpoint."""
