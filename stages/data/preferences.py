@@ -1,11 +1,11 @@
 """Preferences from files of one's own: which replies people, or a judge, liked.
 
-Pairs      prompt, chosen and rejected: two replies to one prompt, of which one was liked better. Texts or lists of
-           messages, as TRL takes them; without a prompt both begin with it.
-Unpaired   prompt, completion and label: one reply, and whether it was liked (true or false). Ethayarajh et al. 2024,
-           arXiv:2402.01306, section 4.
+Pairs      chosen and rejected: two replies to one prompt, of which one was liked better.
+Unpaired   one reply and its label: whether it was liked (true or false). Ethayarajh et al. 2024, arXiv:2402.01306,
+           section 4.
 
-Which of the two a file holds, the first row says, and the log says it too.
+Their shapes are those of stages/data/parts/conversations.py. Which of the two a file holds, its first row says, and the
+log says it too.
 """
 
 from collections.abc import Iterator

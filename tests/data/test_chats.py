@@ -193,6 +193,55 @@ def test_preferences_are_what_trl_makes_of_them(name, tmp_path):
         assert [theirs[key][0]["content"] for key in expected] == list(expected.values())
 
 
+SHAREGPT = {"from": "human", "value": "2 + 2?"}
+PAIRS = {
+    "texts": {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+    "a message each": {
+        "conversations": [SHAREGPT],
+        "chosen": {"from": "gpt", "value": "4"},
+        "rejected": {"from": "gpt", "value": "5"},
+    },
+    "messages": {"messages": [ASK], "chosen": [SAY], "rejected": [SAY | {"content": "5"}]},
+    "alpaca": {"instruction": "2 + 2?", "input": "", "chosen": "4", "rejected": "5"},
+    "question": {"question": "2 + 2?", "chosen": "4", "rejected": "5"},
+    "both with the prompt": {"prompt": "2 + 2?", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "5"}]},
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_every_shape_is_the_same_preference(name, tmp_path):
+    [found] = read(tmp_path, PAIRS[name], technique=preferences.Preferences)
+    expected = {"id": "a/0", "family": "preference", "prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    assert found == expected
+    [found] = read(tmp_path, PAIRS[name] | {"system": "Be short."}, technique=preferences.Preferences)
+    assert found == expected | {"prompt": [SHORT, ASK]}
+
+
+def test_a_conversation_with_a_verdict_is_a_verdict_on_its_last_reply(tmp_path):
+    rows = [{"messages": [ASK, SAY], "label": True}, {"messages": [ASK, SAY, ASK, SAY], "label": "false"}]
+    found = read(tmp_path, *rows, technique=preferences.Preferences)
+    assert [(row["prompt"], row["solution"], row["liked"]) for row in found] == [
+        ("2 + 2?", "4", True),
+        ([ASK, SAY, ASK], "4", False),
+    ]
+    with pytest.raises(UserError, match="record 1: completion is not one reply to a prompt"):
+        read(tmp_path, {"messages": [SAY, ASK], "label": True}, technique=preferences.Preferences)
+
+
+def test_calls_of_tools_in_turns_of_their_own_are_the_assistants_words(tmp_path):
+    said = [SHAREGPT, {"from": "function_call", "value": "add(2, 2)"}, {"from": "observation", "value": "4"}]
+    [found] = read(tmp_path, {"conversations": [*said, {"from": "gpt", "value": "It is 4."}], "tools": "[]"})
+    call, told = {"role": "assistant", "content": "add(2, 2)"}, {"role": "tool", "content": "4"}
+    assert (found["prompt"], found["solution"]) == ([ASK, call, told], "It is 4.")
+
+
+@pytest.mark.parametrize("technique", [chats.Chats, preferences.Preferences])
+def test_tools_that_nobody_tells_the_model_of_are_refused(technique, tmp_path):
+    row = {"messages": [ASK, SAY], "prompt": "2 + 2?", "chosen": "4", "rejected": "5", "tools": '[{"name": "add"}]'}
+    with pytest.raises(UserError, match="record 1: nobody would tell the model its `tools`: write them into `system`"):
+        read(tmp_path, row, technique=technique)
+
+
 def test_preferences_without_two_replies_are_refused(tmp_path):
     for row in ({"chosen": "4", "rejected": "5"}, {"prompt": [ASK], "chosen": [ASK, SAY, ASK], "rejected": [SAY]}):
         with pytest.raises(UserError, match="record 1: chosen and rejected are not two replies to one prompt"):

@@ -4,11 +4,13 @@ messages        {"messages": [{"role", "content"}, ...]}: OpenAI, TRL; with role
 conversations   {"conversations": [{"from", "value"}, ...]}: ShareGPT, FastChat
 prompt and completion, question and answer, instruction (with input) and output (Alpaca), or two named fields: texts, or
                 lists of messages
-prompt, chosen, rejected: texts, or lists of messages (TRL); without a prompt both begin with it
-prompt, completion, label: texts, or lists of messages (TRL), and true or false
+chosen, rejected: texts, a message each, or lists of messages, to a prompt (TRL), question, instruction (with input), or
+                to messages or conversations (LLaMA-Factory); without any of these both begin with it (UltraFeedback)
+completion, label: a text or messages to a prompt (TRL), and true or false; or messages that end in it, and label (KTO)
 
-Roles of tools stay as they are: whether a model's template has them is seen when the model reads them. A call of a tool
-is learnt where it is written in the assistant's words.
+Beside any of these `system` holds what the model is told beforehand. Roles of tools stay as they are: whether a model's
+template has them is seen when the model reads them. A call of a tool is learnt where it is written in the assistant's
+words, or in a turn of its own (function_call).
 """
 
 from typing import Any
@@ -21,13 +23,16 @@ from stages.lib.text.chat import TOOLS, Message, Prompt
 LISTS = ("messages", "conversations", "conversation")
 SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
 UNPAIRED = ("prompt", "completion", "label")
+ASKED = ("prompt", "question", "instruction", *LISTS)  # what a preference is about
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # as files write them
-EXTRA = ("system", "input")  # beside them
+EXTRA = ("system", "input", "tools")  # beside them
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
-    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot"),
-} | {role: (role,) for role in TOOLS}
+    "assistant": ("assistant", "gpt", "chatgpt", "bard", "bing", "model", "bot", "function_call"),
+    "tool": ("tool", "observation"),
+    "function": ("function",),
+}
 KNOWN = {name: role for role, names in ROLES.items() for name in names}
 
 
@@ -59,21 +64,36 @@ def conversation(row: Record, names: tuple[str, ...], place: str) -> list[Messag
     if len(names) == 1:
         said = turns(row[names[0]], f"{place}, {names[0]}")
     else:
-        asked, reply = (row[name] for name in names)
-        if row.get("input") and names[0] == "instruction":
-            asked = f"{asked}\n\n{row['input']}"
-        said = [*one(asked, "user", f"{place}, {names[0]}"), *one(reply, "assistant", f"{place}, {names[1]}")]
-    if row.get("system") and said and said[0]["role"] != "system":
-        said = [*one(row["system"], "system", f"{place}, system"), *said]
+        said = [*question(row, names[0], place), *one(row[names[1]], "assistant", f"{place}, {names[1]}")]
+    said = told(row, said, place)
     while said and said[-1]["role"] != "assistant":
         said.pop()
     return said
 
 
+def question(row: Record, name: str, place: str) -> list[Message]:
+    """What a row asks in this field; of Alpaca's instructions with their input."""
+    asked = row[name]
+    if row.get("input") and name == "instruction":
+        asked = f"{asked}\n\n{row['input']}"
+    return one(asked, "user", f"{place}, {name}")
+
+
+def told(row: Record, said: list[Message], place: str) -> list[Message]:
+    """A conversation with what the model is told beforehand."""
+    if row.get("tools") not in (None, "", "[]", []):
+        raise UserError(
+            f"{place}: nobody would tell the model its `tools`: write them into `system`, as the model shall read them"
+        )
+    if row.get("system") and said and said[0]["role"] != "system":
+        return [*one(row["system"], "system", f"{place}, system"), *said]
+    return said
+
+
 def one(said: Any, role: str, place: str) -> list[Message]:
-    """A text of this role, or messages."""
-    if isinstance(said, list):
-        return turns(said, place)
+    """A text of this role, a message, or several."""
+    if isinstance(said, list | dict):
+        return turns(said if isinstance(said, list) else [said], place)
     if said is None or isinstance(said, str):
         return [{"role": role, "content": whole(said or "")}]
     raise UserError(f"{place}: {said!r:.40} is neither a text nor a list of messages")
@@ -111,13 +131,14 @@ def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     """(prompt, chosen reply, rejected reply)."""
     if missing := [name for name in ("chosen", "rejected") if name not in row]:
         raise UserError(f"{place}: no field {missing[0]!r}; a preference has prompt, chosen and rejected")
-    asked = one(row["prompt"], "user", f"{place}, prompt") if "prompt" in row else []
+    name = next((name for name in ASKED if row.get(name) is not None), None)
+    asked = question(row, name, place) if name else []
     chosen, rejected = (one(row[name], "assistant", f"{place}, {name}") for name in ("chosen", "rejected"))
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     begin = chosen[:shared]
-    before = begin if begin[: len(asked)] == asked else [*asked, *begin]
+    before = told(row, begin if begin[: len(asked)] == asked else [*asked, *begin], place)
     ends = (chosen[shared:], rejected[shared:])
     if not before or any([turn["role"] for turn in end] != ["assistant"] for end in ends):
         raise UserError(f"{place}: chosen and rejected are not two replies to one prompt")
@@ -126,14 +147,19 @@ def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
 
 def unpaired(row: Record) -> bool:
     """Whether a row is one reply and a verdict on it."""
-    return row.keys() >= set(UNPAIRED) and not {"chosen", "rejected"} & row.keys()
+    whole = "label" in row and any(isinstance(row.get(name), list) for name in LISTS)
+    return (whole or row.keys() >= set(UNPAIRED)) and not {"chosen", "rejected"} & row.keys()
 
 
 def verdict(row: Record, place: str) -> tuple[Prompt, str, bool]:
     """(prompt, reply, whether it was liked)."""
-    if missing := [name for name in UNPAIRED if name not in row]:
+    if name := next((name for name in LISTS if "label" in row and isinstance(row.get(name), list)), None):
+        *asked, last = told(row, turns(row[name], f"{place}, {name}"), place) or [{"role": "", "content": ""}]
+        said = [last]
+    elif missing := [name for name in UNPAIRED if name not in row]:
         raise UserError(f"{place}: no field {missing[0]!r}; a reply that was liked or not has {', '.join(UNPAIRED)}")
-    asked, said = one(row["prompt"], "user", f"{place}, prompt"), one(row["completion"], "assistant", place)
+    else:
+        asked, said = told(row, question(row, "prompt", place), place), one(row["completion"], "assistant", place)
     if not asked or [turn["role"] for turn in said] != ["assistant"]:
         raise UserError(f"{place}: completion is not one reply to a prompt")
     if (label := str(row["label"]).lower()) not in LABELS:
