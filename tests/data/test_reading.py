@@ -192,3 +192,18 @@ def test_the_same_question_with_other_answers_is_another_record():
     assert len({clean.same(row) for row in [*rows, *rows]}) == 5
     for seed in range(20):
         assert len({clean.split(row, 0.5, seed) for row in rows}) == 1, "no question is in both splits"
+
+
+def test_a_row_with_more_fields_than_names_is_refused(tmp_path):
+    """A text with a comma and no quotes: its end would be taken for the label."""
+    (tmp_path / "a.csv").write_text("text,label\nfine,good\nfine, but long,bad\n")
+    with pytest.raises(UserError, match="a.csv, line 3: 3 fields, but 2 names in the first line: put texts that hold"):
+        list(reading.rows(tmp_path / "a.csv", ()))
+    (tmp_path / "a.csv").write_text("text,label\nno label\n")
+    assert list(reading.rows(tmp_path / "a.csv", ())) == [{"text": "no label", "label": None}]
+
+
+def test_a_return_within_a_row_is_a_blank(tmp_path):
+    (tmp_path / "a.tsv").write_bytes(b'text\tlabel\r\nfine\r\tgood\r\n"two\r\nlines"\tbad\r\n')
+    found = [{"text": "fine ", "label": "good"}, {"text": "two\r\nlines", "label": "bad"}]
+    assert list(reading.rows(tmp_path / "a.tsv", ())) == found

@@ -22,6 +22,7 @@ KINDS = (".txt", ".jsonl", ".json", ".csv", ".tsv", ".parquet")
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 PEEK, BLOCK = 4096, 2**20  # of a .json: bytes that tell an array from lines, characters that are decoded at a time
 ROWS = 1000  # of a .parquet in memory
+LONE_RETURN = re.compile(r"\r(?!\n)")  # of a table: csv takes it for the end of a row, whoever wrote it did not
 
 
 def kind(file: Path) -> str | None:
@@ -148,9 +149,13 @@ def array(file: Path) -> Iterator[object]:
 
 def table(file: Path, _fields: Collection[str]) -> Iterator[Record]:
     csv.field_size_limit(2**31 - 1)  # a text may be long
-    cells = (line for _, line in lines(file))
-    for row in csv.DictReader(cells, delimiter="\t" if kind(file) == ".tsv" else ",", strict=True):
-        yield {str(name): value for name, value in row.items() if name is not None}
+    cells = (LONE_RETURN.sub(" ", line) for _, line in lines(file))
+    table = csv.DictReader(cells, delimiter="\t" if kind(file) == ".tsv" else ",", strict=True)
+    for row in table:
+        if more := row.pop(None, None):  # pyright: ignore[reportArgumentType, reportCallIssue]
+            fields = f"{len(row) + len(more)} fields, but {len(row)} names in the first line"
+            raise UserError(f"{file}, line {table.line_num}: {fields}: put texts that hold a delimiter into quotes")
+        yield dict(row)
 
 
 def parquet(file: Path, fields: Collection[str]) -> Iterator[Record]:
