@@ -3,10 +3,10 @@
 make run PROFILE=specialist && python -m benchmarks.specialist
 
 Peers: VADER's lexicon (Hutto & Gilbert 2014), which learns nothing; TF-IDF of words and characters with logistic
-regression, of the thousand labels and of all that the teacher has labelled. Accuracies are of the 2,000 held-out
-sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the mean rating is 0.5 or more
-from zero. Out of domain: sentences about products, which nobody has learnt from. Sentences a second and joules a
-sentence are each model's in the runtime it ships for, one sentence at a time.
+regression, of the thousand labels, of all sentences that the teacher has labelled, and of their pieces too. Accuracies
+are of the 2,000 held-out sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the mean
+rating is 0.5 or more from zero. Out of domain: sentences about products, which nobody has learnt from. Sentences a
+second and joules a sentence are each model's in the runtime it ships for, one sentence at a time.
 """
 
 import importlib.util
@@ -28,6 +28,7 @@ from stages.lib.runtimes import labels
 from stages.lib.runtimes.base import file_bytes
 from stages.lib.runtimes.open import open_runtime
 from stages.lib.store import records
+from stages.lib.text import labels as tasks
 
 RESULT = Path("benchmarks/results/specialist.json")
 PACKAGE, REVIEWS = Path("models/vaderSentiment-3.3.2.tar.gz"), Path("models/reviews")
@@ -42,7 +43,7 @@ def main(*, products: int = 1000, timed: int = 100, out: Path = RESULT) -> None:
     assert gate, "profile specialist has gates"
     held_out, other = (rows(REVIEWS / name / "held_out.jsonl") for name in ("labelled", "products"))
     ratings = {f"held_out/{row['id']}": abs(row["rating"]) for row in held_out}
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {f"{name}_bytes": file_bytes(place(model)) for name, model in models.items()}
     marks = {name: judged(name) for name in models}
     marks |= peers(held_out)
     for name, own in marks.items():
@@ -50,7 +51,7 @@ def main(*, products: int = 1000, timed: int = 100, out: Path = RESULT) -> None:
         found |= {f"{name}_accuracy{key.removeprefix('accuracy')}": told[key] for key in told if key != "num_problems"}
         found[f"{name}_accuracy_clear"] = mean(right for key, right in own.items() if ratings[key] >= CLEAR)
     for name in (gate.teacher, gate.student):
-        found |= used(name, Path("artifacts") / models[name] / "model", held_out[:timed], other[:products])
+        found |= used(name, place(models[name]), held_out[:timed], other[:products])
     found["ratio_bytes"] = found[f"{gate.teacher}_bytes"] / found[f"{gate.student}_bytes"]
     found["accuracy_kept"] = found[f"{gate.student}_accuracy"] / found[f"{gate.teacher}_accuracy"]
     for name, value in sorted(found.items()):
@@ -80,8 +81,11 @@ def used(name: str, folder: Path, held_out: list[dict[str, Any]], other: list[di
         f"{name}_sentences_per_s": len(held_out) / median(times),
         f"{name}_joules_per_sentence": spent["joules"] / (3 * len(held_out)),
         f"{name}_energy_measured": spent["energy_measured"],
-        f"{name}_bytes": file_bytes(folder),
     }
+
+
+def place(model: str) -> Path:
+    return Path("artifacts") / model / "model"
 
 
 def rows(file: Path) -> list[dict[str, Any]]:
@@ -95,12 +99,16 @@ def judged(model: str) -> Marks:
 def peers(held_out: list[dict[str, Any]]) -> dict[str, Marks]:
     labelled = rows(REVIEWS / "labelled" / "train.jsonl")
     taught = records.load(Path("artifacts/traces/labels/records"), "train")
-    texts = [row["prompt"].removesuffix(row["template"].partition("{text}")[2]) for row in taught]
+    task = tasks.task(taught)
+    assert task, "traces/labels has one task"
+    told = [(task.text(row["prompt"]), row["solution"], row["id"].count("/") > 1) for row in taught]
+    whole = [(text, label) for text, label, piece in told if not piece]
     polarity = vader()
     said = {
         "vader": ["positive" if polarity(row["text"])["compound"] > 0 else "negative" for row in held_out],
         "tfidf": tfidf([row["text"] for row in labelled], [row["label"] for row in labelled], held_out),
-        "tfidf_teacher_labels": tfidf(texts, [row["solution"] for row in taught], held_out),
+        "tfidf_teacher_labels": tfidf([text for text, _ in whole], [label for _, label in whole], held_out),
+        "tfidf_teacher_pieces": tfidf([text for text, _, _ in told], [label for _, label, _ in told], held_out),
     }
     return {
         name: {f"held_out/{row['id']}": each == row["label"] for row, each in zip(held_out, own, strict=True)}
