@@ -4,8 +4,8 @@ make run PROFILE=specialist && python -m benchmarks.specialist
 
 Peers: VADER's lexicon (Hutto & Gilbert 2014), which learns nothing; TF-IDF of words and characters with logistic
 regression, of the thousand labels, of all sentences that the teacher has labelled, and of their pieces too. Accuracies
-are of the 2,000 held-out sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the mean
-rating is 0.5 or more from zero. Out of domain: sentences about products, which nobody has learnt from. Sentences a
+are of the 2,000 held-out sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the
+mean rating is 0.5 or more from zero. Out of domain: sentences about products, which nobody has learnt from. Sentences a
 second and joules a sentence are each model's in the runtime it ships for, one sentence at a time.
 """
 
