@@ -14,8 +14,7 @@ JASA 22(158), 95 %: with z = 1.96,
 """
 
 from collections import defaultdict
-from math import sqrt
-from statistics import NormalDist, mean
+from statistics import mean
 from typing import Any
 
 from pydantic import PositiveInt
@@ -23,13 +22,12 @@ from pydantic import PositiveInt
 from stages.eval import OfOne, Scores
 from stages.eval.parts import labelled, overlap
 from stages.eval.parts.answers import first_of_each_family, greedy
+from stages.eval.parts.intervals import wilson
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.labels import likely
 from stages.lib.store.records import Record
 from stages.lib.text import chat, labels
 from stages.lib.text import problems as tasks
-
-Z = NormalDist().inv_cdf(0.975)
 
 
 class Accuracy(OfOne):
@@ -77,11 +75,3 @@ def example(problem: Record, answer: str, correct: bool) -> dict[str, Any]:
 def summary(right: list[bool]) -> dict[str, float]:
     low, high = wilson(sum(right), len(right))
     return {"accuracy": mean(right), "accuracy_low": low, "accuracy_high": high, "num_problems": len(right)}
-
-
-def wilson(right: float, number: int) -> tuple[float, float]:
-    """The interval that holds the true rate in 95 of 100 cases; sensible also at 0 and 1 and for few problems."""
-    rate, scale = right / number, 1 + Z**2 / number
-    centre = rate + Z**2 / (2 * number)
-    half = Z * sqrt(rate * (1 - rate) / number + Z**2 / (4 * number**2))
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from stages.eval import Beside, Measure, Scores
-from stages.eval.accuracy import wilson
 from stages.eval.parts.answers import first_of_each_family, greedy
+from stages.eval.parts.intervals import wilson
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Model, Params
 from stages.lib.frame.params import Records as Source
