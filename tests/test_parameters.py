@@ -230,6 +230,7 @@ REFUSED = {
     "distill/logits.tokens": "recorded with tokens",
     "distill/logits.examples": "examples",
     "distill/logits.text_rows": "text_rows",
+    "distill/labels.text_rows": "text_rows",
     "distill/logits.context": "context",
     "distill/logits.temperature": "temperature",
     "cross_tokenizer.tokens": "vocabularies differ",
