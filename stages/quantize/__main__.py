@@ -1,5 +1,6 @@
 """Quantize one variant: model + tokens -> packed model + metrics of what was reloaded. See this package's docstring."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ def main(
         with files.writing(out / "model") as folder:
             models.save(compressed.pack(net, dtype), tokenizer, folder)
             del net  # one model of 32 bits is in memory at once
+            gc.collect()  # the libraries' hooks hold it in a circle
             parent, reloaded = models.load(model, loading.STORED), models.load(folder)
             run.metrics |= losses.compare(models.logits(parent), models.logits(reloaded), unseen) | size(parent, folder)
             check(variant, expected, run.metrics, model)
