@@ -3,6 +3,7 @@
 import json
 import lzma
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ def pytest_configure(config):
     """Tests say the same on every machine: an accelerator is for `-m gpu` alone."""
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores Ctrl-C, in children too
 
 
 @pytest.fixture(scope="session")

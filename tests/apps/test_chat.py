@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -33,7 +32,6 @@ class Terminal:
     def __init__(self, state, *options):
         self.pid, self.keys = pty.fork()
         if not self.pid:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the background a shell has it ignored
             os.environ |= {"XDG_STATE_HOME": str(state), "TERM": "xterm", "OMP_NUM_THREADS": "1"}
             os.execv(sys.executable, [*COMMAND, *options])
         self.shown = ""
