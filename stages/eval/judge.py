@@ -15,16 +15,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveInt, model_validator
 
 from stages.eval import Beside, Measure, Scores
 from stages.eval.parts.answers import first_of_each_family, greedy
 from stages.eval.parts.intervals import wilson
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Model, Params
+from stages.lib.frame.params import Model
 from stages.lib.frame.params import Records as Source
 from stages.lib.runtimes.open import open_runtime
-from stages.lib.sampling.endpoint import Client
+from stages.lib.sampling.endpoint import Client, Service
 from stages.lib.store.records import Record
 from stages.lib.text import chat
 
@@ -46,18 +46,12 @@ VERDICT = re.compile(r"\b([ABC])\b")
 POINTS = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
 
-class Asked(Params):
+class Asked(Service):
     """The judge, and about what it is asked."""
 
-    url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
-    name: str = "default"  # of the model, as the endpoint calls it
     per_family: PositiveInt = 24  # questions
     max_new_tokens: PositiveInt = 256  # of an answer
     verdict_tokens: PositiveInt = 16  # more for a judge that thinks first
-    concurrency: PositiveInt = 4  # requests at a time
-    requests_per_second: PositiveFloat | None = None
-    retries: NonNegativeInt = 5
-    timeout: PositiveFloat = 120.0  # seconds
 
 
 class Judge(Measure):
@@ -84,7 +78,7 @@ class Judge(Measure):
         """The scores of a model's answers beside those of the reference."""
         p = self.asked
         assert p
-        client = Client(p.url, p.name, place, p.timeout, p.retries, p.concurrency, p.requests_per_second)
+        client = Client(p, place)
         rows = list(zip((chat.plain(problem["prompt"]) for problem in problems), own, theirs, strict=True))
         shown = [pair for asked, one, other in rows if one != other for pair in both(asked, one, other)]
         replies = client.ask(shown, max_tokens=p.verdict_tokens, temperature=0.0) if shown else []

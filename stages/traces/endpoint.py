@@ -11,23 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
-from stages.lib.sampling.endpoint import Client
+from stages.lib.sampling.endpoint import Client, Service
 from stages.lib.store import records
 from stages.lib.store.records import Record
 from stages.traces.parts import evolution
 from stages.traces.parts.answers import Answers, Writer, drawn
 
 
-class Endpoint(Answers):
+class Endpoint(Service, Answers):
     method: Literal["endpoint"]
-    url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
-    name: str = "default"  # of the model, as the endpoint calls it
-    concurrency: PositiveInt = 4  # requests at a time
-    requests_per_second: PositiveFloat | None = None
-    retries: NonNegativeInt = 5  # of a request, each after twice the pause of the one before, or as the endpoint says
-    timeout: PositiveFloat = 120.0  # seconds
     price_per_million_input: NonNegativeFloat = 0.0  # of tokens, in any currency
     price_per_million_output: NonNegativeFloat = 0.0
     evolve: NonNegativeInt = 0  # rounds
@@ -62,7 +56,7 @@ class EndpointWriter(Writer):
 
     def __init__(self, p: Endpoint, place: Path):
         self.p = p
-        self.client = Client(p.url, p.name, place, p.timeout, p.retries, p.concurrency, p.requests_per_second)
+        self.client = Client(p, place)
 
     def reply(self, batch: int, prompts: list[str], attempt: int) -> list[str]:
         """A reply that was cut short counts as none."""

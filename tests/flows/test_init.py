@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from flows import init, profiles
+from flows import init, profiles, proposal
 from stages.data import Dataset, _recognise
 from stages.data._recognise import Asked, recognise
 from stages.lib.frame import gates, params
@@ -152,7 +152,7 @@ def test_a_folder_of_texts(here, capsys):
         (folder / f"{i:02}.txt").write_text(" ".join(sentence(j) for j in range(i * 4, i * 4 + 4)))
     init.main(folder, model=MODEL)
     tree = written("letters")
-    assert tree["pretrain"]["mine"]["training"]["steps"] >= init.STEPS
+    assert tree["pretrain"]["mine"]["training"]["steps"] >= proposal.STEPS
     assert tree["tokenize"]["theirs"]["documents"] == "data/mine" and "corpus" not in tree["data"]
     assert "(documents)" in capsys.readouterr().out
 
@@ -176,7 +176,7 @@ def test_what_is_said_is_so(here, capsys):
 
 
 def test_the_estimate_is_its_formula():
-    works = [init.Work(100, 100, 50), init.Work(1000, 10, 20, beside=5)]
+    works = [proposal.Work(100, 100, 50), proposal.Work(1000, 10, 20, beside=5)]
     said = init.estimate(works, flops_a_second=1000.0, watts=2.0)
     assert works[0].bytes == 1600 and works[1].bytes == 16 * 10 + 4 * 1005
     assert "150 seconds" not in said and "2.5 minutes" in said  # (6 * 100 * 50 + 6 * 1000 * 20) / 1000 = 150 s
@@ -190,7 +190,7 @@ def test_this_machine_is_measured():
 
 def test_the_shape_is_that_of_the_model(model_folder):
     net = models.load(model_folder)
-    shape = init.shape_of(model_folder)
+    shape = proposal.shape_of(model_folder)
     assert shape.parameters == net.num_parameters()
     assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads) == (2, 256, 4, 2)
     linear = {name: part.weight for name, part in net.model.layers.named_modules() if hasattr(part, "in_features")}

@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.lib.frame.errors import UserError
-from stages.lib.sampling import endpoint as endpoint_client
+from stages.lib.sampling.endpoint import HEADERS
 from stages.lib.store import records
 from stages.traces import endpoint
 
@@ -109,7 +109,7 @@ def test_nothing_is_told_but_the_request(serve, tmp_path, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     server = serve()
     assert client(server, tmp_path).reply(0, ["one"], 0) == ["about one"]
-    assert set(server.headers[0]) <= endpoint_client.HEADERS | {"path"}
+    assert set(server.headers[0]) <= HEADERS | {"path"}
     assert "s3cr3t" not in json.dumps(server.headers)
 
 

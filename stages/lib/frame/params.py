@@ -110,9 +110,10 @@ def load(contract: type[Contract], variant: str, file: Path = PARAMS_FILE) -> Co
     found = variants(tree, stage)
     if variant not in found:
         raise UserError(f"{file}: no variant '{variant}' under '{stage}'; there are: {names(found)}")
-    checked = technique(stage, variant, found[variant], file)
+    section = next(name for name in sections(stage) if variant in tree.get(name, {}))
+    checked = technique(stage, variant, found[variant], file, section)
     assert isinstance(checked, contract)
-    check_parents(tree, f"{stage}.{variant}", checked, file)
+    check_parents(tree, f"{section}.{variant}", checked, file)
     return checked
 
 
@@ -134,9 +135,13 @@ def read(file: Path = PARAMS_FILE) -> dict[str, Any]:
 
 def variants(tree: Tree, stage: str) -> dict[str, Any]:
     """Name -> entry of every variant of a stage, in the file's order; of eval the measures."""
-    sections = [stage, *(section for section, of in SECTIONS.items() if of == stage)]
-    found = {name: entry for section in sections for name, entry in tree.get(section, {}).items()}
+    found = {name: entry for section in sections(stage) for name, entry in tree.get(section, {}).items()}
     return {name: entry for name, entry in found.items() if stage != "eval" or name != MODELS}
+
+
+def sections(stage: str) -> list[str]:
+    """Where the variants of a stage stand."""
+    return [stage, *(section for section, of in SECTIONS.items() if of == stage)]
 
 
 def models(tree: Tree) -> dict[str, str]:
@@ -146,21 +151,21 @@ def models(tree: Tree) -> dict[str, str]:
 
 def check(tree: Tree, file: Path = PARAMS_FILE) -> None:
     """Every variant of every stage: known technique, known keys, right types, existing parents."""
-    sections = (*STAGES, *SECTIONS)
-    if unknown := [section for section in tree if section not in (*sections, *BESIDE)]:
-        raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names((*sections, *BESIDE))}")
+    allowed = (*STAGES, *SECTIONS, *BESIDE)
+    if unknown := [section for section in tree if section not in allowed]:
+        raise UserError(f"{file}: unknown stage {names(unknown)}; there are: {names(allowed)}")
     if missing := [stage for stage in STAGES if stage not in tree]:
         raise UserError(f"{file}: {missing[0]} is missing, which dvc.yaml wants; without variants it is `{{}}`")
     for section, stage in SECTIONS.items():
         if twice := [name for name in tree.get(section, {}) if name in tree[stage]]:
             raise UserError(f"{file}: {names(twice)} stands under {section} and under {stage}: rename one")
-    for section in sections:
+    for section in (*STAGES, *SECTIONS):
         stage = SECTIONS.get(section, section)
         for variant, entry in variants({section: tree.get(section, {})}, stage).items():
-            checked = technique(stage, variant, entry, file)
+            checked = technique(stage, variant, entry, file, section)
             if (own := checked.section()) != section:
                 raise UserError(f"{file}: {variant} stands under `{section}`; such a one belongs under `{own}`")
-            check_parents(tree, f"{stage}.{variant}", checked, file)
+            check_parents(tree, f"{section}.{variant}", checked, file)
     for name, model in models(tree).items():
         check_name(f"{file}: eval.{MODELS}", name)
         check_parent(tree, f"eval.{MODELS}.{name}", model, file, Model.stages)
@@ -244,10 +249,12 @@ def parents(params: BaseModel) -> dict[str, Parent]:
     return {key: value for key in type(params).model_fields if isinstance(value := getattr(params, key), Parent)}
 
 
-def technique(stage: str, variant: str, entry: object, file: Path = PARAMS_FILE) -> Technique:
+def technique(
+    stage: str, variant: str, entry: object, file: Path = PARAMS_FILE, section: str | None = None
+) -> Technique:
     """The technique of an entry of params.yaml, checked by itself. `method` says which; of eval's measures the name."""
-    place = f"{file}: {stage}.{variant}"
-    check_name(f"{file}: {stage}", variant)
+    place = f"{file}: {section or stage}.{variant}"
+    check_name(f"{file}: {section or stage}", variant)
     if not isinstance(entry, dict):
         raise UserError(f"{place} must be a mapping, not {entry!r}")
     if stage != "eval" and "method" not in entry:

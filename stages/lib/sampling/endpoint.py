@@ -17,7 +17,10 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
 from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import Params
 from stages.lib.store import records
 
 if TYPE_CHECKING:
@@ -28,6 +31,17 @@ KEY = "ORCHARD_API_KEY"  # environment variable; a key is never in params, journ
 LOCAL = ("127.0.0.1", "localhost", "::1")
 RAW = "x-stainless-raw-response"  # by it openai knows later that the body was asked for as it came
 HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", RAW}
+
+
+class Service(Params):
+    """An endpoint, and how it is asked."""
+
+    url: str = Field("http://127.0.0.1:8080/v1", pattern=r"^https?://[^\s@?]+$")  # no password, no key
+    name: str = "default"  # of the model, as the endpoint calls it
+    concurrency: PositiveInt = 4  # requests at a time
+    requests_per_second: PositiveFloat | None = None
+    retries: NonNegativeInt = 5  # of a request, each after twice the pause of the one before, or as the endpoint says
+    timeout: PositiveFloat = 120.0  # seconds
 
 
 class Journal:
@@ -50,23 +64,15 @@ class Journal:
 class Client:
     """`ask` gives an answer to each prompt; `spent` counts what this client's answers took, whenever they came."""
 
-    def __init__(
-        self,
-        url: str,
-        name: str,
-        folder: Path,
-        timeout: float,
-        retries: int,
-        concurrency: int,
-        requests_per_second: float | None,
-    ):
-        identity = hashlib.sha256(f"{url}\0{name}".encode()).hexdigest()[:16]
-        self.url, self.name, self.retries, self.concurrency = url, name, retries, concurrency
+    def __init__(self, service: Service, folder: Path):
+        self.url, self.name, self.retries = service.url, service.name, service.retries
+        identity = hashlib.sha256(f"{self.url}\0{self.name}".encode()).hexdigest()[:16]
         self.journal, self.used = Journal(folder / f"answers-{identity}.jsonl"), set[str]()
-        self.pause = 1 / requests_per_second if requests_per_second else 0.0
+        self.concurrency = service.concurrency
+        self.pause = 1 / service.requests_per_second if service.requests_per_second else 0.0
         self.lock, self.turn = Lock(), 0.0
         self.key = os.environ.get(KEY, "")
-        self.openai = connect(url, self.key, timeout, retries, self.before_request)
+        self.openai = connect(self.url, self.key, service.timeout, self.retries, self.before_request)
 
     def ask(self, prompts: list[str], **sampling: float) -> list[dict[str, Any]]:
         """Each with "text", "finish", "prompt_tokens" and "completion_tokens": from the journal what it knows, the rest
