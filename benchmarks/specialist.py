@@ -1,15 +1,17 @@
 """What profile `specialist` has made, beside what one would use instead with the same thousand labels.
 
-make run PROFILE=specialist && python -m benchmarks.specialist
+make run PROFILE=specialist && python -m benchmarks.specialist          (or PROFILE=specialist-seeds: three students)
 
 Peers: VADER's lexicon (Hutto & Gilbert 2014), which learns nothing; TF-IDF of words and characters with logistic
-regression, of the thousand labels, of all sentences that the teacher has labelled, and of their pieces too. Accuracies
-are of the 2,000 held-out sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the
-mean rating is 0.5 or more from zero. Out of domain: sentences about products, which nobody has learnt from. Sentences a
-second and joules a sentence are each model's in the runtime it ships for, one sentence at a time.
+regression, of the thousand labels and of all sentences that the teacher has labelled. Accuracies are of the 2,000
+held-out sentences, with Wilson's intervals, read from the profile's evaluations; `clear` where the mean rating is 0.5
+or more from zero; `seeds_*` of the shipped model and those named after it with a number. Out of domain: sentences about
+products, which nobody has learnt from. Sentences a second and joules a sentence are each model's in the runtime it
+ships for, one sentence at a time.
 """
 
 import importlib.util
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -52,6 +54,9 @@ def main(*, products: int = 1000, timed: int = 100, out: Path = RESULT) -> None:
         found[f"{name}_accuracy_clear"] = mean(right for key, right in own.items() if ratings[key] >= CLEAR)
     for name in (gate.teacher, gate.student):
         found |= used(name, place(models[name]), held_out[:timed], other[:products])
+    seeds = [name for name in models if re.fullmatch(rf"{gate.student}(-\d+)?", name)]
+    accuracies = [found[f"{name}_accuracy"] for name in seeds]
+    found |= {"seeds_count": len(seeds), "seeds_mean": mean(accuracies), "seeds_worst": min(accuracies)}
     found["ratio_bytes"] = found[f"{gate.teacher}_bytes"] / found[f"{gate.student}_bytes"]
     found["accuracy_kept"] = found[f"{gate.student}_accuracy"] / found[f"{gate.teacher}_accuracy"]
     for name, value in sorted(found.items()):
@@ -101,14 +106,12 @@ def peers(held_out: list[dict[str, Any]]) -> dict[str, Marks]:
     taught = records.load(Path("artifacts/traces/labels/records"), "train")
     task = tasks.task(taught)
     assert task, "traces/labels has one task"
-    told = [(task.text(row["prompt"]), row["solution"], row["id"].count("/") > 1) for row in taught]
-    whole = [(text, label) for text, label, piece in told if not piece]
+    texts, told = [task.text(row["prompt"]) for row in taught], [row["solution"] for row in taught]
     polarity = vader()
     said = {
         "vader": ["positive" if polarity(row["text"])["compound"] > 0 else "negative" for row in held_out],
         "tfidf": tfidf([row["text"] for row in labelled], [row["label"] for row in labelled], held_out),
-        "tfidf_teacher_labels": tfidf([text for text, _ in whole], [label for _, label in whole], held_out),
-        "tfidf_teacher_pieces": tfidf([text for text, _, _ in told], [label for _, label, _ in told], held_out),
+        "tfidf_teacher_labels": tfidf(texts, told, held_out),
     }
     return {
         name: {f"held_out/{row['id']}": each == row["label"] for row, each in zip(held_out, own, strict=True)}

@@ -1,8 +1,7 @@
-"""What a teacher says of texts and of their parts, against one forward pass each."""
+"""What a teacher says of texts, against one forward pass each."""
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from stages.lib.frame import files
 from stages.lib.store import models, records
@@ -29,9 +28,9 @@ def record(taught, tokenizer, tmp_path):
     return run
 
 
-def test_every_text_and_part_has_the_teachers_own_probabilities(record, taught, tokenizer):
-    found = record(pieces=3)
-    assert len(found) == len({row["id"] for row in found}) > len(TEXTS) + 3
+def test_every_text_has_the_teachers_own_probabilities(record, taught, tokenizer):
+    found = record()
+    assert [TASK.text(row["prompt"]) for row in found] == list(TEXTS)
     token_L = tasks.tokens(tokenizer, TASK.labels)
     for row in found:
         ids = torch.tensor([chat.prompt_ids(tokenizer, row["prompt"])])
@@ -39,22 +38,6 @@ def test_every_text_and_part_has_the_teachers_own_probabilities(record, taught, 
             expected_L = taught(input_ids=ids).logits[0, -1, token_L].softmax(-1)
         torch.testing.assert_close(torch.tensor(row["probabilities"]), expected_L, rtol=1e-4, atol=1e-5)
         assert row["solution"] == TASK.labels[expected_L.argmax()]
-
-
-def test_parts_are_runs_of_words_in_the_same_template(record):
-    found = record(pieces=3)
-    assert [TASK.text(row["prompt"]) for row in found if row["id"].count("/") == 1] == list(TEXTS)
-    parts = [(TEXTS[int(row["id"].split("/")[1])], TASK.text(row["prompt"])) for row in found if "/" in row["id"][5:]]
-    assert all(f" {part} " in f" {text} " and part != text for text, part in parts)
-    assert not [text for text, _ in parts if " " not in text]  # one word has no parts
-    assert len(set(parts)) == len(parts)
-
-
-def test_the_seed_draws_the_parts(record):
-    prompts = [[row["prompt"] for row in record(pieces=3, seed=seed)] for seed in (1, 1, 2)]
-    assert prompts[0] == prompts[1] != prompts[2]
-    with pytest.raises(ValidationError, match="seed is 1, but it counts only with pieces above 0"):
-        record(seed=1)
 
 
 def test_sixteen_bits_say_nearly_the_same(record):
