@@ -102,7 +102,8 @@ def ids_of(tokenizer: "PreTrainedTokenizerFast", row: Record) -> list[int]:
     replies = [row[key] for key in ("solution", "chosen", "rejected") if key in row]
     if not replies:
         return chat.prompt_ids(tokenizer, row["prompt"])
-    every = [ids for reply in replies for ids, *_ in packing.turns(tokenizer, row | {"solution": reply})]
+    asked = {key: value for key, value in row.items() if key != "liked"}
+    every = [ids for reply in replies for ids, *_ in packing.turns(tokenizer, asked | {"solution": reply})]
     return max(every, key=len)
 
 
@@ -124,7 +125,8 @@ def examples(tokenizer: "PreTrainedTokenizerFast", rows: list[Record]) -> Iterat
     for number, row in enumerate(rows[:EXAMPLES], 1):
         for text in shown(tokenizer, row):
             more = f" ... ({len(text) - SHOWN:,} characters more)" if len(text) > SHOWN else ""
-            yield f"example {number} of {min(EXAMPLES, len(rows))}, {row['id']}"
+            verdict = f", {'liked' if row['liked'] else 'disliked'}" if "liked" in row else ""
+            yield f"example {number} of {min(EXAMPLES, len(rows))}, {row['id']}{verdict}"
             yield from (f"  | {line}" for line in (text[:SHOWN] + more).split("\n"))
 
 
@@ -316,7 +318,10 @@ def main(
     if shares:
         print(shares)
 
-    tree, works = proposal.plan(found.method, shape, lengths, context, external, cuttable(tokenizer))
+    liked = [row["liked"] for row in mine.train if "liked" in row]
+    if liked:
+        print(f"verdicts   {sum(liked):,} liked, {len(liked) - sum(liked):,} disliked")
+    tree, works = proposal.plan(found.method, shape, lengths, context, external, cuttable(tokenizer), liked)
     print(estimate(works, *measured()))
     given = {"external": external} if model != MODEL else {}
     common = {"tokenize": {"theirs": given | tokenize | proposal.parents(found.method)}}

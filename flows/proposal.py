@@ -93,7 +93,13 @@ def shape_of(model: Path) -> Shape:
 
 
 def plan(
-    method: str, shape: Shape, lengths: Mapping[str, Lengths], context: int, external: dict[str, str], cut: bool
+    method: str,
+    shape: Shape,
+    lengths: Mapping[str, Lengths],
+    context: int,
+    external: dict[str, str],
+    cut: bool,
+    liked: list[bool],
 ) -> tuple[dict[str, Any], list[Work]]:
     mine = lengths["mine"]
     match method:
@@ -102,7 +108,7 @@ def plan(
         case "documents":
             return reader(shape, mine, context, external)
         case "preferences":
-            return preferrer(shape, mine, context)
+            return preferrer(shape, mine, context, liked)
         case _:
             return chatter(shape, mine, context)
 
@@ -175,12 +181,17 @@ def chatter(shape: Shape, lengths: Lengths, context: int) -> tuple[dict[str, Any
     return tree, [lora(shape, count * 4 * context)]
 
 
-def preferrer(shape: Shape, lengths: Lengths, context: int) -> tuple[dict[str, Any], list[Work]]:
-    """The model itself, by DPO with LoRA; what it could before, the base's problems measure."""
+def preferrer(shape: Shape, lengths: Lengths, context: int, liked: list[bool]) -> tuple[dict[str, Any], list[Work]]:
+    """The model itself, by DPO with LoRA, or by KTO where single replies were `liked` or not; what it could before, the
+    base's problems measure."""
     count = math.ceil(len(lengths.train) / 4)
     training = {"steps": count, "batch_size": 4, "lr": 0.0001, "optimizer": "adamw"}
+    entry = aligned("kto" if liked else "dpo", context, training)
+    if 0 < sum(liked) < len(liked):  # the rarer kind counts for as much as the other
+        share = sum(liked) / (len(liked) - sum(liked))
+        entry |= {"undesirable": round(share, 2)} if share > 1 else {"desirable": round(1 / share, 2)}
     tree = {
-        "align": {"mine": aligned("dpo", context, training)},
+        "align": {"mine": entry},
         "export": ships("align/mine"),
         "eval": {"models": {"mine": "align/mine"}},
     }

@@ -4,7 +4,8 @@ In   model artefact, problems and `examples` (record artefacts: instructions or 
 Out  model artefact (with `lora` its folder adapter/ holds the adapter alone), curve.csv; metrics: reply_loss_before,
      reply_loss_after (nats/token of held-out solutions), kl_reference (nats/token from the model before, on the same);
      where the examples are pairs, of the held-out ones margin (how much further apart the two replies are than before,
-     nats), preference_accuracy, chosen_logprob and rejected_logprob (nats), each _before and _after
+     nats), preference_accuracy, chosen_logprob and rejected_logprob (nats), each _before and _after; where they are
+     replies that were liked or not, liked_logprob and disliked_logprob (nats)
 
 The curve shows, beside the loss, what a technique measures on its batches.
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from stages.align import Alignment, Reference
-from stages.align.parts import pairs
+from stages.align.parts import pairs, verdicts
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import command
 from stages.lib.nets import packed
@@ -61,6 +61,8 @@ def main(
             run.metrics |= compare(before, net, loop.to_device(rows, net.device))
             if preferences and set(pairs.SIDES) <= preferences[0].keys():
                 run.metrics |= pairs.compare(before, net, pairs.encode(tokenizer, preferences, technique.context))
+            elif preferences and "liked" in preferences[0]:
+                run.metrics |= verdicts.compare(before, net, verdicts.encode(tokenizer, preferences, technique.context))
             labels.keep(net.config, [*train_problems, *train_examples])
             models.write(net, tokenizer, folder)
 

@@ -13,6 +13,9 @@ apo_zero   1 - s(beta r(c)) + s(beta r(w)): D'Oosterlinck et al. 2024, arXiv:240
 sppo_hard  (r(c) - 1 / (2 beta))^2 + (r(w) + 1 / (2 beta))^2: Wu et al. 2024, arXiv:2405.00675, eq. 4.7, if the chosen
            reply always wins
 
+All of them may push the chosen reply down as long as the other falls faster; `sft_weight` adds its loss, as in
+Pang et al. 2024, arXiv:2404.19733, eq. 1.
+
 The reference is a copy of the model; with LoRA it is the model with its adapters off, which costs no memory. Cost: two
 passes forward and one backward over both replies. Shapes: B pairs.
 """
@@ -22,7 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
 from stages.align import Alignment, Reference
@@ -38,6 +41,7 @@ class DPO(Alignment):
     method: Literal["dpo"]
     beta: PositiveFloat = 0.1  # weight of staying near the reference
     preference_loss: Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero", "sppo_hard"] = "sigmoid"
+    sft_weight: NonNegativeFloat = 0.0  # of the chosen replies' own loss, nats/token, beside it
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # of robust: the share of pairs that are the wrong way round
 
     @model_validator(mode="after")
@@ -60,14 +64,11 @@ class DPO(Alignment):
             reference_chosen_B, reference_rejected_B = pairs.log_probabilities(model, batch)
         chosen_B, rejected_B = pairs.log_probabilities(policy, batch)
         ratio_chosen_B, ratio_rejected_B = chosen_B - reference_chosen_B, rejected_B - reference_rejected_B
-        margin_B = ratio_chosen_B - ratio_rejected_B
-        measures = {
-            "margin": margin_B.mean(),
-            "accuracy": (margin_B > 0).float().mean(),
-            "chosen_logprob": chosen_B.mean(),
-            "rejected_logprob": rejected_B.mean(),
-        }
-        return self.losses(ratio_chosen_B, ratio_rejected_B, *pairs.lengths(batch)).mean(), measures
+        lengths = pairs.lengths(batch)
+        loss = self.losses(ratio_chosen_B, ratio_rejected_B, *lengths).mean()
+        if self.sft_weight:
+            loss = loss - self.sft_weight * (chosen_B / lengths[0]).mean()
+        return loss, pairs.measures(ratio_chosen_B - ratio_rejected_B, chosen_B, rejected_B)
 
     def losses(
         self, ratio_chosen_B: Tensor, ratio_rejected_B: Tensor, length_chosen_B: Tensor, length_rejected_B: Tensor

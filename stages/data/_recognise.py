@@ -80,7 +80,8 @@ def recognise(source: Path, asked: Asked) -> Found:
         fields = {"prompt_field": asked.prompt, "reply_field": asked.reply} if asked.prompt else {}
         return Found(method, fields, f"conversations, in {' and '.join(fields.values()) or shape(rows[0], source)}")
     if method == "preferences":
-        return Found(method, {}, "preferences, in 'chosen' and 'rejected'")
+        said = "replies that were liked or not, by 'label'" if judged(rows[0]) else "in 'chosen' and 'rejected'"
+        return Found(method, {}, f"preferences, {said}")
     raise unknown(source, rows, names, f"not clear which fields {method} should read")
 
 
@@ -102,14 +103,9 @@ def method_of(
     implied |= {asked.method} if asked.method else set()
     if len(implied) > 1:
         raise UserError(f"--as, --label, --prompt and --fields ask for {params.names(sorted(implied))}: choose one")
-    if implied <= {"preferences"} and judged(rows[0]):
-        raise UserError(
-            f"{source}: replies with a verdict (prompt, completion, label), from which no training here learns: give "
-            "pairs (prompt, chosen, rejected); `--prompt prompt --reply completion` learns every reply, liked or not"
-        )
     if implied:
         return implied.pop()
-    if {"chosen", "rejected"} <= set(names):
+    if {"chosen", "rejected"} <= set(names) or judged(rows[0]):
         return "preferences"
     found = ["chats"] if talks(rows[0]) else []
     if len(texts) == len(objects) == 1 and not found:

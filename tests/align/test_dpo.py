@@ -26,10 +26,7 @@ TRAINING = {"steps": 1, "batch_size": 4, "warmup": 0, "lr_floor": 1, "weight_dec
 
 def test_unpaired_preferences_are_refused_by_name(tokenizer):
     unpaired = {"id": "mine/0", "family": "f", "prompt": "Say 4", "solution": "#### 4", "liked": True}
-    said = (
-        "dpo learns from preference pairs, records with chosen and rejected; its examples are unpaired: 'mine/0' is one"
-    )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match="'mine/0' is one reply and whether it was liked: `method: kto`"):
         make().batches(tokenizer, [], [unpaired])
 
 
@@ -147,6 +144,16 @@ def test_it_is_trls(loss, beta, trl_loss, tiny, moved, tokenizer):
     for found, wanted in zip(gradient, expected_gradient, strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-3)
     assert measures["margin"].abs() > 1e-3, "policy and reference differ"
+
+
+def test_the_chosen_replies_own_loss_joins_by_its_weight(tiny, moved, tokenizer):
+    batch = make().batches(tokenizer, [], PAIRS)(0)
+    plain, with_sft = (make(sft_weight=w).loss(moved, lambda: nullcontext(tiny), batch)[0] for w in (0.0, 0.5))
+    prompts = [len(chat.prompt_ids(tokenizer, pair["prompt"])) for pair in PAIRS]
+    whole = [len(chat.chat_ids(tokenizer, pair["prompt"], pair["chosen"])) for pair in PAIRS]
+    lengths = [a - b for a, b in zip(whole, prompts, strict=True)]
+    own = [-log_probability(moved, tokenizer, pair, "chosen") / n for pair, n in zip(PAIRS, lengths, strict=True)]
+    torch.testing.assert_close(with_sft - plain, 0.5 * torch.stack(own).mean(), atol=1e-4, rtol=1e-4)
 
 
 def test_batches_go_round_the_pairs_in_a_seeded_order(tokenizer):

@@ -36,7 +36,7 @@ def make(name, training=None, **more):
 
 def align(technique, model, tokenizer, folder, stop_after=None):
     """As the stage does it."""
-    examples = PAIRS if technique.method == "dpo" else PROBLEMS
+    examples = PROBLEMS if technique.method == "sft" else PAIRS
     reference, curve = stage.unchanged(copy.deepcopy(model)), []
     policy = adapters.wrap(model, technique.lora)
     if technique.lora:
@@ -122,9 +122,10 @@ def test_zeros_are_kept_and_rounded_weights_are_ternary(name, tiny, tokenizer, t
     rounding.require_ternary(rounded, "align.mine")
 
 
-def test_records_of_the_wrong_kind_are_refused(tokenizer):
-    with pytest.raises(UserError, match="preference pairs; chosen, rejected missing"):
-        make("dpo").batches(tokenizer, PROBLEMS, PROBLEMS)
+def test_records_of_the_wrong_kind_are_refused(name, tokenizer):
+    if name != "sft":
+        with pytest.raises(UserError, match="the examples must be .*preference pairs"):
+            make(name).batches(tokenizer, PROBLEMS, PROBLEMS)
 
 
 KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}

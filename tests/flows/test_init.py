@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,12 +70,17 @@ def extraction_in_json(i: int) -> dict:
     return extraction(i) | {"found": json.dumps(extraction(i)["found"])}
 
 
+def judged(i: int) -> dict:
+    return completion(i) | {"label": i % 3 == 0}
+
+
 SHAPES = {  # rows -> technique, and what of the row the model must see
     sharegpt: ("chats", [sentence(0), sentence(100), sentence(200)]),
     messages: ("chats", ["Be brief.", sentence(0), sentence(100)]),
     alpaca: ("chats", ["Say it again, 0", sentence(0)]),
     completion: ("chats", [sentence(0), sentence(100)]),
     preference: ("preferences", [sentence(0), sentence(100), sentence(200)]),
+    judged: ("preferences", [sentence(0), sentence(100)]),
     labelled: ("classify", [f"{sentence(0)} good\nbad or good?"]),
     plain: ("documents", [sentence(0)]),
     extraction: ("extract", [sentence(0), "first, seen", '{"first": "river", "seen": true}']),
@@ -175,6 +181,15 @@ def test_what_is_said_is_so(here, capsys):
     assert f"good {good} ({good / len(prepared.train):.0%})" in said
 
 
+def test_replies_with_a_verdict_are_learnt_by_kto_the_rarer_kind_as_much_as_the_other(here, capsys):
+    init.main(save(here / "own.jsonl", [judged(i) for i in range(COUNT)]), model=MODEL)
+    said, entry = capsys.readouterr().out, written("own")["align"]["mine"]
+    assert "(preferences)" in said and ", liked" in said and ", disliked" in said
+    liked, disliked = (int(word) for word in re.search(r"verdicts +(\d+) liked, (\d+) disliked", said).groups())
+    assert liked + disliked > COUNT * 0.8 and entry["method"] == "kto"
+    assert entry["desirable"] == pytest.approx(disliked / liked, abs=0.01) and "undesirable" not in entry
+
+
 def test_the_estimate_is_its_formula():
     works = [proposal.Work(100, 100, 50), proposal.Work(1000, 10, 20, beside=5)]
     said = init.estimate(works, flops_a_second=1000.0, watts=2.0)
@@ -249,7 +264,6 @@ REFUSED = {
         {},
         "it may be chats or classify; its fields are question",
     ),
-    "verdicts": ([completion(i) | {"label": i % 2 == 0} for i in range(COUNT)], {}, "no training here learns"),
     "not named": ([plain(i) for i in range(COUNT)], {"as_": "classify"}, "which fields classify should read"),
     "no such field": (GOOD, {"label": "label"}, "no field 'label'; its fields are: review, stars, id"),
     "half a pair": (GOOD, {"prompt": "review"}, "--prompt and --reply belong together"),

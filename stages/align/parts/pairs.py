@@ -47,13 +47,12 @@ def together(pairs: list[Pair]) -> packing.Batch:
 def encode(tokenizer: "PreTrainedTokenizerFast", pairs: list[Record], context: int) -> list[Pair]:
     """The pairs of which both replies fit into the context, whole."""
     if "liked" in pairs[0]:
-        first = pairs[0]["id"]
         raise UserError(
-            f"dpo learns from preference pairs, records with chosen and rejected; its examples are unpaired: '{first}' "
-            "is one reply and whether it was liked"
+            f"the examples must be preference pairs, records with chosen and rejected; '{pairs[0]['id']}' is one reply "
+            "and whether it was liked: `method: kto` learns from those"
         )
     if missing := set(SIDES) - pairs[0].keys():
-        raise UserError(f"dpo learns from preference pairs; {', '.join(sorted(missing))} missing in its examples")
+        raise UserError(f"the examples must be preference pairs; {', '.join(sorted(missing))} missing in them")
     every = [tuple(reply(tokenizer, pair, side) for side in SIDES) for pair in pairs]
     fitting = [(chosen, rejected) for chosen, rejected in every if max(len(chosen[0]), len(rejected[0])) <= context]
     if not fitting:
@@ -70,17 +69,32 @@ def reply(tokenizer: "PreTrainedTokenizerFast", pair: Record, side: str) -> Repl
 
 def log_probabilities(model: nn.Module, batch: packing.Batch) -> tuple[Tensor, Tensor]:
     """log p(reply | prompt) of the chosen and of the rejected replies, nats, each (B,)."""
+    chosen_B, rejected_B = totals(model, batch).chunk(2)
+    return chosen_B, rejected_B
+
+
+def totals(model: nn.Module, batch: packing.Batch) -> Tensor:
+    """log p(reply | prompt) of every row, nats, (2 B,)."""
     logits_NV, tokens_N = packed.logits(model, batch)
     token_N = -F.cross_entropy(logits_NV.float(), tokens_N, reduction="none")
     row_N = (batch["labels"][:, 1:] != packing.IGNORE).nonzero()[:, 0]
-    chosen_B, rejected_B = token_N.new_zeros(len(batch["ids"])).index_add(0, row_N, token_N).chunk(2)
-    return chosen_B, rejected_B
+    return token_N.new_zeros(len(batch["ids"])).index_add(0, row_N, token_N)
 
 
 def lengths(batch: packing.Batch) -> tuple[Tensor, Tensor]:
     """Reply tokens of the chosen and of the rejected replies, each (B,)."""
     chosen_B, rejected_B = (batch["labels"][:, 1:] != packing.IGNORE).sum(1).chunk(2)
     return chosen_B, rejected_B
+
+
+def measures(margin_B: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> dict[str, Tensor]:
+    """For the curve; both log-probabilities apart, since a margin may grow while the chosen reply falls."""
+    return {
+        "margin": margin_B.mean(),
+        "accuracy": (margin_B > 0).float().mean(),
+        "chosen_logprob": chosen_B.mean(),
+        "rejected_logprob": rejected_B.mean(),
+    }
 
 
 @torch.no_grad()
