@@ -38,11 +38,13 @@ class Work(NamedTuple):
     trained: int
     tokens: int
     beside: int = 0  # weights of a teacher in memory
+    read: int = 0  # tokens that it reads
 
     @property
     def flops(self) -> float:
-        """Forward and backward: 6 a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
-        return 6.0 * self.parameters * self.tokens
+        """6 a weight and token, forward and backward, and 2 of a teacher, forward alone (Kaplan et al. 2020,
+        arXiv:2001.08361, section 2.1)."""
+        return 6.0 * self.parameters * self.tokens + 2.0 * self.beside * self.read
 
     @property
     def bytes(self) -> int:
@@ -141,10 +143,11 @@ def classifier(
             "student": {
                 "method": "labels",
                 "model": model,
-                "teacher": "align/mine",
+                "teacher": "prune/vocabulary" if "vocabulary" in prune else "align/mine",  # who reads the same tokens
                 "traces": "traces/labels" if unlabelled else "data/mine",
                 "tokens": "tokenize/theirs",
                 "context": context,
+                "hints": {},
                 "held_out_rows": 4,
                 "training": {"steps": learning, "batch_size": 8, "lr": 0.001, "optimizer": "adamw"},
             }
@@ -166,7 +169,9 @@ def classifier(
     student = int(body + words * wide)
     return tree, [
         lora(shape, teaching * 4 * context),
-        Work(student, student, learning * 8 * context, beside=shape.parameters),
+        Work(
+            student, student, learning * 8 * context, beside=shape.parameters, read=sum((unlabelled or lengths).train)
+        ),
     ]
 
 
