@@ -80,7 +80,9 @@ def recognise(source: Path, asked: Asked) -> Found:
         fields = {"prompt_field": asked.prompt, "reply_field": asked.reply} if asked.prompt else {}
         return Found(method, fields, f"conversations, in {' and '.join(fields.values()) or shape(rows[0], source)}")
     if method == "preferences":
-        said = "replies that were liked or not, by 'label'" if judged(rows[0]) else "in 'chosen' and 'rejected'"
+        sides = conversations.paired(rows[0]) or conversations.PAIRED[0]
+        in_two = f"in '{sides[0]}' and '{sides[1]}'"
+        said = "replies that were liked or not, by 'label'" if judged(rows[0]) else in_two
         return Found(method, {}, f"preferences, {said}")
     raise unknown(source, rows, names, f"not clear which fields {method} should read")
 
@@ -105,7 +107,7 @@ def method_of(
         raise UserError(f"--as, --label, --prompt and --fields ask for {params.names(sorted(implied))}: choose one")
     if implied:
         return implied.pop()
-    if {"chosen", "rejected"} <= set(names) or judged(rows[0]):
+    if conversations.paired(rows[0]) or judged(rows[0]):
         return "preferences"
     found = ["chats"] if talks(rows[0]) else []
     if len(texts) == len(objects) == 1 and not found:

@@ -16,6 +16,7 @@ SHORT = {"role": "system", "content": "Be short."}
 SHAPES = {
     "messages": {"messages": [ASK, SAY]},
     "parts": {"messages": [ASK | {"content": [{"type": "text", "text": "2 + "}, {"type": "text", "text": "2?"}]}, SAY]},
+    "parts of llama-factory": {"messages": [ASK | {"content": [{"type": "text", "value": "2 + 2?"}]}, SAY]},
     "sharegpt": {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
     "completion": {"prompt": "2 + 2?", "completion": "4"},
     "messages of trl": {"prompt": [ASK], "completion": [SAY]},
@@ -44,6 +45,28 @@ def test_the_words_of_the_system_and_earlier_turns_stand_before_the_reply(tmp_pa
     assert found["prompt"] == [SHORT, ASK, SAY, more[0]] and found["solution"] == "Yes."
     [alpaca] = read(tmp_path, {"instruction": "Add.", "input": "2 and 2", "output": "4", "system": "Be short."})
     assert alpaca["prompt"] == [SHORT, {"role": "user", "content": "Add.\n\n2 and 2"}]
+
+
+@pytest.mark.parametrize("name", ["weight", "loss_weight", "train"])
+def test_a_reply_of_no_weight_is_read_and_not_learnt(name, tmp_path, tokenizer):
+    more = [{"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    unlearnt = SAY | {name: 0}
+    [found] = read(tmp_path, {"messages": [ASK, unlearnt, more[0], more[1] | {name: 1}]})
+    assert found["prompt"] == [ASK, SAY | {"learn": "no"}, more[0]] and found["solution"] == "Yes."
+    learnt = [
+        tokenizer.decode([token for token in labels if token != packing.IGNORE])
+        for _, labels, _ in packing.turns(tokenizer, found)
+    ]
+    assert "Yes." in "".join(learnt) and "4" not in "".join(learnt)
+    [both] = read(tmp_path, {"messages": [ASK, SAY, *more]})
+    ids = [ids for ids, _, _ in packing.turns(tokenizer, found)]
+    assert ids[-1] == packing.turns(tokenizer, both)[-1][0]  # but it is read all the same
+    [first] = read(tmp_path, {"messages": [ASK, SAY, more[0], more[1] | {name: False}]})
+    assert (first["prompt"], first["solution"]) == ("2 + 2?", "4")
+    [none] = read(tmp_path, {"messages": [ASK, unlearnt]})
+    assert none["solution"] == ""
+    with pytest.raises(UserError, match=rf"turn 2: {name} is 0.5; a reply is learnt \(1\) or not \(0\)"):
+        read(tmp_path, {"messages": [ASK, SAY | {name: 0.5}]})
 
 
 def test_fields_of_ones_own_are_named(tmp_path):
@@ -177,6 +200,7 @@ TRL = {
     "prompt": {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
     "messages": {"prompt": [ASK], "chosen": [SAY], "rejected": [SAY | {"content": "5"}]},
     "implicit": {"chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "5"}]},
+    "llama-factory": {"chosen_messages": [ASK, SAY], "rejected_messages": [ASK, SAY | {"content": "5"}]},
     "both": {"prompt": "2 + 2?", "chosen": [ASK, SAY], "rejected": [ASK, SAY | {"content": "5"}]},
 }
 

@@ -5,12 +5,13 @@ conversations   {"conversations": [{"from", "value"}, ...]}: ShareGPT, FastChat
 prompt and completion, question and answer, instruction (with input) and output (Alpaca), or two named fields: texts, or
                 lists of messages
 chosen, rejected: texts, a message each, or lists of messages, to a prompt (TRL), question, instruction (with input), or
-                to messages or conversations (LLaMA-Factory); without any of these both begin with it (UltraFeedback)
+                to messages or conversations (LLaMA-Factory); without any of these both begin with it (UltraFeedback),
+                as chosen_messages and rejected_messages do
 completion, label: a text or messages to a prompt (TRL), and true or false; or messages that end in it, and label (KTO)
 
-Beside any of these `system` holds what the model is told beforehand. Roles of tools stay as they are: whether a model's
-template has them is seen when the model reads them. A call of a tool is learnt where it is written in the assistant's
-words, or in a turn of its own (function_call).
+Beside any of these `system` holds what the model is told beforehand. A reply whose turn has weight 0 is read, but not
+learnt. Roles of tools stay as they are: whether a model's template has them is seen when the model reads them. A call
+of a tool is learnt where it is written in the assistant's words, or in a turn of its own (function_call).
 """
 
 from typing import Any
@@ -23,9 +24,11 @@ from stages.lib.text.chat import TOOLS, Message, Prompt
 LISTS = ("messages", "conversations", "conversation")
 SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
 UNPAIRED = ("prompt", "completion", "label")
+PAIRED = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))  # TRL's names, LLaMA-Factory's
 ASKED = ("prompt", "question", "instruction", *LISTS)  # what a preference is about
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # as files write them
 EXTRA = ("system", "input", "tools")  # beside them
+WEIGHTS = ("weight", "loss_weight", "train")  # of a turn: OpenAI's, LLaMA-Factory's and axolotl's
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
@@ -39,7 +42,7 @@ KNOWN = {name: role for role, names in ROLES.items() for name in names}
 def fields(*own: str) -> list[str]:
     """Every column that may matter."""
     single = dict.fromkeys(name for pair in SINGLE for name in pair)
-    return [*own, "id", *LISTS, *single, *EXTRA, "chosen", "rejected", "label"]
+    return [*own, "id", *LISTS, *single, *EXTRA, *(name for pair in PAIRED for name in pair), "label"]
 
 
 def shape(row: Record, place: str) -> tuple[str, ...]:
@@ -58,7 +61,7 @@ def shape(row: Record, place: str) -> tuple[str, ...]:
 
 
 def conversation(row: Record, names: tuple[str, ...], place: str) -> list[Message]:
-    """All that was said, in order; what stands behind the last reply is left out. Empty: nobody replies."""
+    """All that was said, in order; what stands behind the last reply to learn is left out. Empty: there is none."""
     if missing := [name for name in names if name not in row]:
         raise UserError(f"{place}: no field {missing[0]!r}; its fields are: {', '.join(row)}")
     if len(names) == 1:
@@ -66,7 +69,7 @@ def conversation(row: Record, names: tuple[str, ...], place: str) -> list[Messag
     else:
         said = [*question(row, names[0], place), *one(row[names[1]], "assistant", f"{place}, {names[1]}")]
     said = told(row, said, place)
-    while said and said[-1]["role"] != "assistant":
+    while said and not learnt(said[-1]):
         said.pop()
     return said
 
@@ -109,17 +112,38 @@ def message(turn: dict[str, Any], place: str) -> Message:
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if turn.get("tool_calls") or turn.get("function_call"):
         raise UserError(f"{place}: tool_calls are not learnt here; write the call into the content, as the model shall")
-    if isinstance(content, list):  # parts, as OpenAI writes them
-        if strange := [part for part in content if not isinstance(part, dict) or part.get("type") != "text"]:
-            raise UserError(f"{place}: {strange[0]!r:.40} is no text, and only texts are learnt here")
-        content = "".join(part["text"] for part in content)
+    if isinstance(content, list):
+        content = "".join(part_of(part, place) for part in content)
     if not isinstance(content, str):
         raise UserError(f"{place}: its content is {content!r:.40}, which is no text")
     if str(role).lower() not in KNOWN:
         raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
     known = {"role": KNOWN[str(role).lower()], "content": whole(content)}
+    if known["role"] == "assistant" and not weighs(turn, place):
+        known["learn"] = "no"
     named = known["role"] in TOOLS and isinstance(turn.get("name"), str)  # some templates write which tool it was
     return known | {"name": whole(turn["name"])} if named else known
+
+
+def part_of(part: Any, place: str) -> str:
+    """The text of a part of a message, as OpenAI ({"type": "text", "text"}) or LLaMA-Factory ("value") write it."""
+    if isinstance(part, dict) and part.get("type") == "text":
+        said = part.get("text", part.get("value"))
+        if isinstance(said, str):
+            return said
+    raise UserError(f"{place}: {part!r:.60} is no text, and only texts are learnt here")
+
+
+def weighs(turn: dict[str, Any], place: str) -> bool:
+    """Whether a reply is to be learnt, or only to be read."""
+    for name in WEIGHTS:
+        if turn.get(name) not in (None, 0, 1):
+            raise UserError(f"{place}: {name} is {turn[name]!r:.40}; a reply is learnt (1) or not (0)")
+    return all(turn.get(name) != 0 for name in WEIGHTS)
+
+
+def learnt(turn: Message) -> bool:
+    return turn["role"] == "assistant" and "learn" not in turn
 
 
 def prompt(before: list[Message]) -> Prompt:
@@ -129,11 +153,12 @@ def prompt(before: list[Message]) -> Prompt:
 
 def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     """(prompt, chosen reply, rejected reply)."""
-    if missing := [name for name in ("chosen", "rejected") if name not in row]:
+    sides = paired(row) or PAIRED[0]
+    if missing := [name for name in sides if name not in row]:
         raise UserError(f"{place}: no field {missing[0]!r}; a preference has prompt, chosen and rejected")
     name = next((name for name in ASKED if row.get(name) is not None), None)
     asked = question(row, name, place) if name else []
-    chosen, rejected = (one(row[name], "assistant", f"{place}, {name}") for name in ("chosen", "rejected"))
+    chosen, rejected = (one(row[name], "assistant", f"{place}, {name}") for name in sides)
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
@@ -141,14 +166,19 @@ def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     before = told(row, begin if begin[: len(asked)] == asked else [*asked, *begin], place)
     ends = (chosen[shared:], rejected[shared:])
     if not before or any([turn["role"] for turn in end] != ["assistant"] for end in ends):
-        raise UserError(f"{place}: chosen and rejected are not two replies to one prompt")
+        raise UserError(f"{place}: {' and '.join(sides)} are not two replies to one prompt")
     return prompt(before), ends[0][0]["content"], ends[1][0]["content"]
+
+
+def paired(row: Record) -> tuple[str, str] | None:
+    """The fields of a row's two replies, if it has two."""
+    return next((pair for pair in PAIRED if row.keys() >= set(pair)), None)
 
 
 def unpaired(row: Record) -> bool:
     """Whether a row is one reply and a verdict on it."""
     whole = "label" in row and any(isinstance(row.get(name), list) for name in LISTS)
-    return (whole or row.keys() >= set(UNPAIRED)) and not {"chosen", "rejected"} & row.keys()
+    return (whole or row.keys() >= set(UNPAIRED)) and not paired(row)
 
 
 def verdict(row: Record, place: str) -> tuple[Prompt, str, bool]:

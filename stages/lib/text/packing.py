@@ -113,13 +113,14 @@ def reply(row: records.Record) -> str:
 
 def turns(tokenizer: Any, row: records.Record) -> list[Example]:
     """Every reply of a conversation, learnt as it is asked for: in one example where the template writes a turn alike
-    whatever follows it, else each in an example of its own. A record may say that its last reply alone is learnt."""
+    whatever follows it, else each in an example of its own. A record may say that its last reply alone is learnt, and a
+    message that it is not."""
     if row.get("learn") == "last":
         return [encode(tokenizer, row)]
     earlier = row["prompt"] if isinstance(row["prompt"], list) else []
     found: list[Example] = []
     for number, message in enumerate([*earlier, {"role": "assistant", "content": reply(row)}]):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and "learn" not in message:
             asked = earlier[:number] or row["prompt"]
             ids, labels, positions = encode(tokenizer, {"prompt": asked, "solution": message["content"]})
             if found and ids[: len(found[-1][0])] == found[-1][0]:
