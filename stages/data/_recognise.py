@@ -138,8 +138,7 @@ def every_row(source: Path) -> Iterator[Record]:
 
 def talks(row: Record) -> bool:
     """Whether a row holds a conversation in a shape that is known."""
-    in_one = any(isinstance(row.get(name), list) for name in conversations.LISTS)
-    return in_one or any(row.keys() >= set(pair) for pair in conversations.SINGLE)
+    return bool(conversations.listed(row)) or any(row.keys() >= set(pair) for pair in conversations.SINGLE)
 
 
 def judged(row: Record) -> bool:

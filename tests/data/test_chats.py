@@ -99,6 +99,26 @@ def test_tables_and_packed_files_too(kind, tmp_path):
     assert [(row["prompt"], row["solution"]) for row in found] == [("2 + 2?", "4"), ("3 + 3?", "6")]
 
 
+@pytest.mark.parametrize("written", [json.dumps, str])
+def test_a_table_has_lists_of_messages_in_letters(written, tmp_path):
+    import pandas
+
+    def records(technique, **columns):
+        pandas.DataFrame({name: [written(value)] for name, value in columns.items()}).to_csv(
+            tmp_path / "a.csv", index=False
+        )
+        method = technique.__name__.lower()
+        return list(technique(method=method, source=tmp_path, licence="mine").records(tmp_path))
+
+    [chat] = records(chats.Chats, messages=[SHORT, ASK, SAY | {"content": 'It\'s "4", 2 + 2'}])
+    assert (chat["prompt"], chat["solution"]) == ([SHORT, ASK], 'It\'s "4", 2 + 2')
+    [pair] = records(preferences.Preferences, chosen=[ASK, SAY], rejected=[ASK, SAY | {"content": "5"}])
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("2 + 2?", "4", "5")
+    (tmp_path / "a.csv").unlink()
+    [found] = read(tmp_path, {"prompt": "Which?", "completion": '[{"name": "a"}]'})
+    assert found["solution"] == '[{"name": "a"}]'  # an answer in JSON is no list of messages
+
+
 @pytest.mark.parametrize(
     ("row", "said"),
     [

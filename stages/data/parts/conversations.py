@@ -14,6 +14,9 @@ learnt. Roles of tools stay as they are: whether a model's template has them is 
 of a tool is learnt where it is written in the assistant's words, or in a turn of its own (function_call).
 """
 
+import ast
+import json
+from contextlib import suppress
 from typing import Any
 
 from stages.data.parts.clean import whole
@@ -95,17 +98,38 @@ def told(row: Record, said: list[Message], place: str) -> list[Message]:
 
 def one(said: Any, role: str, place: str) -> list[Message]:
     """A text of this role, a message, or several."""
-    if isinstance(said, list | dict):
-        return turns(said if isinstance(said, list) else [said], place)
+    if isinstance(said, dict):
+        return turns([said], place)
+    if listing(said) is not None:
+        return turns(said, place)
     if said is None or isinstance(said, str):
         return [{"role": role, "content": whole(said or "")}]
     raise UserError(f"{place}: {said!r:.40} is neither a text nor a list of messages")
 
 
 def turns(said: Any, place: str) -> list[Message]:
-    if not isinstance(said, list) or not all(isinstance(turn, dict) for turn in said):
+    found = listing(said)
+    if found is None or not all(isinstance(turn, dict) for turn in found):
         raise UserError(f'{place}: {said!r:.40} is no list of messages, [{{"role": ..., "content": ...}}, ...]')
-    return [message(turn, f"{place}, turn {number}") for number, turn in enumerate(said, 1)]
+    return [message(turn, f"{place}, turn {number}") for number, turn in enumerate(found, 1)]
+
+
+def listing(said: Any) -> list[Any] | None:
+    """Messages as a list, or as a table has one: in JSON, or as Python prints it, which is what pandas writes."""
+    if isinstance(said, list):
+        return said
+    if isinstance(said, str) and said.lstrip().startswith("[{"):
+        for read in (json.loads, ast.literal_eval):
+            with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                found = read(said)
+                if all(isinstance(turn, dict) and {"role", "from"} & turn.keys() for turn in found):
+                    return found
+    return None
+
+
+def listed(row: Record) -> str | None:
+    """The field of a row that holds a list of messages."""
+    return next((name for name in LISTS if listing(row.get(name)) is not None), None)
 
 
 def message(turn: dict[str, Any], place: str) -> Message:
@@ -177,13 +201,12 @@ def paired(row: Record) -> tuple[str, str] | None:
 
 def unpaired(row: Record) -> bool:
     """Whether a row is one reply and a verdict on it."""
-    whole = "label" in row and any(isinstance(row.get(name), list) for name in LISTS)
-    return (whole or row.keys() >= set(UNPAIRED)) and not paired(row)
+    return (("label" in row and listed(row)) or row.keys() >= set(UNPAIRED)) and not paired(row)
 
 
 def verdict(row: Record, place: str) -> tuple[Prompt, str, bool]:
     """(prompt, reply, whether it was liked)."""
-    if name := next((name for name in LISTS if "label" in row and isinstance(row.get(name), list)), None):
+    if "label" in row and (name := listed(row)):
         *asked, last = told(row, turns(row[name], f"{place}, {name}"), place) or [{"role": "", "content": ""}]
         said = [last]
     elif missing := [name for name in UNPAIRED if name not in row]:
