@@ -201,7 +201,8 @@ def paired(row: Record) -> tuple[str, str] | None:
 
 def unpaired(row: Record) -> bool:
     """Whether a row is one reply and a verdict on it."""
-    return (("label" in row and listed(row)) or row.keys() >= set(UNPAIRED)) and not paired(row)
+    whole = "label" in row and listed(row) is not None
+    return (whole or row.keys() >= set(UNPAIRED)) and not paired(row)
 
 
 def verdict(row: Record, place: str) -> tuple[Prompt, str, bool]:
