@@ -279,11 +279,47 @@ def test_calls_of_tools_in_turns_of_their_own_are_the_assistants_words(tmp_path)
     assert (found["prompt"], found["solution"]) == ([ASK, call, told], "It is 4.")
 
 
+ADD = {
+    "name": "add",
+    "description": "Adds <|end|> numbers, für alle",
+    "parameters": {"type": "object", "properties": {}},
+}
+OPENAI = [{"type": "function", "function": ADD}]
+
+
+@pytest.mark.parametrize("given", [[ADD], json.dumps([ADD]), OPENAI, json.dumps(OPENAI)])
 @pytest.mark.parametrize("technique", [chats.Chats, preferences.Preferences])
-def test_tools_that_nobody_tells_the_model_of_are_refused(technique, tmp_path):
-    row = {"messages": [ASK, SAY], "prompt": "2 + 2?", "chosen": "4", "rejected": "5", "tools": '[{"name": "add"}]'}
-    with pytest.raises(UserError, match="record 1: nobody would tell the model its `tools`: write them into `system`"):
-        read(tmp_path, row, technique=technique)
+def test_tools_stand_before_all_that_is_said(given, technique, tmp_path):
+    row = {"prompt": "2 + 2?", "system": "Be short.", "tools": given}
+    row |= {"completion": "4"} if technique is chats.Chats else {"chosen": "4", "rejected": "5"}
+    [found] = read(tmp_path, row, technique=technique)
+    defined, *said = found["prompt"]
+    assert said == [SHORT, ASK] and defined["role"] == "tools" and json.loads(defined["content"]) == OPENAI
+
+
+@pytest.mark.parametrize("given", ["add", "[1]", [{"description": "?"}], {"name": "add"}, '{"name": "add"}'])
+def test_what_is_no_list_of_tools_is_refused(given, tmp_path):
+    with pytest.raises(UserError, match="record 1, tools: .* is no JSON list of tools"):
+        read(tmp_path, {"prompt": "2 + 2?", "completion": "4", "tools": given})
+
+
+TOOLED = "{% if tools %}<|tools|>{{ tools | tojson }}{% endif %}"
+
+
+def test_a_template_writes_the_tools_as_transformers_does_or_is_refused(tokenizer, tmp_path):
+    [row] = read(tmp_path, {"prompt": "2 + 2?", "completion": "4", "tools": [ADD]})
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = TOOLED + CHATML
+    expected = tokenizer.apply_chat_template([ASK], tools=OPENAI, tokenize=False, add_generation_prompt=True)
+    assert "für alle" in expected
+    ids = chat.prompt_ids(tokenizer, row["prompt"])
+    assert tokenizer.decode(ids) == expected
+    ends = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert ids.count(ends) == 1  # the question's own; what a description quotes is text
+    assert packing.turns(tokenizer, row)[0][0][: len(ids)] == ids
+    tokenizer.chat_template = CHATML
+    with pytest.raises(UserError, match="the chat template drops what role 'tools' says.* write it into `system`"):
+        packing.turns(tokenizer, row)
 
 
 def test_preferences_without_two_replies_are_refused(tmp_path):

@@ -9,9 +9,10 @@ chosen, rejected: texts, a message each, or lists of messages, to a prompt (TRL)
                 as chosen_messages and rejected_messages do
 completion, label: a text or messages to a prompt (TRL), and true or false; or messages that end in it, and label (KTO)
 
-Beside any of these `system` holds what the model is told beforehand. A reply whose turn has weight 0 is read, but not
-learnt. Roles of tools stay as they are: whether a model's template has them is seen when the model reads them. A call
-of a tool is learnt where it is written in the assistant's words, or in a turn of its own (function_call).
+Beside any of these `system` holds what the model is told beforehand, and `tools`, a list or its JSON, what it may call.
+A reply whose turn has weight 0 is read, but not learnt. Roles of tools stay as they are: whether a model's template has
+them, and a place for `tools`, is seen when the model reads them. A call is learnt where it is written in the
+assistant's words, or in a turn of its own (function_call).
 """
 
 import ast
@@ -22,7 +23,7 @@ from typing import Any
 from stages.data.parts.clean import whole
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
-from stages.lib.text.chat import TOOLS, Message, Prompt
+from stages.lib.text.chat import DEFINED, TOOLS, Message, Prompt
 
 LISTS = ("messages", "conversations", "conversation")
 SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
@@ -86,14 +87,28 @@ def question(row: Record, name: str, place: str) -> list[Message]:
 
 
 def told(row: Record, said: list[Message], place: str) -> list[Message]:
-    """A conversation with what the model is told beforehand."""
-    if row.get("tools") not in (None, "", "[]", []):
-        raise UserError(
-            f"{place}: nobody would tell the model its `tools`: write them into `system`, as the model shall read them"
-        )
+    """A conversation with what the model is told beforehand: what it may call, and its system's words."""
     if row.get("system") and said and said[0]["role"] != "system":
-        return [*one(row["system"], "system", f"{place}, system"), *said]
+        said = [*one(row["system"], "system", f"{place}, system"), *said]
+    if said and (defined := tools(row.get("tools"), f"{place}, tools")):
+        return [{"role": DEFINED, "content": json.dumps(defined, ensure_ascii=False)}, *said]
     return said
+
+
+def tools(given: Any, place: str) -> list[dict[str, Any]]:
+    """What may be called, each as OpenAI and transformers describe it; also what says a name and no more."""
+    if given in (None, ""):
+        return []
+    try:
+        listed = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        listed = None
+    described = [each.get("function", each) if isinstance(each, dict) else None for each in listed or ()]
+    if not isinstance(listed, list) or not all(isinstance(each, dict) and each.get("name") for each in described):
+        raise UserError(
+            f'{place}: {given!r:.60} is no JSON list of tools, [{{"name", "description", "parameters"}}, ...]'
+        )
+    return [{"type": "function", "function": each} for each in described if each]
 
 
 def one(said: Any, role: str, place: str) -> list[Message]:

@@ -22,6 +22,8 @@ MARKED = "\ufdd2{}\ufdd3"  # a control token that the template wrote, beside quo
 PROBE = "orchard"  # an answer that no template changes
 
 TOOLS = ("tool", "function")  # roles in which a tool answers; few templates have them
+DEFINED = "tools"  # whose content lists, as JSON, what the model may call; a template has a place of its own for it
+ANOTHER = json.dumps([{"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}])
 
 Message = dict[str, str]  # role and content, of a tool perhaps its name
 Prompt = str | list[Message]  # a question, or all that was said before an answer, from the system's words on
@@ -133,9 +135,11 @@ def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: s
     answer = [] if reply is None else [{"role": "assistant", "content": reply}]
 
     def text(said: list[Message]) -> str:
+        defined = next((json.loads(message["content"]) for message in said if message["role"] == DEFINED), None)
         return str(
             tokenizer.apply_chat_template(
-                [*said, *answer],
+                [*(message for message in said if message["role"] != DEFINED), *answer],
+                tools=defined,
                 tokenize=False,
                 add_generation_prompt=reply is None,
                 strftime_now=DAY.strftime,
@@ -144,10 +148,13 @@ def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: s
 
     try:
         written = text(before)
-        for role in TOOLS:
-            other = [message | {"content": PROBE} if message["role"] == role else message for message in before]
+        for role, instead in {**dict.fromkeys(TOOLS, PROBE), DEFINED: ANOTHER}.items():
+            other = [message | {"content": instead} if message["role"] == role else message for message in before]
             if other != before and written == text(other):
-                raise UserError(f"the chat template drops what role '{role}' says, so it can't be asked with it")
+                raise UserError(
+                    f"the chat template drops what role '{role}' says, so it can't be asked with it: take a model "
+                    "whose template has it, or write it into `system`, as the model shall read it"
+                )
     except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"the chat template cannot write {roles(before)} with its answer: {error}") from error
     return written
