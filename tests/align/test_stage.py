@@ -19,6 +19,7 @@ pretrain: {{a: {{}}}}
 align:
   sft: {{method: sft, {GIVEN}, {TRAINING}}}
   dpo: {{method: dpo, {GIVEN}, {TRAINING}}}
+  kto: {{method: kto, {GIVEN}, {TRAINING}}}
   low: {{method: dpo, lora: {{rank: 4}}, {GIVEN}, {TRAINING}}}
 """
 PREFERENCES = {"margin"} | {
@@ -39,12 +40,13 @@ def run(tmp_path, monkeypatch, tiny, tokenizer):
     models.save(tiny, tokenizer, Path("model"))
     pairs = [{"id": str(n), "prompt": f"Say {n}", "chosen": f"#### {n}", "rejected": f"#### {n + 1}"} for n in range(8)]
     solved = [{"id": str(n), "prompt": f"Say {n}", "solution": f"#### {n}"} for n in range(8)]
-    for name, rows in (("problems", solved), ("instructions", solved), ("pairs", pairs)):
+    judged = [row | {"liked": n % 2 == 0} for n, row in enumerate(solved)]
+    for name, rows in (("problems", solved), ("instructions", solved), ("pairs", pairs), ("judged", judged)):
         Path(name).mkdir()
         records.save(Path(name), train=rows, held_out=rows)
 
     def start(variant):
-        examples = Path("instructions" if variant == "sft" else "pairs")
+        examples = Path({"sft": "instructions", "kto": "judged"}.get(variant, "pairs"))
         given = {"model": "model", "problems": "problems", "code": "code.json", "checkpoints": "kept", "out": variant}
         given = {name: Path(path) for name, path in given.items()} | {"params_file": Path("mine.yaml")}
         stage.main(variant, examples=examples, **given)
@@ -75,6 +77,18 @@ def test_pairs(run, variant):
     }
     assert metrics["margin"] == pytest.approx(gap["after"] - gap["before"], abs=1e-4)
     assert Path(variant, "model/adapter").is_dir() == (variant == "low") and not Path("kept").exists()
+
+
+@pytest.mark.slow
+def test_replies_that_were_liked_or_not(run):
+    metrics, curve = run("kto")
+    said = {f"{name}_logprob_{when}" for name in ("liked", "disliked") for when in ("before", "after")}
+    assert metrics.keys() == {"reply_loss_before", "reply_loss_after", "kl_reference"} | said
+    moved = {
+        name: metrics[f"{name}_logprob_after"] - metrics[f"{name}_logprob_before"] for name in ("liked", "disliked")
+    }
+    assert moved["liked"] > moved["disliked"]
+    assert list(curve[0]) == ["step", "loss", "lr", "accuracy", "drift"]
 
 
 @pytest.mark.slow
