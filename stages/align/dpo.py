@@ -20,7 +20,6 @@ The reference is a copy of the model; with LoRA it is the model with its adapter
 passes forward and one backward over both replies. Shapes: B pairs.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -28,16 +27,15 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Reference
 from stages.align.parts import pairs
-from stages.lib.store.records import Record
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
-class DPO(Alignment):
+class DPO(pairs.OfPairs):
     method: Literal["dpo"]
     beta: PositiveFloat = 0.1  # weight of staying near the reference
     preference_loss: Literal["sigmoid", "robust", "hinge", "ipo", "apo_zero", "sppo_hard"] = "sigmoid"
@@ -51,11 +49,6 @@ class DPO(Alignment):
         elif not self.label_smoothing:
             raise ValueError("robust with label_smoothing 0 is the sigmoid loss: say what share of the pairs is wrong")
         return self
-
-    def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
-    ) -> Callable[[int], packing.Batch]:
-        return pairs.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

@@ -7,30 +7,23 @@ c is the chosen reply, w the rejected one, s the logistic function. A base model
 one pass forward and backward over both replies. Shapes: B pairs.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Reference
 from stages.align.parts import pairs
-from stages.lib.store.records import Record
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
-class ORPO(Alignment):
+class ORPO(pairs.OfPairs):
     method: Literal["orpo"]
     weight: PositiveFloat = 0.1  # of the odds beside the chosen replies' own loss
-
-    def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
-    ) -> Callable[[int], packing.Batch]:
-        return pairs.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

@@ -7,31 +7,24 @@ Nothing holds it near the model as it came but a small learning rate. Cost: one 
 replies. Shapes: B pairs.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Reference
 from stages.align.parts import pairs
-from stages.lib.store.records import Record
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
-class SimPO(Alignment):
+class SimPO(pairs.OfPairs):
     method: Literal["simpo"]
     beta: PositiveFloat = 2.0
     gamma: NonNegativeFloat = 1.0  # by how much the chosen reply must lead
-
-    def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
-    ) -> Callable[[int], packing.Batch]:
-        return pairs.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

@@ -80,8 +80,7 @@ def recognise(source: Path, asked: Asked) -> Found:
         fields = {"prompt_field": asked.prompt, "reply_field": asked.reply} if asked.prompt else {}
         return Found(method, fields, f"conversations, in {' and '.join(fields.values()) or shape(rows[0], source)}")
     if method == "preferences":
-        sides = conversations.paired(rows[0]) or conversations.PAIRED[0]
-        in_two = f"in '{sides[0]}' and '{sides[1]}'"
+        in_two = "in '{}' and '{}'".format(*conversations.sides_of(rows[0]))
         said = "replies that were liked or not, by 'label'" if judged(rows[0]) else in_two
         return Found(method, {}, f"preferences, {said}")
     raise unknown(source, rows, names, f"not clear which fields {method} should read")

@@ -35,17 +35,6 @@ def make(loss="sigmoid", training=TRAINING, **more):
     return dpo.DPO(method="dpo", **PARENTS, preference_loss=loss, training=TRAINING | training, **given)
 
 
-@pytest.fixture
-def moved(tiny):
-    """Another model than the reference, a little away from it."""
-    policy = copy.deepcopy(tiny)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight += 0.02 * torch.randn_like(weight)
-    return policy
-
-
 @torch.no_grad()
 def log_probability(model, tokenizer, pair, side):
     ids, begin = (

@@ -31,17 +31,6 @@ def make(name, **given):
     return kind.model_validate({"method": name, **PARENTS, "training": TRAINING} | given)
 
 
-@pytest.fixture
-def moved(tiny):
-    """Another model than the reference, a little away from it."""
-    policy = copy.deepcopy(tiny)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight += 0.02 * torch.randn_like(weight)
-    return policy
-
-
 def spoken(model, tokenizer, prompt, reply):
     """Log-probability of a reply and its tokens."""
     ids, begin = chat.chat_ids(tokenizer, prompt, reply), len(chat.prompt_ids(tokenizer, prompt))

@@ -194,9 +194,8 @@ def test_the_estimate_is_its_formula():
     works = [proposal.Work(100, 100, 50), proposal.Work(1000, 10, 19, beside=5, read=600)]
     said = init.estimate(works, flops_a_second=1000.0, watts=2.0)
     assert works[0].bytes == 1600 and works[1].bytes == 16 * 10 + 4 * 1005
-    assert (
-        "150 seconds" not in said and "2.5 minutes" in said
-    )  # (6 * 100 * 50 + 6 * 1000 * 19 + 2 * 5 * 600) / 1000 = 150 s
+    # (6 * 100 * 50 + 6 * 1000 * 19 + 2 * 5 * 600) / 1000 = 150 s
+    assert "150 seconds" not in said and "2.5 minutes" in said
     assert "300 J" in said and "estimate" in said
 
 

@@ -4,15 +4,17 @@ A batch holds 2 B rows, a reply each: first B chosen ones, then B rejected ones.
 tokens, P held-out pairs, V vocabulary.
 """
 
+from abc import ABC
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.align import Alignment
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store.records import Record
@@ -25,6 +27,16 @@ if TYPE_CHECKING:
 SIDES = ("chosen", "rejected")
 Reply = tuple[Tensor, Tensor]  # ids (T,), labels (T,)
 Pair = tuple[Reply, Reply]
+Known = TypeVar("Known")
+
+
+class OfPairs(Alignment, ABC):
+    """What learns from preference pairs."""
+
+    def batches(
+        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+    ) -> Callable[[int], packing.Batch]:
+        return batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 
 
 def batches(
@@ -32,11 +44,20 @@ def batches(
 ) -> Callable[[int], packing.Batch]:
     """Batch number i, round and round the pairs in a seeded order."""
     order = np.random.default_rng(seed).permutation(len(pairs))
-    return partial(_batch, encode(tokenizer, [pairs[i] for i in order], context), size)
+    return rounds(encode(tokenizer, [pairs[i] for i in order], context), size, together)
 
 
-def _batch(pairs: list[Pair], size: int, index: int) -> packing.Batch:
-    return together([pairs[(index * size + i) % len(pairs)] for i in range(size)])
+def rounds(
+    known: list[Known], size: int, together: Callable[[list[Known]], packing.Batch]
+) -> Callable[[int], packing.Batch]:
+    """Batch number i, `size` of them together, round and round."""
+    return partial(_batch, known, size, together)
+
+
+def _batch(
+    known: list[Known], size: int, together: Callable[[list[Known]], packing.Batch], index: int
+) -> packing.Batch:
+    return together([known[(index * size + i) % len(known)] for i in range(size)])
 
 
 def together(pairs: list[Pair]) -> packing.Batch:
@@ -53,13 +74,8 @@ def encode(tokenizer: "PreTrainedTokenizerFast", pairs: list[Record], context: i
         )
     if missing := set(SIDES) - pairs[0].keys():
         raise UserError(f"the examples must be preference pairs; {', '.join(sorted(missing))} missing in them")
-    every = [tuple(reply(tokenizer, pair, side) for side in SIDES) for pair in pairs]
-    fitting = [(chosen, rejected) for chosen, rejected in every if max(len(chosen[0]), len(rejected[0])) <= context]
-    if not fitting:
-        raise UserError(f"none of {len(pairs)} pairs fits into a context of {context} tokens")
-    if left_out := len(pairs) - len(fitting):
-        print(f"{left_out} of {len(pairs)} pairs are longer than {context} tokens and left out")
-    return fitting
+    every = [(reply(tokenizer, pair, "chosen"), reply(tokenizer, pair, "rejected")) for pair in pairs]
+    return packing.fitting(every, "pairs", context, lambda pair: max(len(ids) for ids, _ in pair))
 
 
 def reply(tokenizer: "PreTrainedTokenizerFast", pair: Record, side: str) -> Reply:

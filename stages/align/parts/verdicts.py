@@ -6,7 +6,6 @@ replies, T positions.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -41,11 +40,7 @@ def batches(
     if len(known) < 2:
         raise UserError(f"{len(known)} reply fits into a context of {context} tokens, and kto compares two at least")
     order = np.random.default_rng(seed).permutation(len(known))
-    return partial(_batch, [known[i] for i in order], size)
-
-
-def _batch(known: list[Verdict], size: int, index: int) -> packing.Batch:
-    return together([known[(index * size + i) % len(known)] for i in range(size)])
+    return pairs.rounds([known[i] for i in order], size, together)
 
 
 def together(known: list[Verdict]) -> packing.Batch:
@@ -58,12 +53,7 @@ def together(known: list[Verdict]) -> packing.Batch:
 def encode(tokenizer: "PreTrainedTokenizerFast", rows: list[Record], context: int) -> list[Verdict]:
     """The replies that fit into the context, whole."""
     every = [verdict(tokenizer, row, reply, liked) for row in rows for reply, liked in judged(row)]
-    fitting = [each for each in every if len(each.prompt) + len(each.reply) <= context]
-    if not fitting:
-        raise UserError(f"none of {len(every)} replies fits into a context of {context} tokens")
-    if left_out := len(every) - len(fitting):
-        print(f"{left_out} of {len(every)} replies are longer than {context} tokens and left out")
-    return fitting
+    return packing.fitting(every, "replies", context, lambda each: len(each.prompt) + len(each.reply))
 
 
 def judged(row: Record) -> list[tuple[str, bool]]:

@@ -23,7 +23,7 @@ from typing import Any
 from stages.data.parts.clean import whole
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
-from stages.lib.text.chat import DEFINED, TOOLS, Message, Prompt
+from stages.lib.text.chat import DEFINED, TOOLS, Message, Prompt, learnt
 
 LISTS = ("messages", "conversations", "conversation")
 SINGLE = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"), ("instruction", "output"))
@@ -115,8 +115,8 @@ def one(said: Any, role: str, place: str) -> list[Message]:
     """A text of this role, a message, or several."""
     if isinstance(said, dict):
         return turns([said], place)
-    if listing(said) is not None:
-        return turns(said, place)
+    if (found := listing(said)) is not None:
+        return turns(found, place)
     if said is None or isinstance(said, str):
         return [{"role": role, "content": whole(said or "")}]
     raise UserError(f"{place}: {said!r:.40} is neither a text nor a list of messages")
@@ -181,10 +181,6 @@ def weighs(turn: dict[str, Any], place: str) -> bool:
     return all(turn.get(name) != 0 for name in WEIGHTS)
 
 
-def learnt(turn: Message) -> bool:
-    return turn["role"] == "assistant" and "learn" not in turn
-
-
 def prompt(before: list[Message]) -> Prompt:
     """A single question as a text; more than that as messages."""
     return before[0]["content"] if [each["role"] for each in before] == ["user"] else before
@@ -192,7 +188,7 @@ def prompt(before: list[Message]) -> Prompt:
 
 def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     """(prompt, chosen reply, rejected reply)."""
-    sides = paired(row) or PAIRED[0]
+    sides = sides_of(row)
     if missing := [name for name in sides if name not in row]:
         raise UserError(f"{place}: no field {missing[0]!r}; a preference has prompt, chosen and rejected")
     name = next((name for name in ASKED if row.get(name) is not None), None)
@@ -212,6 +208,11 @@ def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
 def paired(row: Record) -> tuple[str, str] | None:
     """The fields of a row's two replies, if it has two."""
     return next((pair for pair in PAIRED if row.keys() >= set(pair)), None)
+
+
+def sides_of(row: Record) -> tuple[str, str]:
+    """Those, or the usual ones that it lacks."""
+    return paired(row) or PAIRED[0]
 
 
 def unpaired(row: Record) -> bool:

@@ -24,6 +24,7 @@ PROBE = "orchard"  # an answer that no template changes
 TOOLS = ("tool", "function")  # roles in which a tool answers; few templates have them
 DEFINED = "tools"  # whose content lists, as JSON, what the model may call; a template has a place of its own for it
 ANOTHER = json.dumps([{"type": "function", "function": {"name": PROBE, "description": PROBE, "parameters": {}}}])
+INSTEAD = {**dict.fromkeys(TOOLS, PROBE), DEFINED: ANOTHER}  # what each might have said
 
 Message = dict[str, str]  # role and content, of a tool perhaps its name
 Prompt = str | list[Message]  # a question, or all that was said before an answer, from the system's words on
@@ -40,6 +41,11 @@ class Coded(NamedTuple):
 
 def messages(prompt: Prompt) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def learnt(message: Message) -> bool:
+    """Whether it is a reply that is to be learnt, and not only read."""
+    return message["role"] == "assistant" and "learn" not in message
 
 
 def plain(prompt: Prompt) -> str:
@@ -148,7 +154,7 @@ def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: s
 
     try:
         written = text(before)
-        for role, instead in {**dict.fromkeys(TOOLS, PROBE), DEFINED: ANOTHER}.items():
+        for role, instead in INSTEAD.items():
             other = [message | {"content": instead} if message["role"] == role else message for message in before]
             if other != before and written == text(other):
                 raise UserError(

@@ -7,7 +7,7 @@ Shapes: N rows, B rows of a batch, T context.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from stages.lib.text import chat
 
 OPEN = 32  # rows that are filled at a time: more leave less padding, but mix the order less
 IGNORE = -100  # label of a position that is not learnt from; the default of torch's cross entropy
+Item = TypeVar("Item")
 Batch = dict[str, Tensor]  # ids, labels (-100 where nothing is learnt), positions: (B, T)
 
 
@@ -72,14 +73,20 @@ def pack(tokenizer: Any, rows: list[records.Record], context: int, seed: int) ->
 
 def filled(tokenizer: Any, examples: "list[Example]", context: int) -> dict[str, np.ndarray]:
     """ids, labels and positions of whole examples, each (N, context)."""
-    fitting = [example for example in examples if len(example[0]) <= context]
-    if not fitting:
-        raise UserError(f"none of {len(examples)} examples fits into a context of {context} tokens")
-    if left_out := len(examples) - len(fitting):
-        print(f"{left_out} of {len(examples)} examples are longer than {context} tokens and left out")
+    kept = fitting(examples, "examples", context, lambda example: len(example[0]))
     filler = (chat.filler(tokenizer), IGNORE, 0)
-    columns = zip(*(whole(row, context, filler) for row in fit(fitting, context)), strict=True)
+    columns = zip(*(whole(row, context, filler) for row in fit(kept, context)), strict=True)
     return {name: np.array(column) for name, column in zip(("ids", "labels", "positions"), columns, strict=True)}
+
+
+def fitting(items: list[Item], name: str, context: int, tokens: Callable[[Item], int]) -> list[Item]:
+    """Those that fit into the context, whole; how many do not is said, and none is an error."""
+    kept = [item for item in items if tokens(item) <= context]
+    if not kept:
+        raise UserError(f"none of {len(items)} {name} fits into a context of {context} tokens")
+    if left_out := len(items) - len(kept):
+        print(f"{left_out} of {len(items)} {name} are longer than {context} tokens and left out")
+    return kept
 
 
 Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
@@ -120,7 +127,7 @@ def turns(tokenizer: Any, row: records.Record) -> list[Example]:
     earlier = row["prompt"] if isinstance(row["prompt"], list) else []
     found: list[Example] = []
     for number, message in enumerate([*earlier, {"role": "assistant", "content": reply(row)}]):
-        if message["role"] == "assistant" and "learn" not in message:
+        if chat.learnt(message):
             asked = earlier[:number] or row["prompt"]
             ids, labels, positions = encode(tokenizer, {"prompt": asked, "solution": message["content"]})
             if found and ids[: len(found[-1][0])] == found[-1][0]:
