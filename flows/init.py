@@ -2,6 +2,7 @@
 
 python -m flows.init my-data.csv                            labels, fields to find, chats, preferences, plain texts
 python -m flows.init my-data.csv --model models/mine.gguf   for a model of your own; else SmolLM2-135M-Instruct
+python -m flows.init org/name --hub main                    a data set of the Hugging Face hub, pinned to its commit
 python -m flows.lifecycle --profile my-data                 runs what it has written
 
 Rows are read, cleaned and split by the data stage's own functions, and written through the tokenizer and the chat
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,9 +26,10 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from flows import profiles, proposal
 from flows.proposal import Lengths, Work
-from stages.data import Dataset, classify
+from stages.data import NAME, Dataset, Hub, classify
 from stages.data import _recognise as rows_of
 from stages.data._recognise import Asked, Prepared
+from stages.data.parts import hub as data_sets
 from stages.lib.frame import energy, files, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store.records import Record
@@ -243,7 +246,10 @@ def main(
     template: str | None = None,
     names: dict[str, str] | None = None,
     unlabelled: Path | None = None,
-    licence: str = "mine",
+    hub: str | None = None,
+    subset: str | None = None,
+    split: str = "train",
+    licence: str | None = None,
     model: Path = MODEL,
     name: str | None = None,
     force: bool = False,
@@ -251,7 +257,7 @@ def main(
     """Look at your own data and write the profile that trains on them.
 
     Args:
-        path: A file or a folder: .txt, .jsonl, .json, .csv, .tsv, .parquet, packed too.
+        path: A file or a folder: .txt, .jsonl, .json, .csv, .tsv, .parquet, packed too; with --hub a data set's name.
         as_: What the rows are, where it can't be told.
         text: The field with the text.
         label: The field with the label.
@@ -261,33 +267,42 @@ def main(
         template: Of labelled texts: what the model is asked, with {text} where the text goes.
         names: Of labelled texts: what the model shall say for a label (--names.1 good).
         unlabelled: Of labelled texts: a file or folder of further texts, which the teacher labels for its student.
-        licence: Of the data; it goes into every model card.
+        hub: Of a data set on the Hugging Face hub: its branch, tag or commit. It is fetched.
+        subset: Of a data set on the hub: its configuration, where it has several.
+        split: Of a data set on the hub: the rows to take.
+        licence: Of the data; it goes into every model card. Default: "mine", or what the card of the data set says.
         model: A folder in Hugging Face's layout or a .gguf file, to begin with.
         name: Of the profile; default: that of the path.
         force: Overwrite a profile of that name.
     """
     name = name or safe(path)
     target = place(name, force)
-    for needed in (path, *([unlabelled] if unlabelled else []), *([model] if model != MODEL else [])):
+    for needed in filter(None, (None if hub else path, unlabelled, None if model == MODEL else model)):
         if not needed.exists():
-            raise UserError(f"{needed} does not exist")
-    found = rows_of.recognise(path, Asked(as_, text, label, prompt, reply, tuple(fields or ())))
-    print(f"{path}: {found.said} ({found.method})")
-    if found.method != "classify" and (unlabelled or template or names):
-        raise UserError(
-            f"--unlabelled, --template and --names are for labelled texts; {path} is read as {found.method}"
-        )
+            raise UserError(f"{needed} does not exist{fetched_by(path) if needed == path else ''}")
+    if not hub and (subset or split != "train"):
+        raise UserError("--subset and --split are for data sets of the hub: name the file, or give --hub")
 
-    data: dict[str, dict[str, Any]] = {
-        "mine": {"method": found.method, "source": str(path), "licence": licence, **found.fields}
-    }
-    words: list[str] = []
-    if found.method == "classify":
-        data["mine"] |= {"names": names} if names else {}
-        words = labels_of(data["mine"], target)
-        data["mine"]["template"] = template or question(words)
-        data |= beside(data["mine"], words, unlabelled)
-    prepared = {each: split(each, data, target) for each in data}
+    with TemporaryDirectory() as folder:
+        origin: dict[str, Any] = {"source": str(path), "licence": licence or "mine"}
+        rows = path
+        if hub:
+            origin |= on_the_hub(path, hub, subset, split, licence)
+            rows = data_sets.download(str(path), Hub(**origin["hub"]), Path(folder))
+        found = rows_of.recognise(rows, Asked(as_, text, label, prompt, reply, tuple(fields or ())))
+        print(f"{path}: {found.said} ({found.method})")
+        if found.method != "classify" and (unlabelled or template or names):
+            raise UserError(
+                f"--unlabelled, --template and --names are for labelled texts; {path} is read as {found.method}"
+            )
+        data: dict[str, dict[str, Any]] = {"mine": {"method": found.method, **origin, **found.fields}}
+        words: list[str] = []
+        if found.method == "classify":
+            data["mine"] |= {"names": names} if names else {}
+            words = labels_of(data["mine"], rows, target)
+            data["mine"]["template"] = template or question(words)
+            data |= beside(data["mine"], words, unlabelled)
+        prepared = {each: read(each, entry, rows, target) for each, entry in data.items()}
     mine = prepared["mine"]
     shares = balance(path, mine) if words else ""
 
@@ -326,8 +341,10 @@ def main(
     given = {"external": external} if model != MODEL else {}
     common = {"tokenize": {"theirs": given | tokenize | proposal.parents(found.method)}}
     common |= {"pretrain": {"teacher": given}} if given else {}
-    own = {each: some | {"held_out": HELD_OUT} for each, some in data.items()}
-    overlay = joined({"data": dict.fromkeys(proposal.replaced(found.method)) | own}, common, tree)
+    own: dict[str, Any] = {"data": dict.fromkeys(proposal.replaced(found.method)), "hub": {}}
+    for each, entry in data.items():
+        own["hub" if "hub" in entry else "data"][each] = entry | {"held_out": HELD_OUT}
+    overlay = joined({section: some for section, some in own.items() if some}, common, tree)
     params.check(profiles.patch(profiles.merged(BASE), overlay), target)
     header = f"# Profile {name}: {path}, {found.said}.\n# Written by flows.init; it is yours to change.\n"
     write(target, header, {"base": BASE} | overlay)
@@ -350,10 +367,25 @@ def place(name: str, force: bool) -> Path:
     return target
 
 
-def labels_of(entry: dict[str, Any], target: Path) -> list[str]:
+def fetched_by(path: Path) -> str:
+    """What helps where a path that is none may be a name on the hub."""
+    named = re.fullmatch(NAME, str(path)) and not path.suffix
+    return "; if it is a data set of the Hugging Face hub, `--hub main` fetches it" if named else ""
+
+
+def on_the_hub(path: Path, revision: str, subset: str | None, split: str, licence: str | None) -> dict[str, Any]:
+    """A data set as the profile names it: by its commit."""
+    commit, said = data_sets.look_up(str(path), revision)
+    if not (licence or said):
+        raise UserError(f"{path}: its card names no licence: look, and give --licence")
+    given = {"revision": commit, "split": split} | ({"subset": subset} if subset else {})
+    return {"hub": given, "licence": licence or said}
+
+
+def labels_of(entry: dict[str, Any], rows: Path, target: Path) -> list[str]:
     technique = params.technique("data", "mine", entry, target)
     assert isinstance(technique, classify.Classify)
-    return technique.found(technique.source)
+    return technique.found(rows)
 
 
 def question(words: list[str]) -> str:
@@ -364,16 +396,17 @@ def question(words: list[str]) -> str:
 
 def beside(entry: dict[str, Any], words: list[str], unlabelled: Path | None) -> dict[str, dict[str, Any]]:
     """What goes with labelled texts: texts alone, to count tokens in, and those that the teacher is to label."""
-    source = str(unlabelled or entry["source"])
-    texts = {"method": "documents", "source": source, "licence": entry["licence"]}
+    if unlabelled:
+        entry = {key: value for key, value in entry.items() if key != "hub"} | {"source": str(unlabelled)}
+    texts = {"method": "documents"} | {key: entry[key] for key in ("source", "hub", "licence") if key in entry}
     found = {"texts": texts | {"text_field": entry["text_field"], "min_characters": 1}}
-    return found | ({"unlabelled": entry | {"source": source, "labels": words}} if unlabelled else {})
+    return found | ({"unlabelled": entry | {"labels": words}} if unlabelled else {})
 
 
-def split(each: str, data: dict[str, dict[str, Any]], target: Path) -> Prepared:
-    technique = params.technique("data", each, data[each] | {"held_out": HELD_OUT}, target)
+def read(each: str, entry: dict[str, Any], fetched: Path, target: Path) -> Prepared:
+    technique = params.technique("data", each, entry | {"held_out": HELD_OUT}, target)
     assert isinstance(technique, Dataset)
-    return rows_of.prepare(technique, technique.source)
+    return rows_of.prepare(technique, fetched if "hub" in entry else technique.source)
 
 
 def in_chatml(tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 RANK = 16  # of LoRA
 STEPS, STUDENT_STEPS = 30, 200  # at least: of a model that knows a language, and of what pruning has left of one
+CHAT_LR = 0.0002  # of LoRA on replies: Dettmers et al. 2023, arXiv:2305.14314, table 9
 
 
 class Shape(NamedTuple):
@@ -136,7 +137,7 @@ def classifier(
     labelling = {"method": "labels", "model": "align/mine", "source": "data/unlabelled"}
     measured = {"teacher": "align/mine", "student": "distill/student", "before": "pretrain/teacher", "q4_k_m": None}
     tree = {
-        "align": {"mine": sft(context, teaching)},
+        "align": {"mine": sft(context, teaching, 4, 0.0005)},
         "traces": {"labels": labelling | {"context": context}},
         "prune": prune,
         "distill": {
@@ -176,14 +177,16 @@ def classifier(
 
 
 def chatter(shape: Shape, lengths: Lengths, context: int) -> tuple[dict[str, Any], list[Work]]:
-    """The model itself, by LoRA on every reply."""
-    count = steps(3, sum(lengths.train), context, 4)
+    """The model itself, by LoRA on every reply, three times; few rows make small steps, not more rounds."""
+    tokens = sum(lengths.train)
+    size = next((size for size in (4, 2) if 3 * tokens >= STEPS * context * size), 1)
+    count = math.ceil(3 * tokens / context / size)
     tree = {
-        "align": {"mine": sft(context, count)},
+        "align": {"mine": sft(context, count, size, CHAT_LR)},
         "export": ships("align/mine"),
         "eval": {"models": {"mine": "align/mine"}, "accuracy": {"records": "data/mine"}},
     }
-    return tree, [lora(shape, count * 4 * context)]
+    return tree, [lora(shape, count * size * context)]
 
 
 def preferrer(shape: Shape, lengths: Lengths, context: int, liked: list[bool]) -> tuple[dict[str, Any], list[Work]]:
@@ -256,8 +259,8 @@ def smaller(shape: Shape) -> dict[str, int] | None:
     return {"hidden": hidden, "ffn": ffn, "heads": heads, "kv_heads": kv_heads}
 
 
-def sft(context: int, count: int) -> dict[str, Any]:
-    training = {"steps": count, "batch_size": 4, "lr": 0.0005, "optimizer": "adamw"}
+def sft(context: int, count: int, size: int, lr: float) -> dict[str, Any]:
+    training = {"steps": count, "batch_size": size, "lr": lr, "optimizer": "adamw"}
     return aligned("sft", context, training)
 
 

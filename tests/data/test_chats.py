@@ -175,7 +175,7 @@ WEATHER = [
 ]
 
 
-def test_what_a_tool_says_is_taken_along_and_calls_outside_the_words_are_named(tmp_path):
+def test_what_a_tool_says_is_taken_along(tmp_path):
     [found] = read(tmp_path, {"messages": [ASK, *WEATHER, SAY]})
     assert found["prompt"] == [ASK, *WEATHER] and found["solution"] == "4"
     shared = {
@@ -186,9 +186,71 @@ def test_what_a_tool_says_is_taken_along_and_calls_outside_the_words_are_named(t
         ]
     }
     assert [turn["role"] for turn in read(tmp_path, shared)[0]["prompt"]] == ["user", "function"]
-    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "1"}]}
-    with pytest.raises(UserError, match="record 1, messages, turn 2: tool_calls are not learnt here"):
-        read(tmp_path, {"messages": [ASK, call, WEATHER[1], SAY]})
+
+
+QWEN = (  # how Qwen2.5 and Qwen3 write a reply with calls (its chat_template, Apache-2.0)
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}"
+    "{% if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}"
+    "{{ message.content or '' }}{% for call in message.tool_calls or [] %}"
+    "{% if message.content or not loop.first %}{{ '\\n' }}{% endif %}"
+    '{{ \'<tool_call>\\n{"name": "\' + call.function.name + \'", "arguments": \' }}'
+    "{{ call.function.arguments | tojson }}{{ '}\\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}{% endfor %}"
+)
+ADDED = {"function": {"name": "add", "arguments": {"of": [2, 2], "für": "alle"}}}
+REPLIES = {
+    "a call": {"content": None, "tool_calls": [ADDED]},
+    "words and calls": {"content": "Let me see.", "tool_calls": [ADDED, ADDED]},
+    "thought out": {"content": "4", "reasoning_content": "2 and 2."},
+    "thought out and a call": {"content": "", "reasoning_content": "2 and 2.", "tool_calls": [ADDED]},
+}
+
+
+@pytest.mark.parametrize("name", REPLIES)
+def test_calls_and_reasoning_are_written_as_qwen_writes_them(name, tmp_path, tokenizer):
+    reply = {"role": "assistant"} | REPLIES[name]
+    [found] = read(tmp_path, {"messages": [ASK, reply]})
+    tokenizer = copy.deepcopy(tokenizer)
+    theirs = tokenizer.apply_chat_template([ASK, reply], chat_template=QWEN, tokenize=False)
+    ours = tokenizer.apply_chat_template(
+        [ASK, {"role": "assistant", "content": found["solution"]}], chat_template=QWEN, tokenize=False
+    )
+    assert ours == theirs
+
+
+def test_parts_and_old_names_of_calls_and_reasoning_are_the_same(tmp_path):
+    [usual] = read(tmp_path, {"messages": [ASK, {"role": "assistant"} | REPLIES["thought out and a call"]]})
+    call = ADDED["function"] | {"arguments": json.dumps(ADDED["function"]["arguments"])}
+    parts = [{"type": "reasoning", "value": "2 and 2."}, {"type": "tool_call", "value": json.dumps(ADDED["function"])}]
+    for other in (
+        {"content": None, "thinking": "2 and 2.", "tool_calls": [{"id": "1", "type": "function", "function": call}]},
+        {"content": "", "reasoning": "2 and 2.\n", "function_call": call},
+        {"content": parts},
+        {"content": [{"type": "thinking", "thinking": "2 and 2."}], "tool_calls": [call]},
+    ):
+        [found] = read(tmp_path, {"messages": [ASK, {"role": "assistant"} | other]})
+        assert found["solution"] == usual["solution"]
+    said = "<think>\n2 and 2.\n</think>\n\n4"
+    [once] = read(
+        tmp_path, {"messages": [ASK, {"role": "assistant", "content": said, "reasoning_content": "2 and 2."}]}
+    )
+    assert once["solution"] == said
+
+
+@pytest.mark.parametrize(
+    ("turn", "said"),
+    [
+        ({"content": "", "tool_calls": [{"id": "1"}]}, "{'id': '1'} is no call of a tool"),
+        ({"content": "", "tool_calls": ["add"]}, "'add' is no call of a tool"),
+        ({"content": "", "tool_calls": "add"}, "tool_calls is 'add', which is no list"),
+        ({"content": "", "tool_calls": [{"name": "add", "arguments": "{2"}]}, "is no call of a tool"),
+        ({"content": "4", "reasoning_content": 4}, "its content is 4, which is no text"),
+    ],
+)
+def test_what_is_no_call_and_no_reasoning_is_named(turn, said, tmp_path):
+    with pytest.raises(UserError, match=f"a.jsonl, record 1, messages, turn 2: .*{said}"):
+        read(tmp_path, {"messages": [ASK, {"role": "assistant"} | turn]})
+    with pytest.raises(UserError, match="turn 1: .*only texts are learnt here"):
+        read(tmp_path, {"messages": [ASK | {"content": [{"type": "reasoning", "value": "?"}]}, SAY]})
 
 
 def test_texts_beside_them_are_left_out_and_alone_refused(tmp_path):
@@ -382,7 +444,7 @@ def test_every_reply_is_learnt_once_behind_what_the_model_is_shown(template, tok
     """A template that shortens earlier replies makes an example of each; any other one example of all."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = template
-    row = {"prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
+    row = {"id": "a/0", "prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
     examples = packing.turns(tokenizer, row)
     assert len(examples) == (1 if template == CHATML else 2)
     learnt = [tokenizer.decode([i for i in labels if i != packing.IGNORE]) for _, labels, _ in examples]
@@ -396,7 +458,7 @@ def test_every_reply_is_learnt_once_behind_what_the_model_is_shown(template, tok
 def test_a_row_may_teach_its_last_reply_alone(tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = CHATML
-    row = {"prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
+    row = {"id": "a/0", "prompt": [SHORT, ASK, SAY, {"role": "user", "content": "Sure?"}], "solution": "Yes."}
     [(ids, labels, _)], [(same, last, _)] = (
         packing.turns(tokenizer, row),
         packing.turns(tokenizer, row | {"learn": "last"}),
@@ -414,7 +476,7 @@ RAISES = CHATML.replace(
 
 
 def test_a_tool_is_heard_where_the_template_has_its_role(tokenizer):
-    tokenizer, row = copy.deepcopy(tokenizer), {"prompt": [ASK, *WEATHER], "solution": "4"}
+    tokenizer, row = copy.deepcopy(tokenizer), {"id": "a/0", "prompt": [ASK, *WEATHER], "solution": "4"}
     tokenizer.chat_template = CHATML
     [(ids, labels, _)] = packing.turns(tokenizer, row)
     assert "<|tool|>12<|end|><|assistant|>4<|end|>" in tokenizer.decode(ids)
@@ -424,7 +486,7 @@ def test_a_tool_is_heard_where_the_template_has_its_role(tokenizer):
         (RAISES, "cannot write user, assistant, tool .*No tools"),
     ):
         tokenizer.chat_template = template
-        with pytest.raises(UserError, match=f"the chat template {said}"):
+        with pytest.raises(UserError, match=f"record 'a/0': the chat template {said}"):
             packing.turns(tokenizer, row)
 
 

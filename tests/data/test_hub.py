@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,7 +22,14 @@ from stages.lib.frame import code, files
 
 SHA = "0123456789" * 4
 ENTRY = {"method": "classify", "source": "org/set", "licence": "MIT", "hub": {"revision": SHA}}
-CARD = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train*}\n---\n"
+CARD = b"""---
+configs:
+- config_name: default
+  data_files:
+  - {split: train, path: data/train*}
+  - {split: whole, path: data/whole*}
+---
+"""
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -32,8 +40,9 @@ class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         known, path = self.server.files, urlparse(self.path).path
         told, (tree, resolve) = "/api/datasets/org/set", (f"{kind}/{SHA}" for kind in ("tree", "resolve"))
-        if path == f"{told}/revision/{SHA}":
-            return self.say({"id": "org/set", "sha": SHA, "siblings": [{"rfilename": name} for name in known]})
+        if path in (f"{told}/revision/{SHA}", f"{told}/revision/main"):
+            about = {"id": "org/set", "sha": SHA, "cardData": {"license": "mit"}}
+            return self.say(about | {"siblings": [{"rfilename": name} for name in known]})
         if path.startswith(f"{told}/{tree}"):
             folder = path.removeprefix(f"{told}/{tree}").strip("/")
             inside = [Path(name) for name in known if Path(folder) in Path(name).parents]
@@ -73,10 +82,13 @@ def url():
     texts = [f"sentence number {number}" for number in range(60)]
     labels = [number % 2 for number in range(59)] + [-1]
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
-    packed = io.BytesIO()
-    Dataset.from_dict({"text": texts, "label": labels}, features=features).to_parquet(packed)
+    packed, whole = io.BytesIO(), io.BytesIO()
+    rows = Dataset.from_dict({"text": texts, "label": labels}, features=features)
+    rows.to_parquet(packed)
+    rows.take(59).to_parquet(whole)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     server.files = {"README.md": CARD, "data/train-0.parquet": packed.getvalue()}
+    server.files["data/whole-0.parquet"] = whole.getvalue()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -115,6 +127,33 @@ def test_its_rows_become_records_and_numbered_labels_their_names(run, tmp_path):
     )
     first = files.digest(tmp_path / "out" / "records")
     assert run().returncode == 0 and files.digest(tmp_path / "out" / "records") == first
+
+
+@pytest.mark.slow
+def test_init_pins_it_and_writes_a_profile(url, tmp_path, model_folder):
+    shutil.copytree("infra/profiles", tmp_path / "infra/profiles")
+    own = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "PYTHONPATH": str(Path.cwd())}
+
+    def init(*words):
+        command = [sys.executable, "-m", "flows.init", *words, "--model", str(model_folder)]
+        return subprocess.run(command, cwd=tmp_path, env=os.environ | own, capture_output=True, text=True)
+
+    bare = init("org/set")
+    assert bare.returncode == 1 and bare.stderr.strip().endswith(
+        "org/set does not exist; if it is a data set of the Hugging Face hub, `--hub main` fetches it"
+    )
+    more = tmp_path / "more.csv"
+    more.write_text("text\n" + "".join(f"another sentence of number {number}\n" for number in range(60)))
+    done = init("org/set", "--hub", "main", "--unlabelled", "more.csv")
+    assert done.returncode == 1 and "1 rows have no label" in done.stderr
+    done = init("org/set", "--hub", "main", "--unlabelled", "more.csv", "--split", "whole")
+    assert done.returncode == 0, done.stderr
+    tree = YAML(typ="safe").load(tmp_path / "infra/profiles/set.yaml")
+    mine, pinned = tree["hub"]["mine"], {"revision": SHA, "split": "whole"}
+    assert (mine["source"], mine["hub"], mine["licence"], mine["method"]) == ("org/set", pinned, "mit", "classify")
+    assert mine["template"] == "{text}\nbad or good?" and tree["data"]["unlabelled"]["source"] == "more.csv"
+    gone = init("org/none", "--hub", "main")
+    assert gone.returncode == 1 and "org/none, main, on the hub can't be opened" in gone.stderr
 
 
 @pytest.mark.slow

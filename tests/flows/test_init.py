@@ -190,6 +190,15 @@ def test_replies_with_a_verdict_are_learnt_by_kto_the_rarer_kind_as_much_as_the_
     assert entry["desirable"] == pytest.approx(disliked / liked, abs=0.01) and "undesirable" not in entry
 
 
+@pytest.mark.parametrize(("count", "size"), [(10, 1), (500, 1), (600, 2), (3000, 4)])
+def test_few_chats_make_small_steps_and_not_more_rounds(count, size):
+    lengths = {"mine": proposal.Lengths([20] * count, 300, 200)}
+    tree, works = proposal.plan("chats", proposal.SMOLLM2, lengths, 512, {}, True, [])
+    training = tree["align"]["mine"]["training"]
+    assert training["batch_size"] == size and training["steps"] == -(-3 * 20 * count // (512 * size))
+    assert (3 * 20 * count) <= works[0].tokens <= 3 * 20 * count + 512 * size
+
+
 def test_the_estimate_is_its_formula():
     works = [proposal.Work(100, 100, 50), proposal.Work(1000, 10, 19, beside=5, read=600)]
     said = init.estimate(works, flops_a_second=1000.0, watts=2.0)
@@ -299,6 +308,7 @@ REFUSED = {
     "too few": (GOOD[:9], {}, "9 rows read, 0 empty or too short, 0 duplicates: 9 are left, and it takes 20"),
     "template": (GOOD, {"template": "Which?"}, "it must hold {text}, where the text goes"),
     "no file": (None, {}, "own.jsonl does not exist"),
+    "of the hub": (GOOD, {"split": "dev"}, "--subset and --split are for data sets of the hub"),
     "idle": ([plain(i) for i in range(COUNT)], {"template": "{text}"}, "are for labelled texts"),
     "bad name": (GOOD, {"name": "a b"}, "'a b' cannot be a name"),
     "base": (GOOD, {"name": "own-model", "force": True}, "is what others are built on"),

@@ -126,7 +126,7 @@ TRIMS = CHATML.replace("message['content']", "message['content'] | trim")
 
 
 def learnt(tokenizer, prompt, solution):
-    ids, labels, _ = packing.encode(tokenizer, {"prompt": prompt, "solution": solution})
+    ids, labels, _ = packing.encode(tokenizer, {"id": "a/0", "prompt": prompt, "solution": solution})
     begin = len(chat.prompt_ids(tokenizer, prompt))
     assert ids[:begin] == chat.prompt_ids(tokenizer, prompt) and set(labels[:begin]) == {packing.IGNORE}
     assert labels[begin:] == ids[begin:]

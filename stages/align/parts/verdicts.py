@@ -65,7 +65,7 @@ def judged(row: Record) -> list[tuple[str, bool]]:
 
 
 def verdict(tokenizer: "PreTrainedTokenizerFast", row: Record, reply: str, liked: bool) -> Verdict:
-    ids, labels, _ = packing.encode(tokenizer, {"prompt": row["prompt"], "solution": reply})
+    ids, labels, _ = packing.encode(tokenizer, {"id": row["id"], "prompt": row["prompt"], "solution": reply})
     begin = labels.count(packing.IGNORE)
     return Verdict(ids[:begin], ids[begin:], liked)
 

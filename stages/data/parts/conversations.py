@@ -11,8 +11,9 @@ completion, label: a text or messages to a prompt (TRL), and true or false; or m
 
 Beside any of these `system` holds what the model is told beforehand, and `tools`, a list or its JSON, what it may call.
 A reply whose turn has weight 0 is read, but not learnt. Roles of tools stay as they are: whether a model's template has
-them, and a place for `tools`, is seen when the model reads them. A call is learnt where it is written in the
-assistant's words, or in a turn of its own (function_call).
+them, and a place for `tools`, is seen when the model reads them. Learnt is what the model shall write, so reasoning and
+calls that stand beside a reply's words (reasoning_content, tool_calls) or in parts of it are written into them as the
+templates of Hermes, Qwen and SmolLM3 write them; turns that are calls (ShareGPT's function_call) stay as they are.
 """
 
 import ast
@@ -32,6 +33,8 @@ PAIRED = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))  # T
 ASKED = ("prompt", "question", "instruction", *LISTS)  # what a preference is about
 LABELS = {"true": True, "1": True, "false": False, "0": False}  # as files write them
 EXTRA = ("system", "input", "tools")  # beside them
+CALL, REASONING = "<tool_call>\n{}\n</tool_call>", "<think>\n{}\n</think>\n\n"
+REASONED = ("reasoning_content", "reasoning", "thinking")  # DeepSeek's and Qwen's name, vLLM's, gpt-oss's
 WEIGHTS = ("weight", "loss_weight", "train")  # of a turn: OpenAI's, LLaMA-Factory's and axolotl's
 ROLES = {
     "system": ("system", "developer"),
@@ -148,29 +151,62 @@ def listed(row: Record) -> str | None:
 
 
 def message(turn: dict[str, Any], place: str) -> Message:
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if turn.get("tool_calls") or turn.get("function_call"):
-        raise UserError(f"{place}: tool_calls are not learnt here; write the call into the content, as the model shall")
-    if isinstance(content, list):
-        content = "".join(part_of(part, place) for part in content)
-    if not isinstance(content, str):
-        raise UserError(f"{place}: its content is {content!r:.40}, which is no text")
+    role = turn.get("role", turn.get("from"))
     if str(role).lower() not in KNOWN:
         raise UserError(f"{place}: role {role!r} is none of {', '.join(KNOWN)}")
-    known = {"role": KNOWN[str(role).lower()], "content": whole(content)}
+    known = {"role": KNOWN[str(role).lower()]}
+    known["content"] = whole(words(turn, known["role"], place))
     if known["role"] == "assistant" and not weighs(turn, place):
         known["learn"] = "no"
     named = known["role"] in TOOLS and isinstance(turn.get("name"), str)  # some templates write which tool it was
     return known | {"name": whole(turn["name"])} if named else known
 
 
-def part_of(part: Any, place: str) -> str:
-    """The text of a part of a message, as OpenAI ({"type": "text", "text"}) or LLaMA-Factory ("value") write it."""
-    if isinstance(part, dict) and part.get("type") == "text":
-        said = part.get("text", part.get("value"))
-        if isinstance(said, str):
-            return said
-    raise UserError(f"{place}: {part!r:.60} is no text, and only texts are learnt here")
+def words(turn: dict[str, Any], role: str, place: str) -> str:
+    """All that a turn says; of a reply also how it was thought out, and what it calls."""
+    content = turn.get("content", turn.get("value"))
+    parts = list(content) if isinstance(content, list) else [{"type": "text", "text": content}]
+    if role == "assistant":
+        given = [turn[name] for name in REASONED if turn.get(name) and "<think>" not in str(content)]
+        thought = [{"type": "reasoning", "text": each} for each in given[:1]]
+        called = turn.get("tool_calls") or ([turn["function_call"]] if turn.get("function_call") else [])
+        if not isinstance(called, list):
+            raise UserError(f"{place}: tool_calls is {called!r:.40}, which is no list")
+        if content is None and (thought or called):
+            parts = []
+        parts = [*thought, *parts, *({"type": "tool_call", "value": call} for call in called)]
+    said = ""
+    for part in parts:
+        kind, text = part_of(part, role, place)
+        apart = kind == "tool_call" and said and not said.endswith("\n")
+        said += f"\n{text}" if apart else text
+    return said
+
+
+def part_of(part: Any, role: str, place: str) -> tuple[str, str]:
+    """(kind, text) of a part of a message, as OpenAI ({"type": "text", "text"}) or LLaMA-Factory ("value") write it."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("text", *(("reasoning", "thinking", "tool_call") if role == "assistant" else ())):
+        raise UserError(f"{place}: {part!r:.60} is no text, and only texts are learnt here")
+    said = part.get("text", part.get("value", part.get("thinking")))
+    if kind == "tool_call":
+        return kind, CALL.format(call(said, place))
+    if not isinstance(said, str):
+        raise UserError(f"{place}: its content is {said!r:.40}, which is no text")
+    return kind, said if kind == "text" else REASONING.format(said.strip())
+
+
+def call(given: Any, place: str) -> str:
+    """What a tool is called with, its arguments in JSON (OpenAI) or an object (transformers), as one JSON object."""
+    try:
+        named = json.loads(given) if isinstance(given, str) else given
+        named = named.get("function", named)
+        arguments = named.get("arguments") or {}
+        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        return json.dumps({"name": named["name"], "arguments": arguments}, ensure_ascii=False)
+    except (ValueError, AttributeError, KeyError):
+        one = '{"function": {"name": ..., "arguments": {...}}}'
+        raise UserError(f"{place}: {given!r:.60} is no call of a tool, {one}") from None
 
 
 def weighs(turn: dict[str, Any], place: str) -> bool:

@@ -41,6 +41,17 @@ def download(name: str, hub: Hub, folder: Path) -> Path:
     return file
 
 
+def look_up(name: str, revision: str) -> tuple[str, str | None]:
+    """(the commit of a branch, tag or commit, the licence that the data set's card names)."""
+    go_online()
+    from huggingface_hub import HfApi
+
+    with loading.opening(f"{name}, {revision}, on the hub"):
+        found = HfApi().dataset_info(name, revision=revision)
+    licence = found.card_data.get("license") if found.card_data else None
+    return str(found.sha), ", ".join(licence) if isinstance(licence, list) else licence
+
+
 def load(name: str, hub: Hub) -> "Dataset":
     go_online()
     from datasets import Dataset, load_dataset

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, about
 from stages.lib.store import records, tokens
 from stages.lib.text import chat
 
@@ -93,7 +93,9 @@ Example = tuple[list[int], list[int], list[int]]  # ids, labels, positions
 
 
 def encode(tokenizer: Any, row: records.Record) -> Example:
-    ids, begin, *_ = chat.chat(tokenizer, row["prompt"], reply(row))
+    said = reply(row)
+    with about(f"record '{row['id']}'"):
+        ids, begin, *_ = chat.chat(tokenizer, row["prompt"], said)
     return ids, [IGNORE] * begin + ids[begin:], list(range(len(ids)))
 
 
@@ -129,7 +131,7 @@ def turns(tokenizer: Any, row: records.Record) -> list[Example]:
     for number, message in enumerate([*earlier, {"role": "assistant", "content": reply(row)}]):
         if chat.learnt(message):
             asked = earlier[:number] or row["prompt"]
-            ids, labels, positions = encode(tokenizer, {"prompt": asked, "solution": message["content"]})
+            ids, labels, positions = encode(tokenizer, row | {"prompt": asked, "solution": message["content"]})
             if found and ids[: len(found[-1][0])] == found[-1][0]:
                 known = found.pop()[1]
                 labels[: len(known)] = known
