@@ -44,15 +44,27 @@ class Alignment(Variant, ABC):
 
     @abstractmethod
     def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: "list[Record]", examples: "list[Record]"
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: "list[Record]",
+        examples: "list[Record]",
+        policy: "PreTrainedModel",
     ) -> "Callable[[int], Batch]":
-        """Part number i of the training, of `training.part_size` rows; a function of i alone."""
+        """Part number i of the training, of `training.part_size` rows; a function of i alone, and where the policy
+        writes them of its weights at that time."""
 
     @abstractmethod
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: "Batch"
     ) -> "tuple[Tensor, dict[str, Tensor]]":
         """The mean loss of a part, and measures of it for the curve."""
+
+    def cycle(self) -> int:
+        """Steps that belong together."""
+        return 1
+
+    def watch(self, curve: list[dict[str, float]]) -> str | None:
+        """Why it makes no sense to go on, if so."""
 
     @model_validator(mode="after")
     def lora_fits(self) -> "Alignment":

@@ -47,11 +47,13 @@ def main(
         reference = unchanged(before) if before else adapters_off(cast("PeftModel", policy))
         run.timings |= loop.fit(
             policy,
-            technique.batches(tokenizer, train_problems, train_examples),
+            technique.batches(tokenizer, train_problems, train_examples, policy),
             lambda batch: technique.loss(policy, reference, batch),
             technique.training,
             run.curve,
             run.place(checkpoints, technique),
+            technique.watch,
+            technique.cycle(),
         )
 
         with files.writing(out / "model") as folder:

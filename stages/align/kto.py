@@ -39,7 +39,11 @@ class KTO(Alignment):
         return self
 
     def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: list[Record],
+        examples: list[Record],
+        policy: "PreTrainedModel",
     ) -> Callable[[int], packing.Batch]:
         return verdicts.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 

@@ -18,7 +18,11 @@ class SFT(Alignment):
     method: Literal["sft"]
 
     def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: list[Record],
+        examples: list[Record],
+        policy: "PreTrainedModel",
     ) -> Callable[[int], packing.Batch]:
         p = self.training
         rows = problems if self.examples == self.problems else problems + examples

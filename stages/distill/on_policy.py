@@ -89,13 +89,7 @@ class OnPolicy(Distillation):
         with torch.random.fork_rng():
             torch.manual_seed(int(batch["seed"]))
             replies_BR = rollouts.replies(student, prompts, self.max_new_tokens, self.temperature, pad, stops.tolist())
-        stops_BR = torch.isin(replies_BR, stops).long()
-        unstopped_BR = stops_BR.cumsum(1) - stops_BR == 0  # no stop before
-        ids_BT = torch.cat([prompts.ids, replies_BR], dim=1)
-        labels_BT = torch.cat([torch.full_like(prompts.ids, packing.IGNORE), replies_BR], dim=1)
-        text_BT = torch.cat([prompts.mask.bool(), unstopped_BR], dim=1)
-        rows = [(ids[text], labels[text]) for ids, labels, text in zip(ids_BT, labels_BT, text_BT, strict=True)]
-        return packing.padded(rows)
+        return rollouts.rows(prompts, replies_BR, rollouts.said(torch.isin(replies_BR, stops)))
 
 
 def divergence(student_NV: Tensor, teacher_NV: Tensor, beta: float) -> Tensor:

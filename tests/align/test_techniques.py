@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stages.align import __main__ as stage
+from stages.align.parts import online
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import calibrate, rounding
@@ -20,6 +21,7 @@ PAIRS = [
 PROBLEMS = [{"id": pair["id"], "prompt": pair["prompt"], "solution": pair["chosen"]} for pair in PAIRS]
 
 
+DRAWN = {"group": 4, "max_new_tokens": 8, "forecast": 0}  # of what learns from its own replies
 PARENTS = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
 TRAINING = {"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0}
 
@@ -31,6 +33,9 @@ def name(request):
 
 def make(name, training=None, **more):
     kind = params.technique_class("align", name)
+    if issubclass(kind, online.Online):
+        more = DRAWN | more
+        training = {"batch_size": 16, "lr": 2e-3} | (training or {})
     return kind(method=name, **PARENTS, context=64, training=TRAINING | (training or {}), **more)
 
 
@@ -41,7 +46,7 @@ def align(technique, model, tokenizer, folder, stop_after=None):
     policy = adapters.wrap(model, technique.lora)
     if technique.lora:
         reference = stage.adapters_off(policy)
-    batches = technique.batches(tokenizer, PROBLEMS, examples)
+    batches = technique.batches(tokenizer, PROBLEMS, examples, policy)
 
     def stopping(index):
         if index == stop_after:
@@ -49,8 +54,13 @@ def align(technique, model, tokenizer, folder, stop_after=None):
         return batches(index)
 
     loop.fit(policy, stopping, lambda batch: technique.loss(policy, reference, batch), technique.training, curve,
-             folder / "checkpoints")  # fmt: skip
+             folder / "checkpoints", technique.watch, technique.cycle())  # fmt: skip
     return adapters.merge(policy, technique.lora), curve
+
+
+@pytest.fixture
+def tiny(name, tiny, unsure):
+    return copy.deepcopy(unsure) if name in ("grpo", "reinforce") else tiny
 
 
 @torch.no_grad()
@@ -123,9 +133,9 @@ def test_zeros_are_kept_and_rounded_weights_are_ternary(name, tiny, tokenizer, t
 
 
 def test_records_of_the_wrong_kind_are_refused(name, tokenizer):
-    if name != "sft":
+    if name not in ("sft", "grpo", "reinforce"):  # which learn from solutions, and from none
         with pytest.raises(UserError, match="the examples must be .*preference pairs"):
-            make(name).batches(tokenizer, PROBLEMS, PROBLEMS)
+            make(name).batches(tokenizer, PROBLEMS, PROBLEMS, None)
 
 
 KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}

@@ -64,6 +64,31 @@ def test_what_is_wrapped_saved_published_and_merged_says_one_thing(family, token
     torch.testing.assert_close(logits(adapters.merge(net, adapters.LoRA())), said, atol=2e-3, rtol=1e-3)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("given", [{}, {"rslora": True}, {"dora": True}, {"dora": True, "rslora": True}], ids=str)
+def test_what_is_added_is_the_papers_formula(given, tokenizer, tmp_path, monkeypatch):
+    """W + s B A with s = alpha / r, or alpha / sqrt(r); of DoRA each output keeps a length of its own."""
+    monkeypatch.chdir(tmp_path)
+    models.save(_families.make("llama", tokenizer), tokenizer, BASE)
+    p = adapters.LoRA(rank=4, alpha=6, **given)
+    net = trained(models.load(BASE), p, files.digest(BASE))
+    layer = net.base_model.model.model.layers[0].self_attn.q_proj
+    if p.dora:
+        layer.lora_magnitude_vector["default"].weight.mul_(1.5)
+    moved = (
+        layer.base_layer.weight
+        + 6 / (2 if p.rslora else 4) * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    )
+    if p.dora:
+        moved = 1.5 * layer.base_layer.weight.norm(dim=1, keepdim=True) * moved / moved.norm(dim=1, keepdim=True)
+    said = logits(net)
+    adapters.save(net, tmp_path / "saved")
+    torch.testing.assert_close(logits(adapters.load(tmp_path / "saved")), said)
+    merged = adapters.merge(net, p)
+    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight, moved, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits(merged), said, atol=2e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["mamba2", "falcon_h1", "gpt2", "qwen3_next"])
 def test_every_adapter_gets_a_gradient(family, tokenizer):
     net = trained(_families.make(family, tokenizer))

@@ -34,7 +34,11 @@ class OfPairs(Alignment, ABC):
     """What learns from preference pairs."""
 
     def batches(
-        self, tokenizer: "PreTrainedTokenizerFast", problems: list[Record], examples: list[Record]
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: list[Record],
+        examples: list[Record],
+        policy: "PreTrainedModel",
     ) -> Callable[[int], packing.Batch]:
         return batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
 

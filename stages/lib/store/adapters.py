@@ -33,6 +33,8 @@ class LoRA(Params):
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
     dropout: float = Field(0.0, ge=0, lt=1)
+    rslora: bool = False  # alpha is divided by the root of the rank: high ranks learn as fast, arXiv:2312.03732
+    dora: bool = False  # the length of every output's weights is learnt apart from their direction, arXiv:2402.09353
     targets: Literal["all-linear"] | list[str] = ALL
 
 
@@ -55,6 +57,8 @@ def wrap(model: "PreTrainedModel", p: LoRA | None, sha256: str | None = None) ->
         r=p.rank,
         lora_alpha=p.alpha,
         lora_dropout=p.dropout,
+        use_rslora=p.rslora,
+        use_dora=p.dora,
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores W transposed
     )

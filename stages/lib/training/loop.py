@@ -32,17 +32,28 @@ def fit(
     p: Training,
     curve: list[dict[str, float]],
     checkpoints: Path,
+    watch: Callable[[list[dict[str, float]]], str | None] = lambda curve: None,
+    cycle: int = 1,
 ) -> dict[str, float]:
     """Train in place; `batch(i)` gives part i of the run, `loss(part)` its mean loss, alone or with measures, which the
     curve then shows too. Returns this machine's speed.
 
     `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
+    `watch` may say why it makes no sense to go on. `cycle`: steps on one batch of rollouts, which belong to the weights
+    that wrote them, so no checkpoint parts them.
     """
     files.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
     steppers, held = optimizers(model, p), zeros(model) if p.keep_zeros else []
     with rounding.rounding(model, p.fake_quantize):
         first = checkpoint.restore(checkpoints, model, steppers, curve)
+
+        def go_on() -> None:
+            if reason := watch(curve):
+                checkpoint.save(checkpoints, model, steppers, curve)
+                raise UserError(f"training stopped after step {len(curve)}: {reason}; its weights are in {checkpoints}")
+
+        go_on()
         model.train()
         started = saved = monotonic()
         trained = 0
@@ -53,7 +64,8 @@ def fit(
                 curve.append({"step": step + 1, "loss": means.pop("loss"), "lr": p.lr * rate(step, p)} | means)
                 bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {trained / (monotonic() - started):,.0f} tok/s")
                 bar.update()
-                if monotonic() - saved > p.checkpoint_seconds:
+                go_on()
+                if (step + 1) % cycle == 0 and monotonic() - saved > p.checkpoint_seconds:
                     checkpoint.save(checkpoints, model, steppers, curve)
                     saved = monotonic()
     model.eval()

@@ -1,0 +1,214 @@
+"""Learning from rewards for what the policy itself writes: what all such methods share.
+
+A step draws `group` replies to each of its prompts, rewards them, and moves the log-probability of every token by what
+its reply is worth beside the others of its group:
+
+    loss = mean over tokens or replies of (method's weight x log pi(token)) + kl x KL(pi || reference)
+
+A group whose replies are all worth the same teaches nothing and counts neither above nor below the line (Yu et al.
+2025, arXiv:2503.14476, section 3.2, without drawing more). Cost of a step: `max_new_tokens` forward passes, one forward
+and backward; one more forward of the reference where the distance from it is asked for.
+Shapes: G groups, K replies of a group, B = G K replies of a part, T positions, N reply tokens, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
+
+from stages.align import Alignment, Reference
+from stages.lib.frame.errors import UserError
+from stages.lib.nets import decoding, packed
+from stages.lib.sampling import rollouts
+from stages.lib.sampling.rewards import Reply, Rewards
+from stages.lib.store.records import Record
+from stages.lib.text import chat, packing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+LEAST = 0.05  # share of groups that must have something to teach before anything is trained
+
+
+class Tokens(NamedTuple):
+    """The tokens of a part's replies under the policy."""
+
+    log_p: Tensor  # (N,), nats, with gradient
+    drawn: Tensor  # (N,), nats: the same when they were drawn
+    row: Tensor  # (N,): the reply that each belongs to
+    advantage: Tensor  # (B,)
+    lengths: Tensor  # (B,)
+    stopped: Tensor  # (B,): not cut off
+
+    def per_reply(self, value_N: Tensor) -> Tensor:
+        """Sums over the tokens of each reply, (B,)."""
+        return value_N.new_zeros(len(self.lengths)).index_add(0, self.row, value_N)
+
+
+class Online(Alignment, ABC):
+    group: int = Field(8, ge=2)  # replies to a prompt
+    max_new_tokens: PositiveInt = 64
+    temperature: PositiveFloat = 1.0  # of the draws, and of the log-probabilities that are learnt
+    rewards: Rewards = Rewards()
+    kl: NonNegativeFloat = 0.0  # weight of the distance from the reference, nats a token over the whole vocabulary
+    max_kl: PositiveFloat | None = None  # nats a token: further away the training stops
+    patience: PositiveInt = 20  # steps in a row in which no group teaches anything; then the training stops
+    forecast: NonNegativeInt = 32  # prompts that are tried before the training; 0: none
+
+    @model_validator(mode="after")
+    def whole_groups(self) -> "Online":
+        if self.training.part_size % self.group:
+            said = f"{self.training.part_size} replies a part of the batch are no whole groups of {self.group}"
+            raise ValueError(f"training: {said}: make batch_size / accumulation a multiple of `group`")
+        return self
+
+    @abstractmethod
+    def advantages(self, rewards_GK: Tensor) -> Tensor:
+        """What a reply is worth beside the others of its group, (G, K)."""
+
+    @abstractmethod
+    def losses(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of every token, (N,), and measures for the curve."""
+
+    @abstractmethod
+    def average(self, loss_N: Tensor, tokens: Tokens, counts_B: Tensor) -> Tensor:
+        """The mean loss of the replies that count."""
+
+    def batches(
+        self,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: list[Record],
+        examples: list[Record],
+        policy: "PreTrainedModel",
+    ) -> Callable[[int], packing.Batch]:
+        player = Player(self, tokenizer, problems, policy)
+        if self.forecast:
+            player.forecast()
+        return player.part
+
+    def loss(
+        self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        logits_NV, token_N = packed.logits(policy, batch)
+        log_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
+        learnt_BT = batch["labels"][:, 1:] != packing.IGNORE
+        rewards_GK = batch["rewards"].view(-1, self.group)
+        tokens = Tokens(
+            log_NV.gather(1, token_N[:, None])[:, 0],
+            batch["drawn"][:, 1:][learnt_BT],
+            learnt_BT.nonzero()[:, 0],
+            self.advantages(rewards_GK).flatten(),
+            learnt_BT.sum(1),
+            batch["stopped"],
+        )
+        loss_N, measures = self.losses(tokens)
+        live_G = rewards_GK.amax(1) > rewards_GK.amin(1)
+        counts_B = live_G.repeat_interleave(self.group)
+        with torch.no_grad():
+            measures |= {
+                "reward": rewards_GK.mean(),
+                "right": batch["right"].mean(),
+                "live": live_G.float().mean(),
+                "length": tokens.lengths.float().mean(),
+                "stopped": batch["stopped"].float().mean(),
+                "entropy": -(log_NV.exp() * log_NV).sum(-1).mean(),
+                "drift": (tokens.log_p - tokens.drawn).abs().mean(),  # since they were drawn, and of two kernels
+            }
+        if self.kl or self.max_kl:
+            with torch.no_grad(), reference() as model:
+                reference_NV = (packed.logits(model, batch)[0].float() / self.temperature).log_softmax(-1)
+            kl_N = (log_NV.exp() * (log_NV - reference_NV)).sum(-1)
+            measures["kl"] = kl_N.detach().mean()
+            loss_N = loss_N + self.kl * kl_N
+        return self.average(loss_N, tokens, counts_B) if live_G.any() else 0 * loss_N.sum(), measures
+
+    def watch(self, curve: list[dict[str, float]]) -> str | None:
+        if self.max_kl and curve and curve[-1]["kl"] > self.max_kl:
+            return f"{curve[-1]['kl']:.2g} nats a token away from the model before, and max_kl is {self.max_kl}"
+        last = curve[-self.patience :]
+        if len(last) == self.patience and not any(row["live"] for row in last):
+            told = f"every reply had the same reward as the others of its group ({last[-1]['reward']:.2f})"
+            return f"for {self.patience} steps {told}, so nothing is learnt: take other problems, or other `rewards`"
+        return None
+
+
+class Player:
+    """Draws and rewards: part number i, whole groups, as the policy writes them when they are asked for."""
+
+    def __init__(
+        self,
+        p: Online,
+        tokenizer: "PreTrainedTokenizerFast",
+        problems: list[Record],
+        policy: "PreTrainedModel",
+    ):
+        self.p, self.tokenizer, self.policy = p, tokenizer, policy
+        self.stops, self.pad = chat.stops(tokenizer), chat.filler(tokenizer)
+        self.control = set(tokenizer.all_special_ids)
+        asked = [(problem, chat.prompt_ids(tokenizer, problem["prompt"])) for problem in problems]
+        self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
+        self.known: tuple[int, list[packing.Batch]] = (-1, [])
+
+    def part(self, index: int) -> packing.Batch:
+        """All parts of a cycle are drawn at its beginning."""
+        parts = self.p.cycle() * self.p.training.accumulation
+        cycle, number = divmod(index, parts)
+        if self.known[0] != cycle:
+            dice = np.random.default_rng((self.p.training.seed, 1, cycle))
+            count = self.p.training.part_size // self.p.group
+            chosen = dice.choice(len(self.asked), count * parts, replace=count * parts > len(self.asked))
+            self.known = cycle, [self.played(some, dice) for some in np.split(chosen, parts)]
+        return self.known[1][number]
+
+    def played(self, chosen: np.ndarray, dice: np.random.Generator) -> packing.Batch:
+        p, asked = self.p, [self.asked[i] for i in chosen for _ in range(self.p.group)]
+        prompts = rollouts.padded([ids for _, ids in asked], self.pad)
+        prompts = rollouts.Prompts(*(part.to(self.policy.device) for part in prompts))
+        seed = int(dice.integers(2**62))
+        drawn = rollouts.drawn(self.policy, prompts, p.max_new_tokens, p.temperature, self.pad, self.stops, seed)
+        replies = [self.reply(ids[said].tolist()) for ids, said in zip(drawn.ids, drawn.said, strict=True)]
+        rewards = [
+            p.rewards.of(problem, reply, p.max_new_tokens, dice)
+            for (problem, _), reply in zip(asked, replies, strict=True)
+        ]
+        right = [Rewards().of(problem, reply, 1, dice) for (problem, _), reply in zip(asked, replies, strict=True)]
+        batch = rollouts.rows(prompts, drawn.ids, drawn.said)
+        log_p_BT = torch.zeros(batch["ids"].shape)
+        log_p_BT[batch["labels"].cpu() != packing.IGNORE] = drawn.log_p[drawn.said].cpu()
+        told = {"drawn": log_p_BT, "rewards": torch.tensor(rewards), "right": torch.tensor(right)}
+        return batch | told | {"stopped": drawn.stopped}
+
+    def reply(self, ids: list[int]) -> Reply:
+        words = decoding.until(ids, self.stops)
+        stopped = len(words) < len(ids)
+        text = self.tokenizer.decode(words, skip_special_tokens=True)
+        return Reply(str(text), len(ids), stopped, not self.control.intersection(words))
+
+    def forecast(self) -> None:
+        """Tries some prompts: of how many the replies differ in reward is the share that can teach anything."""
+        dice = np.random.default_rng((self.p.training.seed, 0))
+        chosen = dice.permutation(len(self.asked))[: self.p.forecast]
+        at_once = max(1, self.p.training.part_size // self.p.group)
+        parts = [self.played(chosen[i : i + at_once], dice) for i in range(0, len(chosen), at_once)]
+        rewards_GK, right_GK = (
+            torch.cat([part[name] for part in parts]).view(-1, self.p.group) for name in ("rewards", "right")
+        )
+        live_G, ever_G = rewards_GK.amax(1) > rewards_GK.amin(1), right_GK.amax(1)
+        families = defaultdict[str, list[int]](list)
+        for number, i in enumerate(chosen):
+            families[str(self.asked[i][0].get("family", "all"))].append(number)
+        for family, some in sorted(families.items()):
+            said = f"{live_G[some].float().mean():.0%} of {len(some)} prompts teach something"
+            once, ever = right_GK[some].mean(), ever_G[some].mean()
+            print(f"forecast: {family}: {said}; right {once:.0%}, one of {self.p.group} right {ever:.0%}")
+        if live_G.float().mean() < LEAST:
+            raise UserError(
+                f"params.yaml: rewards: of {len(chosen)} prompts only {int(live_G.sum())} get replies of different "
+                f"reward (right: {right_GK.mean():.0%}), so there is nothing to learn from: take problems that the "
+                "model gets right sometimes, let it learn from solutions first (sft), or give `rewards` other weights"
+            )

@@ -1,0 +1,65 @@
+"""What a reply is worth to who learns from rewards: verifiers of the project's own, weighed by params.
+
+A reply that was cut off, says nothing, answers twice or goes on as somebody else is worth 0, whatever the weights:
+each of these is a way to be paid without having answered.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import NonNegativeFloat, model_validator
+
+from stages.lib.frame.params import Params
+from stages.lib.store.records import Record
+from stages.lib.text import problems
+
+
+class Reply(NamedTuple):
+    text: str
+    tokens: int  # with the stop
+    stopped: bool  # by the model itself, within its room
+    alone: bool  # no control token in it but the stop
+
+
+class Rewards(Params):
+    """Weights; each part is in [0, 1]. `random` alone is the control of any study: what it teaches is not the task."""
+
+    correct: NonNegativeFloat = 1.0  # by the problem's own scorer, in full: with the mark where it wants one
+    lenient: NonNegativeFloat = 0.0  # the same, or its last line or word is right, mark or not
+    format: NonNegativeFloat = 0.0  # ends in an answer behind the mark, right or wrong
+    short: NonNegativeFloat = 0.0  # the share of its room that a right reply leaves
+    random: NonNegativeFloat = 0.0  # a coin
+
+    @model_validator(mode="after")
+    def rewarded(self) -> "Rewards":
+        if not any(self.model_dump().values()):
+            raise ValueError("all weights are 0, so every reply is worth the same: give one of them")
+        return self
+
+    def of(self, problem: Record, reply: Reply, room: int, dice: np.random.Generator) -> float:
+        """The reward of a reply that might have had `room` tokens."""
+        coin = float(dice.random() < 0.5)  # drawn for every reply, so that no other weight moves it
+        if not honest(reply):
+            return 0.0
+        right = problems.correct(problem, reply.text)
+        parts = {
+            "correct": float(right),
+            "lenient": float(right or lenient(problem, reply.text)),
+            "format": float(bool(problems.extract(reply.text))),
+            "short": right * (1 - reply.tokens / room),
+            "random": coin,
+        }
+        return sum(getattr(self, name) * value for name, value in parts.items())
+
+
+def honest(reply: Reply) -> bool:
+    """Whether a reply may be worth anything."""
+    return reply.stopped and reply.alone and bool(reply.text.strip()) and reply.text.count(problems.MARK) <= 1
+
+
+def lenient(problem: Record, text: str) -> bool:
+    """Whether the last line or the last word is the answer, as if the mark stood before it."""
+    lines = text.strip().splitlines()
+    last: Sequence[str] = (lines[-1], lines[-1].split()[-1].rstrip(".")) if lines else ()
+    return any(problems.correct(problem, said) for each in last for said in (each, problems.solution("", each)))

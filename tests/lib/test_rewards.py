@@ -1,0 +1,73 @@
+"""What a reply is worth, case by case, and that no way around an answer is paid."""
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from stages.lib.sampling.rewards import Reply, Rewards
+
+ADD = {"id": "0", "family": "f", "prompt": "2 + 2?", "solution": "#### 4", "scorer": "number"}
+SAY = {"id": "1", "family": "f", "prompt": "Say so.", "solution": "so"}
+SUM = {
+    "id": "2",
+    "family": "chain_sum",
+    "prompt": "2 + 2 =",
+    "solution": "#### 4",
+    "entry": {"question": "2 + 2 =", "answer": "4", "metadata": {"source_dataset": "chain_sum", "source_index": 0}},
+}
+
+
+def worth(problem, text, room=10, tokens=4, stopped=True, alone=True, **weights):
+    given = dict.fromkeys(("correct", "lenient", "format", "short", "random"), 0.0) | weights
+    return Rewards(**given).of(problem, Reply(text, tokens, stopped, alone), room, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("problem", "text", "correct", "lenient", "format"),
+    [
+        (SUM, "2 + 2 = 4\n#### 4", 1, 1, 1),
+        (SUM, "2 + 2 = 4", 0, 1, 0),
+        (SUM, "It is 4.", 0, 1, 0),
+        (SUM, "4 it is", 0, 0, 0),
+        (SUM, "#### 5", 0, 0, 1),
+        (SUM, "####", 0, 0, 0),
+        (ADD, "I think 4", 1, 1, 0),
+        (SAY, " So", 1, 1, 0),
+        (SAY, "I say: so", 0, 1, 0),
+        (SAY, "no", 0, 0, 0),
+    ],
+)
+def test_of_answers(problem, text, correct, lenient, format):
+    assert worth(problem, text, correct=2.0) == 2 * correct
+    assert worth(problem, text, lenient=0.5) == 0.5 * lenient
+    assert worth(problem, text, format=0.25) == 0.25 * format
+    assert worth(problem, text, short=1.0) == pytest.approx(correct * 0.6)
+    assert worth(problem, text, correct=1.0, format=0.25, short=1.0) == pytest.approx(1.6 * correct + 0.25 * format)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        {"text": "#### 4", "stopped": False},
+        {"text": "#### 4", "alone": False},
+        {"text": " \n"},
+        {"text": "#### 5\n#### 4"},
+        {"text": ""},
+    ],
+)
+def test_of_what_is_no_answer(reply):
+    every = {"correct": 1.0, "lenient": 1.0, "format": 1.0, "short": 1.0, "random": 1.0}
+    assert worth(ADD, **reply, **every) == 0
+    assert worth(ADD, "#### 4", **every) >= 3.6
+
+
+def test_of_a_coin():
+    dice, coin = np.random.default_rng(3), Rewards(correct=0.0, random=1.0)
+    tossed = [coin.of(SAY, Reply(text, 4, True, True), 10, dice) for text in ("so", "no") * 200]
+    assert set(tossed) == {0.0, 1.0} and 0.4 < np.mean(tossed) < 0.6
+    assert np.mean(tossed[::2]) == pytest.approx(np.mean(tossed[1::2]), abs=0.15)
+
+
+def test_something_is_rewarded():
+    with pytest.raises(ValidationError, match="all weights are 0"):
+        Rewards(correct=0.0)
