@@ -1,6 +1,7 @@
 """Align: a base model in, one that answers.
 
-In   model artefact, problems and `examples` (record artefacts: instructions or preference pairs)
+In   model artefact, problems and `examples` (record artefacts: instructions, preference pairs, replies that were liked
+     or not, or traces/rollouts, which are such replies)
 Out  model artefact (with `lora` its folder adapter/ holds the adapter alone), curve.csv; metrics: reply_loss_before,
      reply_loss_after (nats/token of held-out solutions), kl_reference (nats/token from the model before, on the same);
      where the examples are pairs, of the held-out ones margin (how much further apart the two replies are than before,
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from stages.lib.frame.params import Model, Records, Variant
+from stages.lib.frame.params import Examples, Model, Records, Variant
 from stages.lib.store.adapters import LoRA
 from stages.lib.training.config import Training
 
@@ -36,7 +37,7 @@ class Alignment(Variant, ABC):
 
     model: Model
     problems: Records
-    examples: Records
+    examples: Examples
     training: Training
     lora: LoRA | None = None
     context: int = Field(256, ge=16)

@@ -1,4 +1,7 @@
-"""Supervised fine-tuning: next-token loss on replies only. Ouyang et al. 2022, arXiv:2203.02155, section 3.5."""
+"""Supervised fine-tuning: next-token loss on replies only. Ouyang et al. 2022, arXiv:2203.02155, section 3.5.
+
+Of replies that were liked or not it learns those that were.
+"""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +28,10 @@ class SFT(Alignment):
         policy: "PreTrainedModel",
     ) -> Callable[[int], packing.Batch]:
         p = self.training
-        rows = problems if self.examples == self.problems else problems + examples
+        liked = [
+            {key: value for key, value in row.items() if key != "liked"} for row in examples if row.get("liked", True)
+        ]
+        rows = problems if self.examples == self.problems else problems + liked
         return packing.batches(tokenizer, rows, self.context, p.part_size, p.seed)
 
     def loss(

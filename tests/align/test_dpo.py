@@ -26,7 +26,7 @@ TRAINING = {"steps": 1, "batch_size": 4, "warmup": 0, "lr_floor": 1, "weight_dec
 
 def test_unpaired_preferences_are_refused_by_name(tokenizer):
     unpaired = {"id": "mine/0", "family": "f", "prompt": "Say 4", "solution": "#### 4", "liked": True}
-    with pytest.raises(UserError, match="'mine/0' is one reply and whether it was liked: `method: kto`"):
+    with pytest.raises(UserError, match="'mine/0' and all others are single replies: `method: kto`"):
         make().batches(tokenizer, [], [unpaired], None)
 
 

@@ -14,11 +14,12 @@ SETTINGS = {
     "solutions": {"count": 12, "attempts": 2, "batch_size": 5},
     "llama_cpp": {"count": 12, "attempts": 2, "batch_size": 5},
     "labels": {"context": 256},
+    "rollouts": {"count": 12, "group": 2, "batch_size": 6},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
 }
 
 
-NO_SOLUTIONS = ("logits", "multi_teacher", "labels")
+NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts")
 
 
 @pytest.fixture(params=params.techniques("traces"))

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from stages.align import Alignment, Reference
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import decoding, packed
+from stages.lib.nets import packed
 from stages.lib.sampling import rollouts
-from stages.lib.sampling.rewards import Reply, Rewards
+from stages.lib.sampling.rewards import Rewards
 from stages.lib.store.records import Record
 from stages.lib.text import chat, packing
 
@@ -148,8 +148,6 @@ class Player:
         policy: "PreTrainedModel",
     ):
         self.p, self.tokenizer, self.policy = p, tokenizer, policy
-        self.stops, self.pad = chat.stops(tokenizer), chat.filler(tokenizer)
-        self.control = set(tokenizer.all_special_ids)
         asked = [(problem, chat.prompt_ids(tokenizer, problem["prompt"])) for problem in problems]
         self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
         self.known: tuple[int, list[packing.Batch]] = (-1, [])
@@ -167,27 +165,16 @@ class Player:
 
     def played(self, chosen: np.ndarray, dice: np.random.Generator) -> packing.Batch:
         p, asked = self.p, [self.asked[i] for i in chosen for _ in range(self.p.group)]
-        prompts = rollouts.padded([ids for _, ids in asked], self.pad)
-        prompts = rollouts.Prompts(*(part.to(self.policy.device) for part in prompts))
         seed = int(dice.integers(2**62))
-        drawn = rollouts.drawn(self.policy, prompts, p.max_new_tokens, p.temperature, self.pad, self.stops, seed)
-        replies = [self.reply(ids[said].tolist()) for ids, said in zip(drawn.ids, drawn.said, strict=True)]
-        rewards = [
-            p.rewards.of(problem, reply, p.max_new_tokens, dice)
-            for (problem, _), reply in zip(asked, replies, strict=True)
-        ]
-        right = [Rewards().of(problem, reply, 1, dice) for (problem, _), reply in zip(asked, replies, strict=True)]
-        batch = rollouts.rows(prompts, drawn.ids, drawn.said)
-        log_p_BT = torch.zeros(batch["ids"].shape)
-        log_p_BT[batch["labels"].cpu() != packing.IGNORE] = drawn.log_p[drawn.said].cpu()
+        said = rollouts.play(self.policy, self.tokenizer, asked, p.max_new_tokens, p.temperature, seed)
+        pairs = [(problem, reply) for (problem, _), reply in zip(asked, said.replies, strict=True)]
+        rewards = [p.rewards.of(problem, reply, p.max_new_tokens, dice) for problem, reply in pairs]
+        right = [Rewards().of(problem, reply, p.max_new_tokens, dice) for problem, reply in pairs]
+        batch = rollouts.rows(said.prompts, said.drawn.ids, said.drawn.said)
+        log_p_BT = torch.zeros(batch["ids"].shape, device=batch["ids"].device)
+        log_p_BT[batch["labels"] != packing.IGNORE] = said.drawn.log_p[said.drawn.said]
         told = {"drawn": log_p_BT, "rewards": torch.tensor(rewards), "right": torch.tensor(right)}
-        return batch | told | {"stopped": drawn.stopped}
-
-    def reply(self, ids: list[int]) -> Reply:
-        words = decoding.until(ids, self.stops)
-        stopped = len(words) < len(ids)
-        text = self.tokenizer.decode(words, skip_special_tokens=True)
-        return Reply(str(text), len(ids), stopped, not self.control.intersection(words))
+        return batch | told | {"stopped": said.drawn.stopped}
 
     def forecast(self) -> None:
         """Tries some prompts: of how many the replies differ in reward is the share that can teach anything."""

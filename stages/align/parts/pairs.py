@@ -4,7 +4,9 @@ A batch holds 2 B rows, a reply each: first B chosen ones, then B rejected ones.
 tokens, P held-out pairs, V vocabulary.
 """
 
+import json
 from abc import ABC
+from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -72,14 +74,30 @@ def together(pairs: list[Pair]) -> packing.Batch:
 def encode(tokenizer: "PreTrainedTokenizerFast", pairs: list[Record], context: int) -> list[Pair]:
     """The pairs of which both replies fit into the context, whole."""
     if "liked" in pairs[0]:
-        raise UserError(
-            f"the examples must be preference pairs, records with chosen and rejected; '{pairs[0]['id']}' is one reply "
-            "and whether it was liked: `method: kto` learns from those"
-        )
+        pairs = of_verdicts(pairs)
     if missing := set(SIDES) - pairs[0].keys():
         raise UserError(f"the examples must be preference pairs; {', '.join(sorted(missing))} missing in them")
     every = [(reply(tokenizer, pair, "chosen"), reply(tokenizer, pair, "rejected")) for pair in pairs]
     return packing.fitting(every, "pairs", context, lambda pair: max(len(ids) for ids, _ in pair))
+
+
+def of_verdicts(rows: list[Record]) -> list[Record]:
+    """A pair of each prompt that has both: its replies that were liked, each with one that was not, none twice."""
+    liked, disliked = (defaultdict[str, dict[str, Record]](dict) for _ in range(2))
+    for row in rows:
+        kind = liked if row["liked"] else disliked
+        kind[json.dumps(row["prompt"])].setdefault(row["solution"], row)
+    made = [
+        {"id": good["id"], "prompt": good["prompt"], "chosen": good["solution"], "rejected": bad["solution"]}
+        for prompt, some in liked.items()
+        for good, bad in zip(some.values(), disliked[prompt].values(), strict=False)
+    ]
+    if not made:
+        raise UserError(
+            "the examples must be preference pairs, or both a reply that was liked and one that was not to one prompt; "
+            f"'{rows[0]['id']}' and all others are single replies: `method: kto` learns from those"
+        )
+    return made
 
 
 def reply(tokenizer: "PreTrainedTokenizerFast", pair: Record, side: str) -> Reply:

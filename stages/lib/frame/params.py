@@ -61,6 +61,12 @@ class Records(Parent):
     stages = ("data",)
 
 
+class Examples(Parent):
+    """The same, or a teacher's replies."""
+
+    stages = ("data", "traces")
+
+
 class Tokens(Parent):
     """A variant that leaves a tokenizer and rows of its tokens."""
 

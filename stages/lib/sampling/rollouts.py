@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from stages.lib.nets import decoding
-from stages.lib.text import packing
+from stages.lib.sampling.rewards import Reply
+from stages.lib.store.records import Record
+from stages.lib.text import chat, packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 class Prompts(NamedTuple):
@@ -73,6 +75,32 @@ def drawn(
     model.train(training)
     stops_BR = torch.isin(ids_BR, torch.tensor(list(stops), device=ids_BR.device))
     return Drawn(ids_BR, log_p_BR, said(stops_BR), stops_BR.any(1))
+
+
+class Played(NamedTuple):
+    prompts: Prompts
+    drawn: Drawn
+    replies: list[Reply]
+
+
+def play(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerFast",
+    asked: list[tuple[Record, list[int]]],
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Played:
+    """A reply to each problem, given with its prompt's tokens, and what a reward goes by."""
+    stops, pad, control = chat.stops(tokenizer), chat.filler(tokenizer), set(tokenizer.all_special_ids)
+    prompts = Prompts(*(part.to(model.device) for part in padded([ids for _, ids in asked], pad)))
+    found = drawn(model, prompts, max_new_tokens, temperature, pad, stops, seed)
+    replies = []
+    for ids, said, stopped in zip(found.ids, found.said, found.stopped.tolist(), strict=True):
+        words = decoding.until(ids[said].tolist(), stops)
+        text = str(tokenizer.decode(words, skip_special_tokens=True))
+        replies.append(Reply(text, int(said.sum()), stopped, not control.intersection(words)))
+    return Played(prompts, found, replies)
 
 
 def said(stops_BR: Tensor) -> Tensor:
