@@ -118,11 +118,15 @@ OTHER: dict[str, Any] = {
     "sft.examples": "data/problems",
     "lora.examples": "data/problems",
     **{f"{name}.examples": "data/more-pairs" for name in ("dpo", "orpo", "simpo", "kto")},
-    **{f"{name}.lora": {"rank": 2, "alpha": 4} for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo")},
-    **{f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "traces/rollouts")},
+    **{
+        f"{name}.lora": {"rank": 2, "alpha": 4}
+        for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo")
+    },
+    **{f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "ppo", "traces/rollouts")},
     ".group": 2,
     "traces/rollouts.batch_size": 16,
     ".clip_low": 1e-6,
+    "ppo.clip": 1e-6,
     ".clip_high": 1e-6,
     ".lora.dropout": 0.5,
     ".lora.targets": ["q_proj"],
@@ -219,6 +223,7 @@ WITHOUT = {
     "endpoint.attempts": "the same",
     "reinforce.examples": "it learns from its own replies",
     "grpo.examples": "the same",
+    "ppo.examples": "the same",
     ".rewards.short": "right replies fill their room here; tests/lib/test_rewards.py has shorter ones",
     ".forecast": "tried before the training, or refused; tests/align/test_online.py",
     ".patience": "ends a training; the same",
@@ -256,6 +261,7 @@ WITH: dict[str, dict[str, Any]] = {
     "gguf.calibration": {"type": "Q4_K_M"},
     ".prompt_words": {"evolve": 1},
     **{f"grpo.{name}": {"updates": 2} for name in ("ratio", "clip", "clip_low", "clip_high")},
+    "ppo.clip": {"updates": 2},
     "on_policy.text_rows": {"on_policy": 0.0, "max_new_tokens": 64},
     "on_policy.context": {"on_policy": 0.5},
     "on_policy.temperature": {"on_policy": 1.0},

@@ -24,11 +24,13 @@ from stages.lib.training.config import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from stages.lib.store.records import Record
     from stages.lib.text.packing import Batch
 
+SCAFFOLD = "align_scaffold"  # what `scaffold` gives, while it is trained with the model
 Reference = Callable[[], AbstractContextManager["PreTrainedModel"]]  # within, the model as it came
 
 
@@ -59,6 +61,9 @@ class Alignment(Variant, ABC):
         self, policy: "PreTrainedModel", reference: Reference, batch: "Batch"
     ) -> "tuple[Tensor, dict[str, Tensor]]":
         """The mean loss of a part, and measures of it for the curve."""
+
+    def scaffold(self, policy: "PreTrainedModel") -> "Module | None":
+        """What is trained beside the model and then left out of it."""
 
     def cycle(self) -> int:
         """Steps that belong together."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from stages.align import Alignment, Reference
+from stages.align import SCAFFOLD, Alignment, Reference
 from stages.align.parts import pairs, verdicts
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import command
@@ -45,6 +45,9 @@ def main(
         torch.manual_seed(technique.training.seed)
         policy = cast("PreTrainedModel", adapters.wrap(net, lora, run.digests[model]))  # with lora it wraps that
         reference = unchanged(before) if before else adapters_off(cast("PeftModel", policy))
+        scaffold = technique.scaffold(policy)
+        if scaffold:
+            policy.add_module(SCAFFOLD, scaffold)
         run.timings |= loop.fit(
             policy,
             technique.batches(tokenizer, train_problems, train_examples, policy),
@@ -55,6 +58,8 @@ def main(
             technique.watch,
             technique.cycle(),
         )
+        if scaffold:
+            delattr(policy, SCAFFOLD)
 
         with files.writing(out / "model") as folder:
             if lora:

@@ -18,13 +18,16 @@ truncated: false     replies that were cut off are not learnt from (DAPO, sectio
 Cost: see stages/align/parts/online.py; the replies serve `updates` steps. Shapes: as there.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from stages.align.parts import online
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TINY = 1e-4  # TRL's and the paper's code
 
@@ -53,7 +56,7 @@ class GRPO(online.Online):
         ahead_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
         return ahead_GK / (rewards_GK.std(1, keepdim=True) + TINY) if self.scale else ahead_GK
 
-    def losses(self, tokens: online.Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, tokens: online.Tokens, policy: "PreTrainedModel") -> tuple[Tensor, dict[str, Tensor]]:
         ratio_N = tokens.log_p - tokens.drawn
         if self.ratio == "reply":
             ratio_N = (tokens.per_reply(ratio_N) / tokens.lengths)[tokens.row]

@@ -7,11 +7,14 @@ Every reply is learnt from once, by the weights that wrote it, so no ratio of pr
 stages/align/parts/online.py.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
 from stages.align.parts import online
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Reinforce(online.Online):
@@ -21,7 +24,7 @@ class Reinforce(online.Online):
         others_GK = (rewards_GK.sum(1, keepdim=True) - rewards_GK) / (self.group - 1)
         return rewards_GK - others_GK
 
-    def losses(self, tokens: online.Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, tokens: online.Tokens, policy: "PreTrainedModel") -> tuple[Tensor, dict[str, Tensor]]:
         return -tokens.advantage[tokens.row] * tokens.log_p, {}
 
     def average(self, loss_N: Tensor, tokens: online.Tokens, counts_B: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from stages.align import SCAFFOLD
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.text import chat, packing
@@ -127,6 +128,42 @@ def test_reinforce_is_its_formula_and_trls_gradient(moved, tiny, drawn):
     same_gradient(value, total / 12, moved)
 
 
+@pytest.mark.parametrize(("trace", "weight", "clip"), [(0.95, 0.5, 0.2), (0.0, 2.0, 0.02), (1.0, 0.1, 0.01)])
+def test_ppo_is_its_formula(trace, weight, clip, moved, tiny, drawn):
+    """Advantages as sums over what comes, reply by reply and token by token."""
+    p = make("ppo", group=1, trace=trace, value_weight=weight, clip=clip)
+    head = p.scaffold(moved)
+    torch.manual_seed(2)
+    torch.nn.init.normal_(head.weight, std=0.2)
+    moved.add_module(SCAFFOLD, head)
+    value, measures = p.loss(moved, lambda: nullcontext(tiny), drawn)
+
+    ratios, advantages, values = [], [], []
+    for row, (log_p, then) in enumerate(zip(said(moved, drawn), before(drawn), strict=True)):
+        ids, labels = drawn["ids"][row], drawn["labels"][row]
+        places = (labels != packing.IGNORE).nonzero()[:, 0]
+        states = moved.model(input_ids=ids[None]).last_hidden_state[0]
+        own = states[places - 1] @ head.weight[0] + head.bias[0]
+        known = [each.item() for each in own] + [0.0]
+        surprises = [
+            known[t + 1] - known[t] + (REWARDS[row].item() if t == len(places) - 1 else 0) for t in range(len(places))
+        ]
+        advantages += [sum(trace**k * each for k, each in enumerate(surprises[t:])) for t in range(len(places))]
+        values += list(own)
+        ratios += list((log_p - then).exp())
+    middle = sum(advantages) / len(advantages)
+    deviation = (sum((each - middle) ** 2 for each in advantages) / len(advantages)) ** 0.5
+    total = 0.0
+    for ratio, advantage, own in zip(ratios, advantages, values, strict=True):
+        ahead = (advantage - middle) / deviation
+        held = min(max(ratio.item(), 1 - clip), 1 + clip)
+        total = total - (ratio * ahead if ratio.item() * ahead <= held * ahead else torch.tensor(held * ahead))
+        total = total + weight * (own - (advantage + own.item())) ** 2
+    same_gradient(value, total / len(ratios), moved)
+    outside = sum(abs(ratio.item() - 1) > clip for ratio in ratios) / len(ratios)
+    assert measures["clipped"].item() == pytest.approx(outside) and outside > 0.05
+
+
 @pytest.mark.parametrize("name", ["grpo", "reinforce"])
 def test_the_distance_is_exact_over_the_vocabulary_and_a_group_of_equals_counts_nowhere(name, moved, tiny, drawn):
     plain, _ = make(name).loss(moved, lambda: nullcontext(tiny), drawn)
@@ -180,6 +217,8 @@ def test_replies_are_drawn_with_the_probabilities_that_they_bring_along(temperat
 
 def train(p, model, tokenizer, folder, stop_after=None, problems=PROBLEMS):
     reference, curve = copy.deepcopy(model), []
+    if scaffold := p.scaffold(model):
+        model.add_module(SCAFFOLD, scaffold)
     batches = p.batches(tokenizer, problems, [], model)
 
     def stopping(index):
@@ -192,8 +231,9 @@ def train(p, model, tokenizer, folder, stop_after=None, problems=PROBLEMS):
     return curve
 
 
-def test_several_steps_on_one_draw_resume_where_the_draw_begins(unsure, tokenizer, tmp_path, monkeypatch):
-    p = make("grpo", {"steps": 9}, updates=3, max_new_tokens=8)
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_several_steps_on_one_draw_resume_where_the_draw_begins(name, unsure, tokenizer, tmp_path, monkeypatch):
+    p = make(name, {"steps": 9}, updates=3, max_new_tokens=8)
     whole, cut = copy.deepcopy(unsure), copy.deepcopy(unsure)
     curve = train(p, whole, tokenizer, tmp_path / "whole")
     assert [row["drift"] > 1e-4 for row in curve] == [False, True, True] * 3  # the weights have moved since the draw
@@ -209,7 +249,7 @@ def test_several_steps_on_one_draw_resume_where_the_draw_begins(unsure, tokenize
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), cut.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["grpo", "reinforce"])
+@pytest.mark.parametrize("name", ["grpo", "ppo", "reinforce"])
 def test_it_stops_when_it_goes_too_far_or_learns_nothing_and_keeps_the_weights(name, tiny, unsure, tokenizer, tmp_path):
     with pytest.raises(UserError, match=r"stopped after step 2: \S+ nats a token away .* max_kl is 1e-09"):
         far = make(name, kl=0.1, max_kl=1e-9, max_new_tokens=8)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from stages.align import SCAFFOLD
 from stages.align import __main__ as stage
 from stages.align.parts import online
 from stages.lib.frame import params
@@ -21,6 +22,7 @@ PAIRS = [
 PROBLEMS = [{"id": pair["id"], "prompt": pair["prompt"], "solution": pair["chosen"]} for pair in PAIRS]
 
 
+ONLINE = ("grpo", "ppo", "reinforce")
 DRAWN = {"group": 4, "max_new_tokens": 8, "forecast": 0}  # of what learns from its own replies
 PARENTS = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
 TRAINING = {"steps": 12, "batch_size": 4, "lr": 5e-3, "warmup": 0}
@@ -46,6 +48,9 @@ def align(technique, model, tokenizer, folder, stop_after=None):
     policy = adapters.wrap(model, technique.lora)
     if technique.lora:
         reference = stage.adapters_off(policy)
+    scaffold = technique.scaffold(policy)
+    if scaffold:
+        policy.add_module(SCAFFOLD, scaffold)
     batches = technique.batches(tokenizer, PROBLEMS, examples, policy)
 
     def stopping(index):
@@ -55,12 +60,14 @@ def align(technique, model, tokenizer, folder, stop_after=None):
 
     loop.fit(policy, stopping, lambda batch: technique.loss(policy, reference, batch), technique.training, curve,
              folder / "checkpoints", technique.watch, technique.cycle())  # fmt: skip
+    if scaffold:
+        delattr(policy, SCAFFOLD)
     return adapters.merge(policy, technique.lora), curve
 
 
 @pytest.fixture
 def tiny(name, tiny, unsure):
-    return copy.deepcopy(unsure) if name in ("grpo", "reinforce") else tiny
+    return copy.deepcopy(unsure) if name in ONLINE else tiny
 
 
 @torch.no_grad()
@@ -133,7 +140,7 @@ def test_zeros_are_kept_and_rounded_weights_are_ternary(name, tiny, tokenizer, t
 
 
 def test_records_of_the_wrong_kind_are_refused(name, tokenizer):
-    if name not in ("sft", "grpo", "reinforce"):  # which learn from solutions, and from none
+    if name not in ("sft", *ONLINE):  # which learn from solutions, and from none
         with pytest.raises(UserError, match="the examples must be .*preference pairs"):
             make(name).batches(tokenizer, PROBLEMS, PROBLEMS, None)
 

@@ -41,6 +41,7 @@ class Tokens(NamedTuple):
     log_p: Tensor  # (N,), nats, with gradient
     drawn: Tensor  # (N,), nats: the same when they were drawn
     row: Tensor  # (N,): the reply that each belongs to
+    state: Tensor  # (N, D): what the policy held where it chose each
     advantage: Tensor  # (B,)
     lengths: Tensor  # (B,)
     stopped: Tensor  # (B,): not cut off
@@ -72,12 +73,16 @@ class Online(Alignment, ABC):
         """What a reply is worth beside the others of its group, (G, K)."""
 
     @abstractmethod
-    def losses(self, tokens: Tokens) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, tokens: Tokens, policy: "PreTrainedModel") -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of every token, (N,), and measures for the curve."""
 
     @abstractmethod
     def average(self, loss_N: Tensor, tokens: Tokens, counts_B: Tensor) -> Tensor:
         """The mean loss of the replies that count."""
+
+    def live(self, rewards_GK: Tensor) -> Tensor:
+        """Which groups have something to teach, (G,)."""
+        return rewards_GK.amax(1) > rewards_GK.amin(1)
 
     def batches(
         self,
@@ -94,20 +99,20 @@ class Online(Alignment, ABC):
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        logits_NV, token_N = packed.logits(policy, batch)
-        log_NV = (logits_NV.float() / self.temperature).log_softmax(-1)
-        learnt_BT = batch["labels"][:, 1:] != packing.IGNORE
+        output, learnt_BT, token_N = packed.forward(policy, batch, output_hidden_states=True)
+        log_NV = (output.logits.float() / self.temperature).log_softmax(-1)
         rewards_GK = batch["rewards"].view(-1, self.group)
         tokens = Tokens(
             log_NV.gather(1, token_N[:, None])[:, 0],
             batch["drawn"][:, 1:][learnt_BT],
             learnt_BT.nonzero()[:, 0],
+            output.hidden_states[-1][:, :-1][learnt_BT],
             self.advantages(rewards_GK).flatten(),
             learnt_BT.sum(1),
             batch["stopped"],
         )
-        loss_N, measures = self.losses(tokens)
-        live_G = rewards_GK.amax(1) > rewards_GK.amin(1)
+        loss_N, measures = self.losses(tokens, policy)
+        live_G = self.live(rewards_GK)
         counts_B = live_G.repeat_interleave(self.group)
         with torch.no_grad():
             measures |= {
@@ -185,7 +190,7 @@ class Player:
         rewards_GK, right_GK = (
             torch.cat([part[name] for part in parts]).view(-1, self.p.group) for name in ("rewards", "right")
         )
-        live_G, ever_G = rewards_GK.amax(1) > rewards_GK.amin(1), right_GK.amax(1)
+        live_G, ever_G = self.p.live(rewards_GK), right_GK.amax(1)
         families = defaultdict[str, list[int]](list)
         for number, i in enumerate(chosen):
             families[str(self.asked[i][0].get("family", "all"))].append(number)

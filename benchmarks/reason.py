@@ -1,0 +1,64 @@
+"""What rewards have taught, and what the controls have: the models that profile `reason` has made.
+
+make run PROFILE=reason && python -m benchmarks.reason
+
+The peer is the same method paid for something else: a coin, or the form of an answer. Accuracies are of the held-out
+problems of each family, means over the arm's seeds; a gain is paired, problem by problem, with its 95 % interval over
+problems (normal approximation), beside the least and the largest of the seeds. Seconds and steps are of one training.
+"""
+
+import csv
+from math import sqrt
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import cyclopts
+
+from benchmarks import _result
+from stages.lib.frame import files, params
+
+RESULT = Path("benchmarks/results/reason.json")
+ARMS = {"grpo": "after", "random": "random_reward", "format": "format_reward"}  # as the result calls them
+Z = 1.96
+
+
+def main(*, out: Path = RESULT) -> None:
+    names = list(params.models(params.read()))
+    marks = {name: files.read_json(Path(f"artifacts/eval/{name}/accuracy/samples.json"))["right"] for name in names}
+    start, found = marks["start"], dict[str, Any]()
+    families = {"all": list(start)}
+    for problem in start:
+        families.setdefault(problem.rpartition("/")[0], []).append(problem)
+    for family, problems in families.items():
+        found[f"{family}_before"] = mean(start[problem] for problem in problems)
+        found[f"{family}_problems"] = len(problems)
+        for arm, called in ARMS.items():
+            runs = [marks[name] for name in names if name.startswith(f"{arm}-")]
+            found |= {f"{family}_{called}{key}": value for key, value in gain(start, runs, problems).items()}
+    for arm in ARMS:
+        found |= trained(arm)
+    for name, value in found.items():
+        print(f"{name:45} {value:,.4g}")
+    _result.save(out, found, "torch", "transformers")
+
+
+def gain(start: dict[str, bool], runs: list[dict[str, bool]], problems: list[str]) -> dict[str, float]:
+    """Of several runs from one start; keys are ends of names."""
+    rates = [mean(run[problem] for problem in problems) for run in runs]
+    differences = [mean(run[problem] for run in runs) - start[problem] for problem in problems]
+    half = Z * stdev(differences) / sqrt(len(problems))
+    middle = mean(differences)
+    ends = {"_gain": middle, "_gain_low": middle - half, "_gain_high": middle + half}
+    return {"": mean(rates), "_least_seed": min(rates), "_largest_seed": max(rates)} | ends
+
+
+def trained(arm: str) -> dict[str, float]:
+    """What the curve of the first seed says at its end."""
+    with Path(f"artifacts/align/{arm}-0/curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return {f"{arm}_{name}_at_end": float(rows[-1][name]) for name in ("reward", "live", "length", "entropy")}
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
