@@ -167,6 +167,8 @@ OTHER: dict[str, Any] = {
     ".share": 1.0,
     ".prompt_words": 3,
     ".preference_loss": "hinge",
+    ".warm_up": 0.5,
+    ".top_k": 4,
     ".label_smoothing": 0.3,
     "multi_teacher.source": "traces/other-logits",
     "logits.source": "tokenize/same",
@@ -264,6 +266,7 @@ WITH: dict[str, dict[str, Any]] = {
     "ppo.clip": {"updates": 2},
     "on_policy.text_rows": {"on_policy": 0.0, "max_new_tokens": 64},
     "on_policy.context": {"on_policy": 0.5},
+    "on_policy.cut_off": {"model": "align/speaks", "max_new_tokens": 12, "training.batch_size": 16},
     "on_policy.temperature": {"on_policy": 1.0},
     "on_policy.max_new_tokens": {"on_policy": 1.0},
 }

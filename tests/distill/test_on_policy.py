@@ -1,5 +1,7 @@
 """The divergence by loops, at equality, mirrored and against trl's; what the student writes; that resume is exact."""
 
+import copy
+
 import pytest
 import torch
 
@@ -46,6 +48,48 @@ def test_by_loops(pair, beta):
             else:
                 total += beta * p[n, v] * (p[n, v] / m).log() + (1 - beta) * q[n, v] * (q[n, v] / m).log()
     torch.testing.assert_close(on_policy.divergence(*pair, beta).double(), total / 5, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_of_the_teachers_likeliest_tokens_alone(pair, beta):
+    student, teacher = pair
+    total = 0.0
+    for q_V, p_V in zip(student.double(), teacher.double(), strict=True):
+        some = sorted(range(11), key=lambda v: -p_V[v])[:3]
+        q, p = (x_V[some].exp() / x_V[some].exp().sum() for x_V in (q_V, p_V))
+        m = beta * p + (1 - beta) * q if 0 < beta < 1 else torch.ones(3)
+        sides = {0.0: [(1, p, q)], 1.0: [(1, q, p)]}.get(beta, [(beta, p, m), (1 - beta, q, m)])
+        total += sum(share * one[v] * (one[v] / other[v]).log() for share, one, other in sides for v in range(3))
+    found = on_policy.divergence(student, teacher, beta, top_k=3)
+    torch.testing.assert_close(found.double(), total / 5, rtol=1e-5, atol=1e-6)
+    whole = on_policy.divergence(student, teacher, beta, top_k=100)
+    torch.testing.assert_close(whole, on_policy.divergence(student, teacher, beta))
+
+
+def test_the_data_come_first_and_forward(batches, tiny, tokenizer):
+    p = params(on_policy=1, beta=1.0, warm_up=0.5, training=TRAINING | {"batch_size": 4, "accumulation": 2})
+    feed, torch_seed = batches(p), 1
+    assert ["seed" in feed(i) for i in range(8)] == [False] * 4 + [True] * 4  # two parts a step, two steps of four
+    torch.manual_seed(torch_seed)
+    other = Teacher(copy.deepcopy(tiny), tokenizer)
+    with torch.no_grad():
+        other.model.lm_head.weight += 0.1 * torch.randn_like(other.model.lm_head.weight)
+    q, t = (packed.logits(model, feed(0))[0].log_softmax(-1) for model in (tiny, other.model))
+    assert p.loss(tiny, other, feed(0)).item() == pytest.approx((t.exp() * (t - q)).sum(-1).mean().item(), rel=1e-4)
+
+
+def test_replies_that_were_cut_off_can_be_left_out(batches, tiny, tokenizer):
+    p, every = params(on_policy=1, cut_off=False), params(on_policy=1)
+    asked = batches(p)(3)
+    first = every.written(tiny, asked)
+    ends = first["labels"][0][first["labels"][0] >= 0][-1]  # as if this token ended a reply
+    asked["stops"] = ends[None]
+    kept, whole = p.written(tiny, asked), every.written(tiny, asked)
+    stopped = [(row == ends).any().item() for row in whole["labels"]]
+    assert stopped[0] and not all(stopped)
+    assert [(row >= 0).any().item() for row in kept["labels"]] == stopped and torch.equal(kept["ids"], whole["ids"])
+    asked["stops"] = torch.tensor([tokenizer.vocab_size + 1])
+    assert (p.written(tiny, asked)["labels"] >= 0).any()
 
 
 @pytest.mark.slow
