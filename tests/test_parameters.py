@@ -117,7 +117,7 @@ OTHER: dict[str, Any] = {
     ".examples": 3,
     "sft.examples": "data/problems",
     "lora.examples": "data/problems",
-    **{f"{name}.examples": "data/more-pairs" for name in ("dpo", "orpo", "simpo", "kto")},
+    **{f"{name}.examples": "data/more-pairs" for name in ("dpo", "orpo", "simpo", "kto", "reward")},
     **{
         f"{name}.lora": {"rank": 2, "alpha": 4}
         for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo")
@@ -125,6 +125,7 @@ OTHER: dict[str, Any] = {
     **{f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "ppo", "traces/rollouts")},
     ".group": 2,
     "traces/rollouts.batch_size": 16,
+    "rewarded.source": "traces/more-rollouts",
     ".clip_low": 1e-6,
     "ppo.clip": 1e-6,
     ".clip_high": 1e-6,
@@ -151,7 +152,7 @@ OTHER: dict[str, Any] = {
     "traces/labels.source": "data/more-classify",
     "distill/labels.traces": "data/classify",
     "solutions.context": 48,
-    **{f"{name}.context": 48 for name in ("dpo", "orpo", "simpo", "kto")},
+    **{f"{name}.context": 48 for name in ("dpo", "orpo", "simpo", "kto", "reward")},
     "cross_tokenizer.context": 52,
     ".context": 56,
     "tokenize/bpe.context": 32,
@@ -219,6 +220,8 @@ WITHOUT = {
     "depth.calibration.rows": "they may choose the same blocks, and do; tests/prune/test_depth.py has the scores",
     "depth.calibration.seed": "the same",
     "given.dtype": "the given model is stored in 32 bits; tests/lib/test_loading.py has others",
+    "rewarded.batch_size": "rows that are read at a time",
+    "rewarded.context": "longer replies are refused; tests/traces/test_rewarded.py",
     "traces/labels.batch_size": "rows that are read at a time",
     "solutions.attempts": "counts where a reply is wrong or empty; tests/traces/test_techniques.py",
     "llama_cpp.attempts": "the same",

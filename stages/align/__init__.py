@@ -72,6 +72,16 @@ class Alignment(Variant, ABC):
     def watch(self, curve: list[dict[str, float]]) -> str | None:
         """Why it makes no sense to go on, if so."""
 
+    def compare(
+        self,
+        before: "PreTrainedModel",
+        after: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
+        preferences: "list[Record]",
+    ) -> dict[str, float]:
+        """What else there is to say of both models, on held-out examples."""
+        return {}
+
     @model_validator(mode="after")
     def lora_fits(self) -> "Alignment":
         if self.lora and self.training.keep_zeros:

@@ -70,6 +70,7 @@ def main(
                 run.metrics |= pairs.compare(before, net, pairs.encode(tokenizer, preferences, technique.context))
             elif preferences and "liked" in preferences[0]:
                 run.metrics |= verdicts.compare(before, net, verdicts.encode(tokenizer, preferences, technique.context))
+            run.metrics |= technique.compare(before, net, tokenizer, preferences)
             labels.keep(net.config, [*train_problems, *train_examples])
             models.write(net, tokenizer, folder)
 

@@ -89,10 +89,23 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
+@torch.no_grad()
+def score(model, tokenizer, prompt, reply) -> float:
+    """A reward model's, of one text: the logit of its last token behind it."""
+    ids = chat.chat_ids(tokenizer, prompt, reply)
+    return model(input_ids=torch.tensor([ids])).logits[0, -1, ids[-1]].item()
+
+
+def score_margin(model, tokenizer):
+    by_pair = [[score(model, tokenizer, row["prompt"], row[side]) for side in ("chosen", "rejected")] for row in PAIRS]
+    return sum(chosen - rejected for chosen, rejected in by_pair)
+
+
 def test_it_prefers_the_right_replies_more_than_before(name, tiny, tokenizer, tmp_path):
-    before = margin(tiny, tokenizer)
+    prefers = score_margin if name == "reward" else margin
+    before = prefers(tiny, tokenizer)
     model, curve = align(make(name), tiny, tokenizer, tmp_path)
-    assert margin(model, tokenizer) > before + 1
+    assert prefers(model, tokenizer) > before + 1
     assert [row["step"] for row in curve] == list(range(1, 13))
 
 

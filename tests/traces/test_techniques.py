@@ -14,12 +14,13 @@ SETTINGS = {
     "solutions": {"count": 12, "attempts": 2, "batch_size": 5},
     "llama_cpp": {"count": 12, "attempts": 2, "batch_size": 5},
     "labels": {"context": 256},
+    "rewarded": {"batch_size": 5},
     "rollouts": {"count": 12, "group": 2, "batch_size": 6},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
 }
 
 
-NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts")
+NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts", "rewarded")
 
 
 @pytest.fixture(params=params.techniques("traces"))
@@ -41,7 +42,9 @@ def source(name, asked, rows, taught, tmp_path):
         if name == "multi_teacher":
             traces.save(place, {"technique": {"temperature": 2.0}}, make("logits").record(taught, folder))
         else:
-            kind = {"labels": ["yes", "no"], "template": "{text}"} if name == "labels" else {}
+            replies = {"liked": True, "stopped": True, "tokens": []}
+            labelled = {"labels": ["yes", "no"], "template": "{text}"}
+            kind = {"labels": labelled, "rewarded": replies}.get(name, {})
             records.save(place, train=[row | kind for row in asked])
     return folder
 
