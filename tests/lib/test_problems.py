@@ -102,6 +102,25 @@ def test_without_a_scorer_the_words_must_be_the_same():
     assert score(None, "42 apples", " 42  Apples") == 1 and score(None, "42", "It is 42") == 0
 
 
+def test_a_scorer_that_fails_is_named():
+    broken = {"id": "mine/3", "family": "chain_sum", "prompt": "?", "solution": "#### 4", "entry": {}}
+    with pytest.raises(
+        UserError, match="record 'mine/3': reasoning-gym's scorer of chain_sum fails on its own answer: "
+    ):
+        problems.score(broken, "#### 4")
+    assert problems.score(broken, "no mark") == 0
+
+
+def test_an_answer_that_a_scorer_cannot_read_is_wrong():
+    from reasoning_gym import create_dataset
+
+    for family, rubbish in (("prime_factorization", "-"), ("boxnet", "4"), ("game_of_life", "{}")):
+        entry = create_dataset(family, size=1, seed=1)[0]
+        problem = {"id": "0", "family": family, "prompt": "?", "solution": entry["answer"], "entry": entry}
+        assert problems.score(problem, f"#### {rubbish}") == 0
+        assert problems.score(problem, f"#### {entry['answer']}") == (0 if entry["answer"] is None else 1)
+
+
 def test_a_reply_that_was_liked_or_not_is_no_answer():
     with pytest.raises(UserError, match="record 'a/0' is a reply that was liked or not; no answer is known"):
         score(None, "42", "42", liked=True)

@@ -13,6 +13,7 @@ Numbers are written the English way: "1,000", "-3.50", "12 %", "$5", "2e-3". Cur
 
 import json
 import re
+from contextlib import suppress
 from decimal import Context, Decimal
 from typing import Any
 
@@ -60,10 +61,24 @@ def score(problem: Record, text: str) -> float:
             return float(found(problem, text))
     if "entry" not in problem:
         return float(duplicates.plain(text) == duplicates.plain(problem["solution"]))
+    answer = extract(text)
+    return 0.0 if answer is None else by_reasoning_gym(problem, answer)
+
+
+def by_reasoning_gym(problem: Record, answer: str) -> float:
+    """Its scorer's word. Some fail on what is no answer at all, such as a word for a number: that is wrong, if they can
+    read the known answer."""
     from reasoning_gym import get_score_answer_fn
 
-    answer = extract(text)
-    return 0.0 if answer is None else float(get_score_answer_fn(problem["family"])(answer, problem["entry"]))  # pyright: ignore[reportCallIssue]
+    scorer, entry = get_score_answer_fn(problem["family"]), problem["entry"]
+    with suppress(Exception):
+        return float(scorer(answer, entry))  # pyright: ignore[reportCallIssue]
+    try:
+        scorer(entry["answer"], entry)  # pyright: ignore[reportCallIssue]
+    except Exception as error:
+        said = f"record '{problem['id']}': reasoning-gym's scorer of {problem['family']} fails on its own answer"
+        raise UserError(f"{said}: {type(error).__name__}: {error}") from error
+    return 0.0
 
 
 def correct(problem: Record, text: str) -> bool:
