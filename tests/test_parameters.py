@@ -120,7 +120,7 @@ OTHER: dict[str, Any] = {
     **{f"{name}.examples": "data/more-pairs" for name in ("dpo", "orpo", "simpo", "kto", "reward")},
     **{
         f"{name}.lora": {"rank": 2, "alpha": 4}
-        for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo")
+        for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo", "reward")
     },
     **{f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "ppo", "traces/rollouts")},
     ".group": 2,
@@ -167,6 +167,8 @@ OTHER: dict[str, Any] = {
     ".on_policy": 0.0,
     ".share": 1.0,
     ".prompt_words": 3,
+    ".principles": ["Be kind."],
+    "constitution.count": 4,
     ".preference_loss": "hinge",
     ".warm_up": 0.5,
     ".top_k": 4,
@@ -206,10 +208,10 @@ OTHER: dict[str, Any] = {
 WITHOUT = {
     ".method": "it is another technique",
     ".training.checkpoint_seconds": "how often a training is saved: a resumed one ends in the same weights",
-    "endpoint.concurrency": "how fast an endpoint is asked",
-    "endpoint.requests_per_second": "how fast an endpoint is asked",
-    "endpoint.retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
-    "endpoint.timeout": "the same",
+    ".concurrency": "how fast an endpoint is asked",
+    ".requests_per_second": "how fast an endpoint is asked",
+    ".retries": "how long an endpoint that fails is waited for; tests/traces/test_endpoint.py counts them",
+    ".timeout": "the same",
     "speed.records": "speed belongs to this machine; tests/eval/test_speed.py counts tokens",
     "speed.prompt_tokens": "the same",
     "speed.new_tokens": "the same",
@@ -462,7 +464,8 @@ def endpoints() -> Iterator[list[str]]:
 def made(tmp_path_factory, endpoints) -> tuple[Project, Written]:
     """The lifecycle of parameters.yaml, run once, and what each variant wrote."""
     project, written = Project(tmp_path_factory.mktemp("parameters")), {}
-    project.tree["endpoints"]["endpoint"]["url"] = endpoints[0]
+    for entry in project.tree["endpoints"].values():
+        entry["url"] = endpoints[0]
     for section, variant, _ in variants():
         if (section, variant) == ("tokenize", "same"):
             project.give("tokenizer", "tokenize/bpe/tokenizer", section, variant)

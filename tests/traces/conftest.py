@@ -13,6 +13,7 @@ from stages.lib.store import dense, models
 from stages.lib.text import packing
 from stages.lib.training import loop
 from stages.lib.training.config import Training
+from tests.traces._served import Teacher
 
 
 @pytest.fixture(scope="session")
@@ -53,3 +54,17 @@ def llama_server(gguf_folder):
     server = Server(settings)
     yield f"{server.listening_address}/v1"
     del server
+
+
+@pytest.fixture
+def serve():
+    servers = []
+
+    def start(*script, **more):
+        servers.append(Teacher(script, **more))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

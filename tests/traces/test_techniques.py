@@ -16,11 +16,13 @@ SETTINGS = {
     "labels": {"context": 256},
     "rewarded": {"batch_size": 5},
     "rollouts": {"count": 12, "group": 2, "batch_size": 6},
+    "constitution": {"principles": ["Be brief."], "count": 6, "temperature": 2.0, "max_new_tokens": 24},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
 }
 
 
-NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts", "rewarded")
+SERVED = ("endpoint", "constitution")
+NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts", "rewarded", "constitution")
 
 
 @pytest.fixture(params=params.techniques("traces"))
@@ -29,7 +31,7 @@ def name(request):
 
 
 def make(name, **settings):
-    parents = {"source": "a/b"} if name == "endpoint" else {"model": "a/b", "source": "a/b"}
+    parents = {"source": "a/b"} if name in SERVED else {"model": "a/b", "source": "a/b"}
     return params.technique_class("traces", name)(method=name, **parents, **SETTINGS[name] | settings)
 
 
@@ -54,7 +56,7 @@ def record(name, request, source, taught, tokenizer, tmp_path):
     """record(place, **settings): what it writes; teachers are opened as the stage does, of a model artefact."""
 
     def run(place, **settings):
-        if name == "endpoint":
+        if name in SERVED:
             settings["url"] = request.getfixturevalue("llama_server")
         folder = tmp_path / "teacher"
         if name == "llama_cpp":

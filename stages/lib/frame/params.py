@@ -7,6 +7,7 @@ works, so that a typo in the last stage is found at once and yet a broken export
 import re
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -279,7 +280,7 @@ def technique_class(stage: str, method: str) -> type[Technique]:
     """The one technique of stages/STAGE/METHOD.py."""
     module = import_module(f"stages.{stage}.{method}")
     classes = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
-    [found] = [kind for kind in classes if issubclass(kind, Technique)]
+    [found] = [kind for kind in classes if issubclass(kind, Technique) and not isabstract(kind)]
     return found
 
 
