@@ -26,10 +26,9 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from flows import profiles, proposal
 from flows.proposal import Lengths, Work
-from stages.data import NAME, Dataset, Hub, classify
+from stages.data import NAME, Dataset, classify
 from stages.data import _recognise as rows_of
 from stages.data._recognise import Asked, Prepared
-from stages.data.parts import hub as data_sets
 from stages.lib.frame import energy, files, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store.records import Record
@@ -287,8 +286,10 @@ def main(
         origin: dict[str, Any] = {"source": str(path), "licence": licence or "mine"}
         rows = path
         if hub:
-            origin |= on_the_hub(path, hub, subset, split, licence)
-            rows = data_sets.download(str(path), Hub(**origin["hub"]), Path(folder))
+            rows, more = rows_of.on_the_hub(str(path), hub, subset, split, Path(folder))
+            if not (licence or more["licence"]):
+                raise UserError(f"{path}: its card names no licence: look, and give --licence")
+            origin |= more | ({"licence": licence} if licence else {})
         found = rows_of.recognise(rows, Asked(as_, text, label, prompt, reply, tuple(fields or ())))
         print(f"{path}: {found.said} ({found.method})")
         if found.method != "classify" and (unlabelled or template or names):
@@ -371,15 +372,6 @@ def fetched_by(path: Path) -> str:
     """What helps where a path that is none may be a name on the hub."""
     named = re.fullmatch(NAME, str(path)) and not path.suffix
     return "; if it is a data set of the Hugging Face hub, `--hub main` fetches it" if named else ""
-
-
-def on_the_hub(path: Path, revision: str, subset: str | None, split: str, licence: str | None) -> dict[str, Any]:
-    """A data set as the profile names it: by its commit."""
-    commit, said = data_sets.look_up(str(path), revision)
-    if not (licence or said):
-        raise UserError(f"{path}: its card names no licence: look, and give --licence")
-    given = {"revision": commit, "split": split} | ({"subset": subset} if subset else {})
-    return {"hub": given, "licence": licence or said}
 
 
 def labels_of(entry: dict[str, Any], rows: Path, target: Path) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from stages.data import Dataset
+from stages.data import Dataset, Hub
 from stages.data.__main__ import save
-from stages.data.parts import conversations, reading
+from stages.data.parts import conversations, hub, reading
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
@@ -126,6 +126,13 @@ def unknown(source: Path, rows: list[Record], names: list[str], what: str) -> Us
         "--label FIELD`, `--prompt FIELD --reply FIELD`, `--text FIELD --fields FIELD`, `--as documents --text FIELD`, "
         "`--as preferences`"
     )
+
+
+def on_the_hub(name: str, revision: str, subset: str | None, split: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """(the rows of a data set in a file in the folder, how params name it: by its commit, and under its licence)."""
+    commit, licence = hub.look_up(name, revision)
+    pinned = {"revision": commit, "split": split} | ({"subset": subset} if subset else {})
+    return hub.download(name, Hub(**pinned), folder), {"hub": pinned, "licence": licence}
 
 
 def every_row(source: Path) -> Iterator[Record]:

@@ -85,7 +85,9 @@ def test_live_it_is_the_same_over_the_replies(tokenizer, tiny, llama, tmp_path):
 
 
 def test_solutions_drawn_at_a_temperature_are_no_recording(tokenizer, tmp_path):
-    traces.save(tmp_path, {"technique": {"temperature": 0.7}}, iter([{"prompt": "Say 7", "solution": "#### 7"}]))
+    traces.save(
+        tmp_path, {"technique": {"temperature": 0.7}}, iter([{"id": "0", "prompt": "Say 7", "solution": "#### 7"}])
+    )
     assert "labels" in logits.Logits(**GIVEN).batches(tokenizer, tmp_path)(0)
 
 

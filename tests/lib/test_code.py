@@ -170,6 +170,9 @@ def test_the_files_of_the_techniques_are_those_that_dvc_yaml_names(real):
     assert set(identities(real)) == expected | {*params.STAGES, "report"}
 
 
+SCORED = ("constitution", "endpoint", "llama_cpp", "rewarded", "rollouts", "solutions")
+
+
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
@@ -181,7 +184,8 @@ def test_the_files_of_the_techniques_are_those_that_dvc_yaml_names(real):
         ("stages/prune/__main__.py", {"prune", "prune/*"}),
         (
             "stages/lib/text/duplicates.py",
-            {"data", "data/*", "eval/accuracy", "traces/endpoint", "traces/llama_cpp", "traces/solutions"},
+            {"data", "data/*", "eval/accuracy", "align/grpo", "align/ppo", "align/reinforce", "distill/on_policy"}
+            | {f"traces/{name}" for name in SCORED},
         ),
     ],
 )
