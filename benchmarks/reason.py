@@ -4,7 +4,8 @@ make run PROFILE=reason && python -m benchmarks.reason
 
 The peer is the same method paid for something else: a coin, or the form of an answer. Accuracies are of the held-out
 problems of each family, means over the arm's seeds; a gain is paired, problem by problem, with its 95 % interval over
-problems (normal approximation), beside the least and the largest of the seeds. Seconds and steps are of one training.
+problems (normal approximation), beside the least and the largest of the seeds. What stands `at_end` is of the
+first seed's curve.
 """
 
 import csv
@@ -16,11 +17,11 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
+from stages.eval.parts.intervals import Z
 from stages.lib.frame import files, params
 
 RESULT = Path("benchmarks/results/reason.json")
 ARMS = {"grpo": "after", "random": "random_reward", "format": "format_reward"}  # as the result calls them
-Z = 1.96
 
 
 def main(*, out: Path = RESULT) -> None:

@@ -20,8 +20,7 @@ Cost: see stages/align/parts/online.py; the replies serve `updates` steps. Shape
 
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
 from stages.align.parts import online
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
 TINY = 1e-4  # TRL's and the paper's code
 
 
-class GRPO(online.Online):
+class GRPO(online.Repeated):
     method: Literal["grpo"]
-    updates: PositiveInt = 1  # steps on the replies of one draw, each on a part of them
     ratio: Literal["token", "reply"] = "token"
     clip: Literal["surrogate", "weight"] = "surrogate"
     clip_low: PositiveFloat = 0.2
@@ -49,9 +47,6 @@ class GRPO(online.Online):
             self.refuse_idle("clip_low", "with `clip: surrogate`")
         return self
 
-    def cycle(self) -> int:
-        return self.updates
-
     def advantages(self, rewards_GK: Tensor) -> Tensor:
         ahead_GK = rewards_GK - rewards_GK.mean(1, keepdim=True)
         return ahead_GK / (rewards_GK.std(1, keepdim=True) + TINY) if self.scale else ahead_GK
@@ -65,9 +60,8 @@ class GRPO(online.Online):
         if self.clip == "weight":
             weight_N = ratio_N.detach().clamp(max=1 + self.clip_high)
             return -weight_N * advantage_N * tokens.log_p, {"clipped": above_N.float().mean()}
-        clipped_N = ratio_N.clamp(1 - self.clip_low, 1 + self.clip_high)
         idle_N = (above_N & (advantage_N > 0)) | (below_N & (advantage_N < 0))
-        loss_N = -torch.minimum(ratio_N * advantage_N, clipped_N * advantage_N)
+        loss_N = online.surrogate(ratio_N, advantage_N, self.clip_low, self.clip_high)
         return loss_N, {"clipped": idle_N.float().mean()}
 
     def average(self, loss_N: Tensor, tokens: online.Tokens, counts_B: Tensor) -> Tensor:

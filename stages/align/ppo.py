@@ -16,7 +16,7 @@ Shapes: B replies, N reply tokens, R of the longest, D hidden.
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch import Tensor, nn
 
 from stages.align import SCAFFOLD
@@ -28,16 +28,12 @@ if TYPE_CHECKING:
 TINY = 1e-8
 
 
-class PPO(online.Online):
+class PPO(online.Repeated):
     method: Literal["ppo"]
     group: int = Field(1, ge=1)  # replies to a prompt
-    updates: PositiveInt = 1  # steps on the replies of one draw, each on a part of them
     clip: PositiveFloat = 0.2
     trace: float = Field(0.95, ge=0, le=1)  # lambda of the advantages: 1 is the whole reply, 0 the next token's value
     value_weight: PositiveFloat = 0.5
-
-    def cycle(self) -> int:
-        return self.updates
 
     def scaffold(self, policy: "PreTrainedModel") -> nn.Module:
         words = policy.get_output_embeddings()
@@ -61,10 +57,10 @@ class PPO(online.Online):
         deviation = advantage_N.std(correction=0)
         whitened_N = (advantage_N - advantage_N.mean()) / (deviation + TINY)
         ratio_N = (tokens.log_p - tokens.drawn).exp()
-        clipped_N = ratio_N.clamp(1 - self.clip, 1 + self.clip)
-        policy_N = -torch.minimum(ratio_N * whitened_N, clipped_N * whitened_N)
+        policy_N = online.surrogate(ratio_N, whitened_N, self.clip, self.clip)
+        outside_N = (ratio_N < 1 - self.clip) | (ratio_N > 1 + self.clip)
         value_loss_N = (value_N - target_N).square()
-        measures = {"value_loss": value_loss_N.mean(), "clipped": (ratio_N != clipped_N).float().mean()}
+        measures = {"value_loss": value_loss_N.mean(), "clipped": outside_N.float().mean()}
         return policy_N + self.value_weight * value_loss_N, measures
 
     def ahead(self, value_N: Tensor, tokens: online.Tokens) -> Tensor:

@@ -142,6 +142,20 @@ class Online(Alignment, ABC):
         return None
 
 
+class Repeated(Online, ABC):
+    """What takes several steps on one draw, and so weighs each token by how far it has moved since."""
+
+    updates: PositiveInt = 1  # steps on the replies of one draw, each on a part of them
+
+    def cycle(self) -> int:
+        return self.updates
+
+
+def surrogate(ratio_N: Tensor, advantage_N: Tensor, low: float, high: float) -> Tensor:
+    """-min(w A, clip(w, 1 - low, 1 + high) A): Schulman et al. 2017, arXiv:1707.06347, eq. 7."""
+    return -torch.minimum(ratio_N * advantage_N, ratio_N.clamp(1 - low, 1 + high) * advantage_N)
+
+
 class Player:
     """Draws and rewards: part number i, whole groups, as the policy writes them when they are asked for."""
 
