@@ -40,7 +40,7 @@ class Terminal:
         os.write(self.keys, keys)
 
     def clear(self):
-        """Ctrl-C at a line until there is a new prompt: CPython's readline misses one that comes while it draws a key."""
+        """Ctrl-C at a line until there is a new prompt: CPython's readline misses one while it draws a key."""
         until = time.monotonic() + 120
         while "> " not in self.shown:
             assert time.monotonic() < until, f"no prompt in {self.shown!r}"

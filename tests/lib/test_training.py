@@ -9,11 +9,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import calibrate, losses
 from stages.lib.training import checkpoint, loop, optimizers, schedule
 from stages.lib.training.config import Training
+from stages.lib.training.muon import Muon, orthogonal
 
 VOCABULARY = 64
 
@@ -165,3 +167,29 @@ def test_divergence_is_an_error(model, tmp_path):
 )
 def test_sixteen_bits_where_they_are_faster(cpu, faster):
     assert loop.faster_in_16_bits(cpu) is faster
+
+
+@pytest.mark.parametrize("shape", [(8, 20), (20, 8), (24, 24)])
+def test_muon_is_torchs_and_in_32_bits_the_same_but_for_rounding(shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(5, *shape)
+
+    def moved(make):
+        weight = nn.Parameter(start.clone())
+        stepper = make([weight])
+        for weight.grad in gradients:
+            stepper.step()
+        return weight.detach() - start
+
+    theirs = moved(partial(torch.optim.Muon, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+    assert torch.equal(moved(partial(Muon, lr=0.01, weight_decay=0.1, dtype=torch.bfloat16)), theirs)
+    ours = moved(partial(Muon, lr=0.01, weight_decay=0.1, dtype=torch.float32))
+    assert 0 < (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_muon_evens_out_every_direction():
+    torch.manual_seed(0)
+    u, s, v = torch.linalg.svd(torch.randn(16, 40) * torch.logspace(0, 1, 40), full_matrices=False)
+    values = torch.linalg.svdvals(made := orthogonal(u @ s.diag() @ v, torch.float32))
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert (u.T @ made @ v.T).diagonal().min() > 0.6  # each direction is still the same one

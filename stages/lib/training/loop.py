@@ -44,7 +44,8 @@ def fit(
     """
     files.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
-    steppers, held = optimizers(model, p), zeros(model) if p.keep_zeros else []
+    steppers = optimizers(model, p, torch.bfloat16 if mixed(p.precision) else torch.float32)
+    held = zeros(model) if p.keep_zeros else []
     with rounding.rounding(model, p.fake_quantize):
         first = checkpoint.restore(checkpoints, model, steppers, curve)
 

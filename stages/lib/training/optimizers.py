@@ -5,14 +5,13 @@ from torch import nn
 
 from stages.lib.nets import anatomy
 from stages.lib.training.config import Training
+from stages.lib.training.muon import Muon
 
 
-def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, p: Training, dtype: torch.dtype = torch.float32) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the blocks, if asked for, and AdamW (arXiv:1711.05101) for the rest, fused experts
-    among it, which torch's Muon can't take.
-
-    Muon's update is scaled to AdamW's root mean square (arXiv:2502.16982, eq. 4), so that one lr fits both. Gains and
-    biases are not decayed. Fused: one kernel for all weights.
+    among it, which are no matrices. One lr fits both. Gains and biases are not decayed. Fused: one kernel for all
+    weights. `dtype` is that of Muon's products.
     """
     trained = [w for w in model.parameters() if w.requires_grad]
     blocks = {w for block in anatomy.blocks(model) for w in block.parameters()}
@@ -25,5 +24,5 @@ def optimizers(model: nn.Module, p: Training) -> list[torch.optim.Optimizer]:
     if rest:  # of adapters, nothing is left for AdamW
         steppers.append(torch.optim.AdamW([g for g in groups if g["params"]], lr=p.lr, betas=(0.9, 0.95), fused=True))
     if inner:
-        steppers.append(torch.optim.Muon(inner, lr=p.lr, weight_decay=p.weight_decay, adjust_lr_fn="match_rms_adamw"))
+        steppers.append(Muon(inner, p.lr, p.weight_decay, dtype))
     return steppers
