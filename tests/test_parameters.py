@@ -46,6 +46,7 @@ ORDER = (
     "distill",
     "eval",
 )
+LATER = {"align/process_reward": "traces"}  # variants that learn from what a later section makes
 ONE_LOOP = ("pretrain/teacher", "align/sft", "align/dpo", "distill/solutions", "prune/lottery")  # each calls it itself
 MORE = ("align/lora", "distill/logits")  # variants of a technique that had one already, for fields which need them
 REPEATED = ("technique", "format")  # keys of JSON files that name parameters
@@ -120,12 +121,16 @@ OTHER: dict[str, Any] = {
     **{f"{name}.examples": "data/more-pairs" for name in ("dpo", "orpo", "simpo", "kto", "reward")},
     **{
         f"{name}.lora": {"rank": 2, "alpha": 4}
-        for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo", "reward")
+        for name in ("sft", "dpo", "orpo", "simpo", "kto", "reinforce", "grpo", "ppo", "reward", "process_reward")
     },
-    **{f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "ppo", "traces/rollouts")},
+    **{
+        f"{name}.model": "align/more-speaks" for name in ("reinforce", "grpo", "ppo", "traces/rollouts", "traces/steps")
+    },
     ".group": 2,
     "traces/rollouts.batch_size": 16,
     "rewarded.source": "traces/more-rollouts",
+    "traces/steps.source": "traces/more-rollouts",
+    "process_reward.examples": "traces/more-steps",
     ".clip_low": 1e-6,
     "ppo.clip": 1e-6,
     ".clip_high": 1e-6,
@@ -152,7 +157,7 @@ OTHER: dict[str, Any] = {
     "traces/labels.source": "data/more-classify",
     "distill/labels.traces": "data/classify",
     "solutions.context": 48,
-    **{f"{name}.context": 48 for name in ("dpo", "orpo", "simpo", "kto", "reward")},
+    **{f"{name}.context": 48 for name in ("dpo", "orpo", "simpo", "kto", "reward", "process_reward")},
     "cross_tokenizer.context": 52,
     ".context": 56,
     "tokenize/bpe.context": 32,
@@ -234,6 +239,7 @@ WITHOUT = {
     ".rewards.short": "right replies fill their room here; tests/lib/test_rewards.py has shorter ones",
     ".forecast": "tried before the training, or refused; tests/align/test_online.py",
     ".patience": "ends a training; the same",
+    ".reward_model": "stands under `rlhf`; tests/align/test_stage.py",
     "compressed.max_kl": "a copy never strays",
     "onnx.max_kl": "a graph in the same 32-bit floats strays by nothing that can be measured",
     "adapter.max_kl": "a copy never strays",
@@ -248,6 +254,7 @@ REFUSED = {
     ".external.sha256": "sha256",
     ".external.revision": "revision",
     ".max_kl": "max_kl",
+    ".rewards.model": "reward model|reward_model",
     "multi_teacher.temperature": "temperature",
     "distill/logits.teacher": "recorded with teacher",
     "distill/logits.tokens": "recorded with tokens",
@@ -303,8 +310,15 @@ def fields(value: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Any]]:
 def variants() -> Iterator[tuple[str, str, params.Technique]]:
     for section in ORDER:
         stage = params.SECTIONS.get(section, section)
-        for variant, entry in params.variants({section: TREE[section]}, stage).items():
-            yield section, variant, params.technique(stage, variant, entry)
+        later = [name for name, after in LATER.items() if after == section]
+        every = params.variants({section: TREE[section]}, stage)
+        for name in [f"{section}/{each}" for each in every if f"{section}/{each}" not in LATER] + later:
+            section, variant = name.split("/")
+            yield (
+                section,
+                variant,
+                params.technique(params.SECTIONS.get(section, section), variant, TREE[section][variant]),
+            )
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ The curve shows, beside the loss, what a technique measures on its batches.
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,16 @@ SCAFFOLD = "align_scaffold"  # what `scaffold` gives, while it is trained with t
 Reference = Callable[[], AbstractContextManager["PreTrainedModel"]]  # within, the model as it came
 
 
+class Given(NamedTuple):
+    """What a technique learns from, and the models that it may ask."""
+
+    tokenizer: "PreTrainedTokenizerFast"
+    problems: "list[Record]"
+    examples: "list[Record]"
+    policy: "PreTrainedModel"
+    reward_model: "PreTrainedModel | None" = None  # of variants under `rlhf`
+
+
 class Alignment(Variant, ABC):
     """The contract of a technique. Without `lora` all weights are trained."""
 
@@ -46,13 +56,7 @@ class Alignment(Variant, ABC):
     held_out_rows: int = Field(32, ge=1)
 
     @abstractmethod
-    def batches(
-        self,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: "list[Record]",
-        examples: "list[Record]",
-        policy: "PreTrainedModel",
-    ) -> "Callable[[int], Batch]":
+    def batches(self, given: Given) -> "Callable[[int], Batch]":
         """Part number i of the training, of `training.part_size` rows; a function of i alone, and where the policy
         writes them of its weights at that time."""
 

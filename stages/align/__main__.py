@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from stages.align import SCAFFOLD, Alignment, Reference
+from stages.align import SCAFFOLD, Alignment, Given, Reference
 from stages.align.parts import pairs, verdicts
 from stages.lib.frame import files, params, tracking
-from stages.lib.frame.errors import command
+from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import packed
 from stages.lib.store import adapters, models, records
 from stages.lib.text import labels, packing
@@ -18,7 +18,7 @@ from stages.lib.training import loop
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def main(
@@ -30,10 +30,12 @@ def main(
     code: Path,
     checkpoints: Path,
     out: Path,
+    reward_model: Path | None = None,
     params_file: Path = params.PARAMS_FILE,
 ) -> None:
     technique = params.load(Alignment, variant, params_file)
-    with tracking.run("align", variant, technique, out, code, [model, problems, examples]) as run:
+    inputs = [model, problems, examples, *([reward_model] if reward_model else [])]
+    with tracking.run("align", variant, technique, out, code, inputs) as run:
         net, tokenizer, lora = models.load(model), models.load_tokenizer(model), technique.lora
         unseen = records.load(problems, "held_out")
         rows = packing.batches(tokenizer, unseen, technique.context, technique.held_out_rows, seed=0)(0)
@@ -48,9 +50,11 @@ def main(
         scaffold = technique.scaffold(policy)
         if scaffold:
             policy.add_module(SCAFFOLD, scaffold)
+        judge = asked(reward_model, tokenizer) if reward_model else None
+        given = Given(tokenizer, train_problems, train_examples, policy, judge)
         run.timings |= loop.fit(
             policy,
-            technique.batches(tokenizer, train_problems, train_examples, policy),
+            technique.batches(given),
             lambda batch: technique.loss(policy, reference, batch),
             technique.training,
             run.curve,
@@ -73,6 +77,13 @@ def main(
             run.metrics |= technique.compare(before, net, tokenizer, preferences)
             labels.keep(net.config, [*train_problems, *train_examples])
             models.write(net, tokenizer, folder)
+
+
+def asked(reward_model: Path, tokenizer: "PreTrainedTokenizerFast") -> "PreTrainedModel":
+    """A model that scores what the policy writes, and so reads the same tokens."""
+    if models.load_tokenizer(reward_model).get_vocab() != tokenizer.get_vocab():
+        raise UserError(f"{reward_model} has another vocabulary than the model that it is to score")
+    return models.load(reward_model)
 
 
 def unchanged(model: "PreTrainedModel") -> Reference:

@@ -20,6 +20,7 @@ Cost: see stages/align/parts/online.py; the replies serve `updates` steps. Shape
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
@@ -64,8 +65,8 @@ class GRPO(online.Repeated):
         loss_N = online.surrogate(ratio_N, advantage_N, self.clip_low, self.clip_high)
         return loss_N, {"clipped": idle_N.float().mean()}
 
-    def average(self, loss_N: Tensor, tokens: online.Tokens, counts_B: Tensor) -> Tensor:
-        counts_B = counts_B if self.truncated else counts_B & tokens.stopped
+    def average(self, loss_N: Tensor, tokens: online.Tokens) -> Tensor:
+        counts_B = torch.ones_like(tokens.stopped) if self.truncated else tokens.stopped
         if not counts_B.any():
             return 0 * loss_N.sum()
         sums_B, lengths_B = tokens.per_reply(loss_N)[counts_B], tokens.lengths[counts_B]

@@ -13,17 +13,18 @@ passes forward and one backward over twice the replies. Shapes: B replies.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from pydantic import PositiveFloat, model_validator
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Alignment, Given, Reference
 from stages.align.parts import pairs, verdicts
-from stages.lib.store.records import Record
+from stages.lib.frame.errors import UserError
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
 class KTO(Alignment):
@@ -38,14 +39,14 @@ class KTO(Alignment):
             raise ValueError("training: a part of 1 reply has no other prompt to be compared with: 2 or more")
         return self
 
-    def batches(
-        self,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: list[Record],
-        examples: list[Record],
-        policy: "PreTrainedModel",
-    ) -> Callable[[int], packing.Batch]:
-        return verdicts.batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
+    def batches(self, given: Given) -> Callable[[int], packing.Batch]:
+        """In a seeded order."""
+        known = verdicts.encode(given.tokenizer, given.examples, self.context)
+        if len(known) < 2:
+            said = f"{len(known)} reply fits into a context of {self.context} tokens"
+            raise UserError(f"{said}, and kto compares two at least")
+        order = np.random.default_rng(self.training.seed).permutation(len(known))
+        return pairs.rounds([known[i] for i in order], self.training.part_size, verdicts.together)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

@@ -27,5 +27,5 @@ class Reinforce(online.Online):
     def losses(self, tokens: online.Tokens, policy: "PreTrainedModel") -> tuple[Tensor, dict[str, Tensor]]:
         return -tokens.advantage[tokens.row] * tokens.log_p, {}
 
-    def average(self, loss_N: Tensor, tokens: online.Tokens, counts_B: Tensor) -> Tensor:
-        return tokens.per_reply(loss_N)[counts_B].mean()
+    def average(self, loss_N: Tensor, tokens: online.Tokens) -> Tensor:
+        return tokens.per_reply(loss_N).mean()

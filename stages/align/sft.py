@@ -8,31 +8,22 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Alignment, Given, Reference
 from stages.lib.nets import packed
-from stages.lib.store.records import Record
 from stages.lib.text import packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
 class SFT(Alignment):
     method: Literal["sft"]
 
-    def batches(
-        self,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: list[Record],
-        examples: list[Record],
-        policy: "PreTrainedModel",
-    ) -> Callable[[int], packing.Batch]:
-        p = self.training
-        liked = [
-            {key: value for key, value in row.items() if key != "liked"} for row in examples if row.get("liked", True)
-        ]
-        rows = problems if self.examples == self.problems else problems + liked
-        return packing.batches(tokenizer, rows, self.context, p.part_size, p.seed)
+    def batches(self, given: Given) -> Callable[[int], packing.Batch]:
+        p, liked = self.training, [row for row in given.examples if row.get("liked", True)]
+        more = [{key: value for key, value in row.items() if key != "liked"} for row in liked]
+        rows = given.problems if self.examples == self.problems else given.problems + more
+        return packing.batches(given.tokenizer, rows, self.context, p.part_size, p.seed)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

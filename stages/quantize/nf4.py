@@ -7,13 +7,12 @@ values in [-1, 1] that split a normal distribution evenly, 0 and both ends among
 and PEFT (QLoRA) read; for every Linear its file also holds both tables of codes, 1.3 kB.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from stages.lib.nets import anatomy, calibrate
-from stages.lib.nets.anatomy import Matrix
+from stages.lib.nets import nf4
 from stages.quantize import Quantization
 
 if TYPE_CHECKING:
@@ -28,23 +27,11 @@ class NF4(Quantization):
     double: bool = True
 
     def quantize(self, model: "PreTrainedModel", rows: Tensor) -> "PreTrainedModel":
-        layers = calibrate.linears(model)
-        matrices = {name: Matrix(layer) for name, layer in layers.items()} | anatomy.matrices(model)  # Conv1Ds too
-        calibrate.check_widths(matrices, 64, "nf4, block 64,")
-        from bitsandbytes.nn import Linear4bit, Params4bit, modules
         from transformers import BitsAndBytesConfig
         from transformers.quantizers.auto import AutoHfQuantizer
 
-        # The kernel of CPUs with bf16 rounds inputs to 16 bits, and scales too: once it ran, other ones are saved.
-        modules.has_avx512bf16 = lambda: False
-        kind: Any = {"compress_statistics": self.double, "quant_type": "nf4"}
-        for name, matrix in matrices.items():
-            bias: Any = getattr(matrix.module, "bias", None)
-            shape = matrix.in_features, matrix.out_features, bias is not None
-            packed = Linear4bit(*shape, compute_dtype=torch.float32, **kind)
-            packed.weight = Params4bit(matrix.weight.contiguous(), **kind | {"module": packed})
-            packed.bias = bias
-            model.set_submodule(name, packed.to(model.device).eval())  # rounds
+        matrices = nf4.matrices(model)
+        nf4.pack(model, matrices, self.double)
         stay = [n for n, each in model.named_modules() if isinstance(each, nn.Linear) and n not in matrices]
         config = BitsAndBytesConfig(
             load_in_4bit=True,

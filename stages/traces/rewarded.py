@@ -8,8 +8,10 @@ majority_of_N    the answer that most of them end in (Wang et al. 2022, arXiv:22
 weighted_of_N    the answer with the largest sum of likelihoods, the softmax of the scores (Li et al. 2022,
                  arXiv:2206.02336, section 3.1)
 
-means over all disjoint N of a group; of answers with equally many votes the one that came first. Cost: one pass forward
-over every reply. Shapes: P problems, K replies to each.
+A reward model scores the whole reply; by `min` or `product` one of steps (align/process_reward) scores each line, and
+the reply by its worst line (Wang et al. 2023, arXiv:2312.08935, section 3.4) or by the logarithm of the product of
+their likelihoods (Lightman et al. 2023, arXiv:2305.20050, section 2.6). Means are over all disjoint N of a group; of
+answers with equally many votes the one that came first. Cost: one pass forward over every reply. Shapes: B replies.
 """
 
 from collections import defaultdict
@@ -20,13 +22,14 @@ from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import reward
 from stages.lib.store import records
 from stages.lib.store.records import Record
-from stages.lib.text import packing, problems
+from stages.lib.text import packing, problems, steps
 from stages.lib.training import loop
 from stages.traces import Readings
 
@@ -38,6 +41,7 @@ NEEDED = ("liked", "stopped", "tokens")
 
 class Rewarded(Readings):
     method: Literal["rewarded"]
+    by: Literal["reply", "min", "product"] = "reply"
     context: int = Field(256, ge=16)  # tokens of prompt and reply
     batch_size: PositiveInt = 16
 
@@ -53,8 +57,24 @@ class Rewarded(Readings):
             if too_long := [row["id"] for row, (ids, *_) in zip(some, every, strict=True) if len(ids) > self.context]:
                 raise UserError(f"{source}: '{too_long[0]}' is longer than context {self.context}: give more")
             batch = packing.padded([(torch.tensor(ids), torch.tensor(labels)) for ids, labels, _ in every])
-            scores = reward.scores(model, loop.to_device(batch, model.device)).tolist()
+            scores = self.scores(model, tokenizer, loop.to_device(batch, model.device)).tolist()
             yield from (row | {"score": round(score, 6)} for row, score in zip(some, scores, strict=True))
+
+    def scores(
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", batch: packing.Batch
+    ) -> torch.Tensor:
+        """Of every row, (B,)."""
+        if self.by == "reply":
+            return reward.scores(model, batch)
+        asked_BT = torch.zeros_like(batch["ids"], dtype=torch.bool)
+        for row, labels in enumerate(batch["labels"]):
+            places = (labels != packing.IGNORE).nonzero()[:, 0].tolist()
+            ends = steps.ends(tokenizer, labels[places].tolist())
+            asked_BT[row, [places[end] for end in ends]] = True
+        parts = reward.at(model, batch, asked_BT).split(asked_BT.sum(1).tolist())
+        if self.by == "min":
+            return torch.stack([score.min() for score in parts])
+        return torch.stack([F.logsigmoid(score).sum() for score in parts])
 
     def measure(self, teacher: object, folder: Path) -> dict[str, float]:
         groups = defaultdict[str, list[Record]](list)

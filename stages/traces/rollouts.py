@@ -41,6 +41,8 @@ class Rollouts(Readings):
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of group {self.group}, the replies to a prompt"
             )
+        if self.rewards.model:
+            raise ValueError("rewards.model is a reward model's word: that on recorded replies is traces/rewarded's")
         return self
 
     def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:
@@ -54,11 +56,13 @@ class Rollouts(Readings):
             )
             for number, ((row, _), reply) in enumerate(zip(asked, said.replies, strict=True)):
                 tokens = said.drawn.said[number]
+                worth = self.rewards.of(row, reply, self.max_new_tokens, dice)
                 yield row | {
                     "id": f"{row['id']}/{number % self.group}",
                     "solution": reply.text,
-                    "liked": Rewards().of(row, reply, self.max_new_tokens, dice) == 1,
-                    "reward": self.rewards.of(row, reply, self.max_new_tokens, dice),
+                    "known": row["solution"],
+                    "liked": worth.right,
+                    "reward": worth.reward,
                     "stopped": reply.stopped,
                     "tokens": said.drawn.ids[number][tokens].tolist(),
                     "log_probabilities": [round(each, 6) for each in said.drawn.log_p[number][tokens].tolist()],

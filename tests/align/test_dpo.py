@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from stages.align import Given, dpo
 from stages.align import __main__ as stage
-from stages.align import dpo
 from stages.align.parts import pairs
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
@@ -27,7 +27,7 @@ TRAINING = {"steps": 1, "batch_size": 4, "warmup": 0, "lr_floor": 1, "weight_dec
 def test_unpaired_preferences_are_refused_by_name(tokenizer):
     unpaired = {"id": "mine/0", "family": "f", "prompt": "Say 4", "solution": "#### 4", "liked": True}
     with pytest.raises(UserError, match="'mine/0' and all others are single replies: `method: kto`"):
-        make().batches(tokenizer, [], [unpaired], None)
+        make().batches(Given(tokenizer, [], [unpaired], None))
 
 
 def make(loss="sigmoid", training=TRAINING, **more):
@@ -79,7 +79,7 @@ def test_second_step_has_the_loss_of_the_paper(tiny, tokenizer, tmp_path):
     def run(steps, folder):
         model, curve = copy.deepcopy(tiny), []
         technique = make(training={"steps": steps, "batch_size": 1, "lr": 1e-3})
-        batches = technique.batches(tokenizer, [], [PAIR], None)
+        batches = technique.batches(Given(tokenizer, [], [PAIR], None))
         reference = stage.unchanged(tiny)
         loop.fit(model, batches, lambda b: technique.loss(model, reference, b), technique.training, curve, folder)
         return model, curve
@@ -127,7 +127,9 @@ def trl_loss(tiny, moved, tokenizer, tmp_path):
 def test_it_is_trls(loss, beta, trl_loss, tiny, moved, tokenizer):
     technique = make(loss, beta=beta)
     expected, expected_gradient = trl_loss(loss, beta, technique.label_smoothing)
-    value, measures = technique.loss(moved, lambda: nullcontext(tiny), technique.batches(tokenizer, [], PAIRS, None)(0))
+    value, measures = technique.loss(
+        moved, lambda: nullcontext(tiny), technique.batches(Given(tokenizer, [], PAIRS, None))(0)
+    )
     gradient = torch.autograd.grad(value, list(moved.parameters()))
     torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
     for found, wanted in zip(gradient, expected_gradient, strict=True):
@@ -136,7 +138,7 @@ def test_it_is_trls(loss, beta, trl_loss, tiny, moved, tokenizer):
 
 
 def test_the_chosen_replies_own_loss_joins_by_its_weight(tiny, moved, tokenizer):
-    batch = make().batches(tokenizer, [], PAIRS, None)(0)
+    batch = make().batches(Given(tokenizer, [], PAIRS, None))(0)
     plain, with_sft = (make(sft_weight=w).loss(moved, lambda: nullcontext(tiny), batch)[0] for w in (0.0, 0.5))
     prompts = [len(chat.prompt_ids(tokenizer, pair["prompt"])) for pair in PAIRS]
     whole = [len(chat.chat_ids(tokenizer, pair["prompt"], pair["chosen"])) for pair in PAIRS]
@@ -147,7 +149,7 @@ def test_the_chosen_replies_own_loss_joins_by_its_weight(tiny, moved, tokenizer)
 
 def test_batches_go_round_the_pairs_in_a_seeded_order(tokenizer):
     def prompts(seed):
-        batch = make(training={"batch_size": 3, "seed": seed}).batches(tokenizer, [], PAIRS, None)
+        batch = make(training={"batch_size": 3, "seed": seed}).batches(Given(tokenizer, [], PAIRS, None))
         return [tokenizer.decode(ids[:20]) for i in range(4) for ids in batch(i)["ids"][:3]]
 
     assert prompts(0) == prompts(0) != prompts(1)
@@ -162,7 +164,7 @@ def test_the_reference_of_adapters_is_the_model_without_them(tiny, tokenizer, tm
         torch.manual_seed(0)
         policy, curve = adapters.wrap(copy.deepcopy(tiny), technique.lora), []
         reference = stage.unchanged(before) if copied else stage.adapters_off(policy)
-        batches = technique.batches(tokenizer, [], PAIRS, None)
+        batches = technique.batches(Given(tokenizer, [], PAIRS, None))
         folder = tmp_path / str(number)
         loop.fit(policy, batches, lambda b, m=policy, r=reference: technique.loss(m, r, b), technique.training,
                  curve, folder)  # fmt: skip

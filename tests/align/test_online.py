@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.align import SCAFFOLD
+from stages.align import SCAFFOLD, Given
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
 from stages.lib.text import chat, packing
@@ -29,12 +29,12 @@ def make(name, training=None, **given):
 @pytest.fixture
 def drawn(tiny, tokenizer):
     """Replies that the reference wrote, some shorter than others, with rewards of ours."""
-    batch = make("reinforce").batches(tokenizer, PROBLEMS, [], tiny)(0)
+    batch = make("reinforce").batches(Given(tokenizer, PROBLEMS, [], tiny))(0)
     for row in (0, 5, 9):  # as if they had ended earlier
         last = (batch["labels"][row] != packing.IGNORE).nonzero()[-1 - row % 3 :]
         batch["labels"][row, last] = packing.IGNORE
     stopped = torch.tensor([row % 3 != 0 for row in range(12)])
-    return batch | {"rewards": REWARDS.clone(), "stopped": stopped}
+    return batch | {"reward": REWARDS.clone(), "stopped": stopped}
 
 
 def said(model, batch, temperature=1.0):
@@ -70,7 +70,7 @@ def trl(p, model, batch):
     mask = wide([torch.ones(len(row)) for row in before(batch)])
     if not p.truncated:
         mask = mask * batch["stopped"][:, None]
-    groups = batch["rewards"].view(-1, 4)
+    groups = batch["reward"].view(-1, 4)
     ahead = groups - groups.mean(1, keepdim=True)
     advantages = ahead / (groups.std(1, keepdim=True) + 1e-4) if p.scale else ahead
     kind = "cispo" if p.clip == "weight" else {"reply": "grpo", "token": "bnpo", "room": "dr_grpo"}[p.average_over]
@@ -178,7 +178,7 @@ def test_the_distance_is_exact_over_the_vocabulary_and_a_group_of_equals_counts_
     over = torch.cat(kls).mean() if name == "grpo" else torch.stack([row.sum() for row in kls]).mean()
     assert (far - near).item() == pytest.approx(2 * over.item(), rel=1e-4)
 
-    dead = drawn | {"rewards": torch.cat([REWARDS[:8], torch.full((4,), 1.0)])}
+    dead = drawn | {"reward": torch.cat([REWARDS[:8], torch.full((4,), 1.0)])}
     less = {key: value[:8] for key, value in drawn.items()}
     for kl in (0.0, 1.0):
         p = make(name, kl=kl)
@@ -186,7 +186,7 @@ def test_the_distance_is_exact_over_the_vocabulary_and_a_group_of_equals_counts_
         assert with_dead.item() == pytest.approx(without.item(), rel=1e-4) and told["live"].item() == pytest.approx(
             2 / 3
         )
-    nothing, _ = p.loss(moved, lambda: nullcontext(tiny), drawn | {"rewards": torch.ones(12)})
+    nothing, _ = p.loss(moved, lambda: nullcontext(tiny), drawn | {"reward": torch.ones(12)})
     assert nothing.item() == 0 and not any(
         grad.any() for grad in torch.autograd.grad(nothing, list(moved.parameters()))
     )
@@ -200,7 +200,7 @@ def test_replies_are_drawn_with_the_probabilities_that_they_bring_along(temperat
     expected = torch.rand(1)
     torch.manual_seed(5)
     tiny.train()
-    batch, again, other = (p.batches(tokenizer, PROBLEMS, [], tiny)(index) for index in (0, 0, 1))
+    batch, again, other = (p.batches(Given(tokenizer, PROBLEMS, [], tiny))(index) for index in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected) and tiny.training  # others' random numbers and the mode stay
     tiny.eval()
     for own, log_p in zip(before(batch), said(tiny, batch, temperature), strict=True):
@@ -219,7 +219,7 @@ def train(p, model, tokenizer, folder, stop_after=None, problems=PROBLEMS):
     reference, curve = copy.deepcopy(model), []
     if scaffold := p.scaffold(model):
         model.add_module(SCAFFOLD, scaffold)
-    batches = p.batches(tokenizer, problems, [], model)
+    batches = p.batches(Given(tokenizer, problems, [], model))
 
     def stopping(index):
         if index == stop_after:
@@ -266,12 +266,14 @@ def test_it_stops_when_it_goes_too_far_or_learns_nothing_and_keeps_the_weights(n
 
 def test_a_hopeless_run_is_refused_before_it_begins(tiny, tokenizer, capsys):
     with pytest.raises(UserError, match=r"of 6 prompts only 0 get replies of different reward \(right: 0%\)"):
-        make("grpo", forecast=8).batches(tokenizer, PROBLEMS, [], tiny)
+        make("grpo", forecast=8).batches(Given(tokenizer, PROBLEMS, [], tiny))
     assert "forecast: f: 0% of 6 prompts teach something; right 0%, one of 4 right 0%" in capsys.readouterr().out
     rows = [row | {"scorer": "pattern", "pattern": "e", "family": f"f{n % 2}"} for n, row in enumerate(PROBLEMS)]
-    assert not any(make("grpo").batches(tokenizer, rows, [], tiny)(0)["stopped"])  # cut off, so never worth anything
+    assert not any(
+        make("grpo").batches(Given(tokenizer, rows, [], tiny))(0)["stopped"]
+    )  # cut off, so never worth anything
     with pytest.raises(UserError, match="none of 6 prompts fits into a context of 3 tokens"):
-        make("grpo", context=16, max_new_tokens=13).batches(tokenizer, PROBLEMS, [], tiny)
+        make("grpo", context=16, max_new_tokens=13).batches(Given(tokenizer, PROBLEMS, [], tiny))
 
 
 def test_parts_are_whole_groups():

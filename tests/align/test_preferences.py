@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.align import orpo
+from stages.align import Given, orpo
 from stages.align.parts import verdicts
 from stages.lib.frame import params
 from stages.lib.frame.errors import UserError
@@ -57,7 +57,7 @@ def test_simpo_is_trls(beta, gamma, moved, tiny, tokenizer):
     from trl.experimental.cpo import CPOTrainer
 
     technique = make("simpo", beta=beta, gamma=gamma)
-    batch = technique.batches(tokenizer, [], PAIRS, None)(0)
+    batch = technique.batches(Given(tokenizer, [], PAIRS, None))(0)
     value, measures = technique.loss(moved, lambda: nullcontext(tiny), batch)
     settings = SimpleNamespace(
         alpha=0.0, loss_type="simpo", simpo_gamma=gamma, beta=beta, label_smoothing=0.0,
@@ -74,7 +74,9 @@ def test_orpo_is_trls_and_the_chosen_replies_own_loss(weight, moved, tiny, token
     from trl.experimental.orpo import ORPOTrainer
 
     technique = make("orpo", weight=weight)
-    value, measures = technique.loss(moved, lambda: nullcontext(tiny), technique.batches(tokenizer, [], PAIRS, None)(0))
+    value, measures = technique.loss(
+        moved, lambda: nullcontext(tiny), technique.batches(Given(tokenizer, [], PAIRS, None))(0)
+    )
     chosen_B, rejected_B = sides(moved, tokenizer)
     settings = SimpleNamespace(beta=weight, accelerator=SimpleNamespace(device="cpu"))
     losses_B, _, _, _, margin = ORPOTrainer.odds_ratio_loss(settings, chosen_B, rejected_B)
@@ -117,7 +119,7 @@ def by_hand(technique, policy, reference, tokenizer, rows):
 )
 def test_kto_is_its_formula_reply_by_reply(given, moved, tiny, tokenizer):
     technique = make("kto", **given)
-    batch = technique.batches(tokenizer, [], VERDICTS, None)(0)
+    batch = technique.batches(Given(tokenizer, [], VERDICTS, None))(0)
     rows = in_order(batch, tokenizer)
     value, measures = technique.loss(moved, lambda: nullcontext(tiny), batch)
     expected, drift = by_hand(technique, moved, tiny, tokenizer, rows)
@@ -143,7 +145,7 @@ def test_kto_is_trls(swapped, moved, tiny, tokenizer, tmp_path):
 
     policy, reference = (tiny, moved) if swapped else (moved, tiny)
     technique = make("kto", beta=0.3, desirable=1.5, undesirable=0.7)
-    batch = technique.batches(tokenizer, [], VERDICTS, None)(0)
+    batch = technique.batches(Given(tokenizer, [], VERDICTS, None))(0)
     rows = in_order(batch, tokenizer)
     said = [
         {
@@ -181,8 +183,9 @@ def test_what_kto_cannot_learn_from_is_refused(tokenizer, capsys):
         verdicts.encode(tokenizer, [{"id": "x", "prompt": "Say 4", "solution": "4"}], 64)
     with pytest.raises(UserError, match="none of 5 replies fits into a context of 4 tokens"):
         verdicts.encode(tokenizer, VERDICTS, 4)
+    technique = params.technique("align", "mine", {"method": "kto", **PARENTS, "context": 64, "training": {"steps": 1}})
     with pytest.raises(UserError, match="1 reply fits into a context of 64 tokens"):
-        verdicts.batches(tokenizer, VERDICTS[:1], 64, 2, 0)
+        technique.batches(Given(tokenizer, [], VERDICTS[:1], None))
     with pytest.raises(UserError, match="a part of 1 reply has no other prompt"):
         params.technique("align", "mine", {"method": "kto", **PARENTS, "training": {"steps": 1, "batch_size": 1}})
     longest = max(len(each.prompt) + len(each.reply) for each in verdicts.encode(tokenizer, VERDICTS, 256))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from stages.align import reward
+from stages.align import Given, reward
 from stages.lib.text import chat
 
 PARENTS = dict.fromkeys(("model", "problems", "examples"), "a/b")
@@ -37,7 +37,7 @@ def test_it_is_trls(centre, tiny, tokenizer):
     from trl import RewardTrainer
 
     p = make(centre=centre)
-    value, measures = p.loss(tiny, lambda: nullcontext(tiny), p.batches(tokenizer, [], PAIRS, tiny)(0))
+    value, measures = p.loss(tiny, lambda: nullcontext(tiny), p.batches(Given(tokenizer, [], PAIRS, tiny))(0))
     every = torch.cat([scores(tiny, tokenizer, side) for side in ("chosen", "rejected")])
     settings = SimpleNamespace(
         model=SimpleNamespace(training=False), args=SimpleNamespace(center_rewards_coefficient=centre),

@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from stages.align import __main__ as stage
-from stages.lib.frame import files
+from stages.lib.frame import files, params
+from stages.lib.frame.errors import UserError
 from stages.lib.store import models, records
+from stages.tokenize import bpe
 
 GIVEN = "model: pretrain/a, problems: data/a, examples: data/a, context: 64"
+RLHF = "group: 4, max_new_tokens: 8, forecast: 0, reward_model: align/sft, rewards: {correct: 0, model: 1}"
 TRAINING = "training: {steps: 6, batch_size: 4, lr: 0.01, warmup: 0}"
 PARAMS = f"""
 data: {{a: {{}}}}
@@ -21,6 +24,8 @@ align:
   dpo: {{method: dpo, {GIVEN}, {TRAINING}}}
   kto: {{method: kto, {GIVEN}, {TRAINING}}}
   low: {{method: dpo, lora: {{rank: 4}}, {GIVEN}, {TRAINING}}}
+rlhf:
+  asked: {{method: grpo, {RLHF}, {GIVEN}, {TRAINING}}}
 """
 PREFERENCES = {"margin"} | {
     f"{name}_{when}"
@@ -45,11 +50,11 @@ def run(tmp_path, monkeypatch, tiny, tokenizer):
         Path(name).mkdir()
         records.save(Path(name), train=rows, held_out=rows)
 
-    def start(variant):
+    def start(variant, **more):
         examples = Path({"sft": "instructions", "kto": "judged"}.get(variant, "pairs"))
         given = {"model": "model", "problems": "problems", "code": "code.json", "checkpoints": "kept", "out": variant}
         given = {name: Path(path) for name, path in given.items()} | {"params_file": Path("mine.yaml")}
-        stage.main(variant, examples=examples, **given)
+        stage.main(variant, examples=examples, **given, **more)
         with Path(variant, "curve.csv").open() as file:
             return json.loads(Path(variant, "metrics.json").read_text()), list(csv.DictReader(file))
 
@@ -112,3 +117,44 @@ def test_a_kill_between_changes_nothing(run, monkeypatch):
     monkeypatch.setattr(loop, "update", update)
     assert (whole, curve) == run("dpo")
     assert all(torch.equal(w, weights[name]) for name, w in models.load(Path("dpo/model")).state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_reward_model_is_asked_and_counts(run, unsure, moved, tokenizer):
+    files.remove(Path("model"))
+    models.save(unsure, tokenizer, Path("model"))
+    models.save(moved, tokenizer, Path("judge"))
+    metrics, curve = run("asked", reward_model=Path("judge"))
+    assert metrics["kl_reference"] > 1e-3 and all(0 < float(row["reward"]) < 1 for row in curve)
+    again, _ = run("asked", reward_model=Path("model"))
+    assert again != metrics
+
+
+@pytest.mark.slow
+def test_a_reward_model_of_other_tokens_is_refused(run, tiny, tmp_path):
+    folder = Path(__file__).parents[2]
+    texts = [(folder / name).read_text() for name in ("README.md", "docs/guide.md")]
+    p = bpe.BPE.model_validate({"method": "bpe", "documents": "a/b", "problems": "a/b", "vocab_size": 600})
+    models.save(tiny, p.train(texts), Path("judge"))
+    with pytest.raises(UserError, match="judge has another vocabulary than the model that it is to score"):
+        run("asked", reward_model=Path("judge"))
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"reward_model": "align/a"}, "reward_model is asked by the weight `rewards.model`: give both or neither"),
+        ({"rewards": {"model": 1}}, "reward_model is asked by the weight `rewards.model`: give both or neither"),
+    ],
+)
+def test_a_reward_model_and_its_weight_belong_together(more, complaint):
+    entry = {"method": "grpo", "model": "a/b", "problems": "a/b", "examples": "a/b", "training": {"steps": 1}}
+    with pytest.raises(UserError, match=complaint):
+        params.technique("align", "mine", entry | more)
+
+
+def test_who_asks_a_reward_model_stands_under_rlhf(tmp_path):
+    entry = {"method": "grpo", "model": "a/b", "problems": "a/b", "examples": "a/b", "training": {"steps": 1}}
+    asks = entry | {"reward_model": "align/a", "rewards": {"model": 1}}
+    assert params.technique("align", "mine", asks).section() == "rlhf"
+    assert params.technique("align", "mine", entry).section() == "align"

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from stages.align import SCAFFOLD
+from stages.align import SCAFFOLD, Given
 from stages.align import __main__ as stage
 from stages.align.parts import online
 from stages.lib.frame import params
@@ -20,8 +20,15 @@ PAIRS = [
     for n in range(8)
 ]
 PROBLEMS = [{"id": pair["id"], "prompt": pair["prompt"], "solution": pair["chosen"]} for pair in PAIRS]
+STEPPED = [
+    {"id": f"{pair['id']}{side}", "prompt": pair["prompt"], "solution": pair[side], "steps": [float(side == "chosen")]}
+    for pair in PAIRS
+    for side in ("chosen", "rejected")
+]
+EXAMPLES = {"sft": PROBLEMS, "process_reward": STEPPED}  # others learn from pairs
 
 
+SCORERS = ("reward", "process_reward")
 ONLINE = ("grpo", "ppo", "reinforce")
 DRAWN = {"group": 4, "max_new_tokens": 8, "forecast": 0}  # of what learns from its own replies
 PARENTS = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
@@ -43,7 +50,7 @@ def make(name, training=None, **more):
 
 def align(technique, model, tokenizer, folder, stop_after=None):
     """As the stage does it."""
-    examples = PROBLEMS if technique.method == "sft" else PAIRS
+    examples = EXAMPLES.get(technique.method, PAIRS)
     reference, curve = stage.unchanged(copy.deepcopy(model)), []
     policy = adapters.wrap(model, technique.lora)
     if technique.lora:
@@ -51,7 +58,7 @@ def align(technique, model, tokenizer, folder, stop_after=None):
     scaffold = technique.scaffold(policy)
     if scaffold:
         policy.add_module(SCAFFOLD, scaffold)
-    batches = technique.batches(tokenizer, PROBLEMS, examples, policy)
+    batches = technique.batches(Given(tokenizer, PROBLEMS, examples, policy))
 
     def stopping(index):
         if index == stop_after:
@@ -102,7 +109,7 @@ def score_margin(model, tokenizer):
 
 
 def test_it_prefers_the_right_replies_more_than_before(name, tiny, tokenizer, tmp_path):
-    prefers = score_margin if name == "reward" else margin
+    prefers = score_margin if name in SCORERS else margin
     before = prefers(tiny, tokenizer)
     model, curve = align(make(name), tiny, tokenizer, tmp_path)
     assert prefers(model, tokenizer) > before + 1
@@ -115,7 +122,7 @@ def test_the_same_seed_gives_the_same_weights(name, tiny, tokenizer, tmp_path):
     assert same(one, two)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.1}])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "dropout": 0.1}, {"rank": 2, "nf4": True}], ids=str)
 def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(name, lora, tiny, tokenizer, tmp_path, monkeypatch):
     technique = make(name, {"steps": 6}, lora=lora)
     torch.manual_seed(0)
@@ -154,8 +161,8 @@ def test_zeros_are_kept_and_rounded_weights_are_ternary(name, tiny, tokenizer, t
 
 def test_records_of_the_wrong_kind_are_refused(name, tokenizer):
     if name not in ("sft", *ONLINE):  # which learn from solutions, and from none
-        with pytest.raises(UserError, match="the examples must be .*preference pairs"):
-            make(name).batches(tokenizer, PROBLEMS, PROBLEMS, None)
+        with pytest.raises(UserError, match="the examples must (be .*preference pairs|say of every step)"):
+            make(name).batches(Given(tokenizer, PROBLEMS, PROBLEMS, None))
 
 
 KEPT, TERNARY = {"keep_zeros": True}, {"fake_quantize": {"weights": "ternary"}}

@@ -13,6 +13,7 @@ from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.store import adapters, models
 from stages.lib.store.hub import External
+from stages.quantize.nf4 import NF4
 
 IDS = torch.arange(3, 43)[None]
 BASE = Path("artifacts/pretrain/base/model")
@@ -62,6 +63,29 @@ def test_what_is_wrapped_saved_published_and_merged_says_one_thing(family, token
     merged = adapters.merged(folder, "theirs", pinned, "float32")
     torch.testing.assert_close(logits(merged), said, atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(logits(adapters.merge(net, adapters.LoRA())), said, atol=2e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dora", [False, True])
+def test_beside_weights_in_4_bits_it_is_the_quantized_model_and_merged_the_same(dora, tokenizer, tmp_path):
+    models.save(_families.make("llama", tokenizer), tokenizer, tmp_path)
+    rounded = NF4(method="nf4", model="a/b", tokens="a/b").quantize(models.load(tmp_path), IDS)
+    p = adapters.LoRA(rank=4, nf4=True, dora=dora)
+    torch.testing.assert_close(logits(adapters.wrap(models.load(tmp_path), p).eval()), logits(rounded))
+    net = trained(models.load(tmp_path), p)
+    stored = [w for name, w in net.named_parameters() if "layers" in name and "lora" not in name and w.ndim == 2]
+    assert {w.dtype for w in stored} == {torch.uint8}
+    said = logits(net)
+    assert (said - logits(rounded)).abs().max() > 0.1
+    merged = adapters.merge(net, p)
+    torch.testing.assert_close(logits(merged), said, atol=2e-3, rtol=1e-3)
+    assert merged.state_dict().keys() == models.load(tmp_path).state_dict().keys()
+    assert {w.dtype for w in merged.parameters()} == {torch.float32}
+
+
+def test_what_has_no_linear_layers_is_not_packed(tokenizer):
+    with pytest.raises(UserError, match="lora.nf4 wants linear layers; gpt2 has others"):
+        adapters.wrap(_families.make("gpt2", tokenizer), adapters.LoRA(nf4=True))
 
 
 @torch.no_grad()

@@ -170,7 +170,7 @@ def test_the_files_of_the_techniques_are_those_that_dvc_yaml_names(real):
     assert set(identities(real)) == expected | {*params.STAGES, "report"}
 
 
-SCORED = ("constitution", "endpoint", "llama_cpp", "rewarded", "rollouts", "solutions")
+SCORED = ("constitution", "endpoint", "llama_cpp", "rewarded", "rollouts", "solutions", "steps")
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ SUM = {
 }
 
 
-def worth(problem, text, room=10, tokens=4, stopped=True, alone=True, **weights):
-    given = dict.fromkeys(("correct", "lenient", "format", "short", "random"), 0.0) | weights
-    return Rewards(**given).of(problem, Reply(text, tokens, stopped, alone), room, np.random.default_rng(0))
+def worth(problem, text, room=10, tokens=4, stopped=True, alone=True, score=0.0, **weights):
+    given = dict.fromkeys(("correct", "lenient", "format", "short", "random", "model"), 0.0) | weights
+    dice = np.random.default_rng(0)
+    return Rewards(**given).of(problem, Reply(text, tokens, stopped, alone), room, dice, score).reward
 
 
 @pytest.mark.parametrize(
@@ -56,16 +57,24 @@ def test_of_answers(problem, text, correct, lenient, format):
     ],
 )
 def test_of_what_is_no_answer(reply):
-    every = {"correct": 1.0, "lenient": 1.0, "format": 1.0, "short": 1.0, "random": 1.0}
-    assert worth(ADD, **reply, **every) == 0
+    every = {"correct": 1.0, "lenient": 1.0, "format": 1.0, "short": 1.0, "random": 1.0, "model": 1.0}
+    assert worth(ADD, **reply, **every, score=9.0) == 0
     assert worth(ADD, "#### 4", **every) >= 3.6
 
 
 def test_of_a_coin():
     dice, coin = np.random.default_rng(3), Rewards(correct=0.0, random=1.0)
-    tossed = [coin.of(SAY, Reply(text, 4, True, True), 10, dice) for text in ("so", "no") * 200]
+    tossed = [coin.of(SAY, Reply(text, 4, True, True), 10, dice).reward for text in ("so", "no") * 200]
     assert set(tossed) == {0.0, 1.0} and 0.4 < np.mean(tossed) < 0.6
     assert np.mean(tossed[::2]) == pytest.approx(np.mean(tossed[1::2]), abs=0.15)
+
+
+def test_of_a_reward_models_word():
+    """The likelihood that it wins against a reply of score 0, so never below a reply that is worth nothing."""
+    for score, expected in ((0.0, 0.5), (2.0, 0.880797), (-2.0, 0.119203), (-40.0, 0.0)):
+        assert worth(ADD, "#### 5", score=score, model=2.0) == pytest.approx(2 * expected, abs=1e-5)
+    assert Rewards().of(ADD, Reply("#### 4", 4, True, True), 10, np.random.default_rng(0), score=-9.0) == (1.0, True)
+    assert Rewards().of(ADD, Reply("#### 4", 4, False, True), 10, np.random.default_rng(0)) == (0.0, False)
 
 
 def test_something_is_rewarded():

@@ -60,6 +60,24 @@ def test_scores_are_the_models_whatever_the_batch(size, taught, tokenizer, tmp_p
         assert row["score"] == pytest.approx(expected, abs=1e-4) and row["id"] == known["id"]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("by", ["min", "product"])
+def test_a_reply_is_scored_by_its_steps(by, taught, tokenizer, tmp_path):
+    rows = [ROWS[0] | {"solution": "so\nso it is\n#### 4"}, ROWS[1]]
+    (tmp_path / "records").mkdir()
+    records.save(tmp_path / "records", train=rows)
+    for found, row in zip(make(by=by).record((taught, tokenizer), tmp_path), rows, strict=True):
+        ids = chat.chat_ids(tokenizer, row["prompt"], row["solution"])
+        logits = taught(input_ids=torch.tensor([ids])).logits[0, :, ids[-1]]
+        begin = len(chat.prompt_ids(tokenizer, row["prompt"]))
+        breaks = [n for n in range(begin, len(ids) - 1) if "\n" in tokenizer.decode([ids[n]])]
+        breaks = breaks[: row["solution"].count("\n")]  # the template may end with one more
+        scores = logits[[*breaks, len(ids) - 1]]
+        assert len(scores) == (3 if row is rows[0] else 1)
+        expected = scores.min() if by == "min" else scores.sigmoid().log().sum()
+        assert found["score"] == pytest.approx(expected.item(), abs=1e-4)
+
+
 def test_other_records_and_long_replies_are_refused(taught, tokenizer, tmp_path):
     (tmp_path / "records").mkdir()
     records.save(tmp_path / "records", train=[{"id": "0", "prompt": "?", "solution": "!"}])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stages.align import dpo, kto, sft
+from stages.align import Given, dpo, kto, sft
 from stages.lib.frame.errors import UserError
 from stages.lib.store import records
 from stages.lib.text import chat, packing, problems
@@ -43,6 +43,7 @@ def test_tokens_and_probabilities_are_the_models(rows, asked, taught, tokenizer)
         each = [log_p[len(asked_ids) - 1 + place, token].item() for place, token in enumerate(row["tokens"])]
         assert row["log_probabilities"] == pytest.approx(each, abs=2e-4)
         assert row["stopped"] == (row["tokens"][-1] in chat.stops(tokenizer)) and len(row["tokens"]) <= 8
+        assert row["known"] == problem["solution"]
         assert row["solution"] == tokenizer.decode(row["tokens"], skip_special_tokens=True)
         assert row["liked"] == (row["stopped"] and problems.correct(problem, row["solution"]))
         assert row["reward"] == float(row["liked"])
@@ -69,6 +70,8 @@ def test_the_seed_and_the_weights_of_rewards_count(source, taught, tokenizer):
     assert {row["reward"] for row in random} == {0.0, 2.0}
     with pytest.raises(ValueError, match="batch_size 8 is no multiple of group 3"):
         make(group=3)
+    with pytest.raises(ValueError, match="rewards.model is a reward model's word"):
+        make(rewards={"model": 1.0})
 
 
 def test_one_bill_feeds_supervised_and_preference_learning(tokenizer):
@@ -80,17 +83,17 @@ def test_one_bill_feeds_supervised_and_preference_learning(tokenizer):
         return tokenizer.decode(batch["ids"][row][batch["labels"][row] != packing.IGNORE]).removesuffix("<|end|>")
 
     pairs = dpo.DPO.model_validate({"method": "dpo", "training": TRAINING} | PARENTS)
-    batch = pairs.batches(tokenizer, [], rows, None)(0)
+    batch = pairs.batches(Given(tokenizer, [], rows, None))(0)
     made = {(learnt(batch, n), learnt(batch, n + 4)) for n in range(4)}
     chosen, rejected = (sorted(side) for side in zip(*made, strict=True))  # of "a", none twice; others have one kind
     assert len(made) == 2 and set(chosen) < {"yes", "so", "ah"} and rejected == ["na", "no"] and len(set(chosen)) == 2
     with pytest.raises(UserError, match="'5' and all others are single replies: `method: kto`"):
-        pairs.batches(tokenizer, [], rows[5:7], None)
+        pairs.batches(Given(tokenizer, [], rows[5:7], None))
 
     supervised = sft.SFT.model_validate({"method": "sft", "training": TRAINING} | PARENTS)
-    batch = supervised.batches(tokenizer, [], rows, None)(0)
+    batch = supervised.batches(Given(tokenizer, [], rows, None))(0)
     words = tokenizer.decode(batch["ids"][batch["labels"] != packing.IGNORE])
     assert sorted(words.split("<|end|>")[:4]) == ["ah", "so", "yes", "yes"] and "n" not in words.replace("end", "")
 
     verdicts = kto.KTO.model_validate({"method": "kto", "training": TRAINING | {"batch_size": 8}} | PARENTS)
-    assert verdicts.batches(tokenizer, [], rows, None)(0)["liked"].sum() == 4
+    assert verdicts.batches(Given(tokenizer, [], rows, None))(0)["liked"].sum() == 4

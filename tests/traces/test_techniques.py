@@ -6,7 +6,7 @@ import torch
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.store import models, records, tokens, traces
-from stages.lib.text import problems
+from stages.lib.text import chat, problems
 
 SETTINGS = {
     "logits": {"rows": 6, "k": 8, "batch_size": 4},
@@ -15,6 +15,7 @@ SETTINGS = {
     "llama_cpp": {"count": 12, "attempts": 2, "batch_size": 5},
     "labels": {"context": 256},
     "rewarded": {"batch_size": 5},
+    "steps": {"group": 2, "batch_size": 6, "max_new_tokens": 8},
     "rollouts": {"count": 12, "group": 2, "batch_size": 6},
     "constitution": {"principles": ["Be brief."], "count": 6, "temperature": 2.0, "max_new_tokens": 24},
     "endpoint": {"count": 12, "attempts": 2, "batch_size": 5, "concurrency": 2},
@@ -22,7 +23,7 @@ SETTINGS = {
 
 
 SERVED = ("endpoint", "constitution")
-NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts", "rewarded", "constitution")
+NO_SOLUTIONS = ("logits", "multi_teacher", "labels", "rollouts", "rewarded", "steps", "constitution")
 
 
 @pytest.fixture(params=params.techniques("traces"))
@@ -36,7 +37,7 @@ def make(name, **settings):
 
 
 @pytest.fixture
-def source(name, asked, rows, taught, tmp_path):
+def source(name, asked, rows, taught, tokenizer, tmp_path):
     """A folder with what a technique is asked about: token rows, problems or another recording."""
     folder = tmp_path / "source"
     tokens.save(folder / "tokens", {"vocab_size": 512}, train=rows.numpy().astype("uint16"))
@@ -46,8 +47,13 @@ def source(name, asked, rows, taught, tmp_path):
         else:
             replies = {"liked": True, "stopped": True, "tokens": []}
             labelled = {"labels": ["yes", "no"], "template": "{text}"}
-            kind = {"labels": labelled, "rewarded": replies}.get(name, {})
-            records.save(place, train=[row | kind for row in asked])
+            kind = {"labels": labelled, "rewarded": replies, "steps": replies | {"known": "#### Yes"}}.get(name, {})
+            rows = [row | kind for row in asked]
+            if name == "steps":
+                tokens_of = [chat.chat_ids(tokenizer, row["prompt"], row["solution"]) for row in rows]
+                begins = [len(chat.prompt_ids(tokenizer, row["prompt"])) for row in rows]
+                rows = [row | {"tokens": ids[n:]} for row, ids, n in zip(rows, tokens_of, begins, strict=True)]
+            records.save(place, train=rows)
     return folder
 
 

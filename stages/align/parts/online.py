@@ -6,8 +6,9 @@ its reply is worth beside the others of its group:
     loss = mean over tokens or replies of (method's weight x log pi(token)) + kl x KL(pi || reference)
 
 A group whose replies are all worth the same teaches nothing and counts neither above nor below the line (Yu et al.
-2025, arXiv:2503.14476, section 3.2, without drawing more). Cost of a step: `max_new_tokens` forward passes, one forward
-and backward; one more forward of the reference where the distance from it is asked for.
+2025, arXiv:2503.14476, section 3.2, without drawing more), so it is not read either: `entropy`, `drift` and `kl` of the
+curve are of the others. Cost of a step: `max_new_tokens` forward passes, one forward and backward over the others; one
+more forward of the reference where the distance from it is asked for.
 Shapes: G groups, K replies of a group, B = G K replies of a part, T positions, N reply tokens, V vocabulary.
 """
 
@@ -21,16 +22,16 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
-from stages.align import Alignment, Reference
+from stages.align import Alignment, Given, Reference
 from stages.lib.frame.errors import UserError
-from stages.lib.nets import packed
+from stages.lib.frame.params import Model
+from stages.lib.nets import packed, reward
 from stages.lib.sampling import rollouts
 from stages.lib.sampling.rewards import Rewards
-from stages.lib.store.records import Record
 from stages.lib.text import chat, packing
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 LEAST = 0.05  # share of groups that must have something to teach before anything is trained
 
@@ -56,6 +57,7 @@ class Online(Alignment, ABC):
     max_new_tokens: PositiveInt = 64
     temperature: PositiveFloat = 1.0  # of the draws, and of the log-probabilities that are learnt
     rewards: Rewards = Rewards()
+    reward_model: Model | None = None  # asked where `rewards` gives its word a weight
     kl: NonNegativeFloat = 0.0  # weight of the distance from the reference, nats a token over the whole vocabulary
     max_kl: PositiveFloat | None = None  # nats a token: further away the training stops
     patience: PositiveInt = 20  # steps in a row in which no group teaches anything; then the training stops
@@ -66,7 +68,12 @@ class Online(Alignment, ABC):
         if self.training.part_size % self.group:
             said = f"{self.training.part_size} replies a part of the batch are no whole groups of {self.group}"
             raise ValueError(f"training: {said}: make batch_size / accumulation a multiple of `group`")
+        if bool(self.reward_model) != bool(self.rewards.model):
+            raise ValueError("reward_model is asked by the weight `rewards.model`: give both or neither")
         return self
+
+    def section(self) -> str:
+        return "rlhf" if self.reward_model else super().section()
 
     @abstractmethod
     def advantages(self, rewards_GK: Tensor) -> Tensor:
@@ -77,21 +84,15 @@ class Online(Alignment, ABC):
         """The loss of every token, (N,), and measures for the curve."""
 
     @abstractmethod
-    def average(self, loss_N: Tensor, tokens: Tokens, counts_B: Tensor) -> Tensor:
-        """The mean loss of the replies that count."""
+    def average(self, loss_N: Tensor, tokens: Tokens) -> Tensor:
+        """The mean loss of the replies."""
 
     def live(self, rewards_GK: Tensor) -> Tensor:
         """Which groups have something to teach, (G,)."""
         return rewards_GK.amax(1) > rewards_GK.amin(1)
 
-    def batches(
-        self,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: list[Record],
-        examples: list[Record],
-        policy: "PreTrainedModel",
-    ) -> Callable[[int], packing.Batch]:
-        player = Player(self, tokenizer, problems, policy)
+    def batches(self, given: Given) -> Callable[[int], packing.Batch]:
+        player = Player(self, given)
         if self.forecast:
             player.forecast()
         return player.part
@@ -99,28 +100,31 @@ class Online(Alignment, ABC):
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        rewards_GK = batch["reward"].view(-1, self.group)
+        live_G = self.live(rewards_GK)
+        measures = {
+            "reward": batch["reward"].mean(),
+            "right": batch["right"].mean(),
+            "live": live_G.float().mean(),
+            "length": (batch["labels"] != packing.IGNORE).sum(1).float().mean(),
+            "stopped": batch["stopped"].float().mean(),
+        }
+        kept_G = live_G if live_G.any() else torch.arange(len(live_G), device=live_G.device) == 0  # for the measures
+        batch = {name: part[kept_G.repeat_interleave(self.group)] for name, part in batch.items()}
         output, learnt_BT, token_N = packed.forward(policy, batch, output_hidden_states=True)
         log_NV = (output.logits.float() / self.temperature).log_softmax(-1)
-        rewards_GK = batch["rewards"].view(-1, self.group)
         tokens = Tokens(
             log_NV.gather(1, token_N[:, None])[:, 0],
             batch["drawn"][:, 1:][learnt_BT],
             learnt_BT.nonzero()[:, 0],
             output.hidden_states[-1][:, :-1][learnt_BT],
-            self.advantages(rewards_GK).flatten(),
+            self.advantages(rewards_GK[kept_G]).flatten(),
             learnt_BT.sum(1),
             batch["stopped"],
         )
-        loss_N, measures = self.losses(tokens, policy)
-        live_G = self.live(rewards_GK)
-        counts_B = live_G.repeat_interleave(self.group)
+        loss_N, more = self.losses(tokens, policy)
         with torch.no_grad():
-            measures |= {
-                "reward": rewards_GK.mean(),
-                "right": batch["right"].mean(),
-                "live": live_G.float().mean(),
-                "length": tokens.lengths.float().mean(),
-                "stopped": batch["stopped"].float().mean(),
+            measures |= more | {
                 "entropy": -(log_NV.exp() * log_NV).sum(-1).mean(),
                 "drift": (tokens.log_p - tokens.drawn).abs().mean(),  # since they were drawn, and of two kernels
             }
@@ -130,7 +134,7 @@ class Online(Alignment, ABC):
             kl_N = (log_NV.exp() * (log_NV - reference_NV)).sum(-1)
             measures["kl"] = kl_N.detach().mean()
             loss_N = loss_N + self.kl * kl_N
-        return self.average(loss_N, tokens, counts_B) if live_G.any() else 0 * loss_N.sum(), measures
+        return self.average(loss_N, tokens) if live_G.any() else 0 * loss_N.sum(), measures
 
     def watch(self, curve: list[dict[str, float]]) -> str | None:
         if self.max_kl and curve and curve[-1]["kl"] > self.max_kl:
@@ -159,15 +163,9 @@ def surrogate(ratio_N: Tensor, advantage_N: Tensor, low: float, high: float) -> 
 class Player:
     """Draws and rewards: part number i, whole groups, as the policy writes them when they are asked for."""
 
-    def __init__(
-        self,
-        p: Online,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: list[Record],
-        policy: "PreTrainedModel",
-    ):
-        self.p, self.tokenizer, self.policy = p, tokenizer, policy
-        asked = [(problem, chat.prompt_ids(tokenizer, problem["prompt"])) for problem in problems]
+    def __init__(self, p: Online, given: Given):
+        self.p, self.given = p, given
+        asked = [(problem, chat.prompt_ids(given.tokenizer, problem["prompt"])) for problem in given.problems]
         self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
         self.known: tuple[int, list[packing.Batch]] = (-1, [])
 
@@ -185,15 +183,23 @@ class Player:
     def played(self, chosen: np.ndarray, dice: np.random.Generator) -> packing.Batch:
         p, asked = self.p, [self.asked[i] for i in chosen for _ in range(self.p.group)]
         seed = int(dice.integers(2**62))
-        said = rollouts.play(self.policy, self.tokenizer, asked, p.max_new_tokens, p.temperature, seed)
-        pairs = [(problem, reply) for (problem, _), reply in zip(asked, said.replies, strict=True)]
-        rewards = [p.rewards.of(problem, reply, p.max_new_tokens, dice) for problem, reply in pairs]
-        right = [Rewards().of(problem, reply, p.max_new_tokens, dice) for problem, reply in pairs]
+        said = rollouts.play(self.given.policy, self.given.tokenizer, asked, p.max_new_tokens, p.temperature, seed)
         batch = rollouts.rows(said.prompts, said.drawn.ids, said.drawn.said)
+        worth = [
+            p.rewards.of(problem, reply, p.max_new_tokens, dice, score)
+            for (problem, _), reply, score in zip(asked, said.replies, self.scores(batch), strict=True)
+        ]
         log_p_BT = torch.zeros(batch["ids"].shape, device=batch["ids"].device)
         log_p_BT[batch["labels"] != packing.IGNORE] = said.drawn.log_p[said.drawn.said]
-        told = {"drawn": log_p_BT, "rewards": torch.tensor(rewards), "right": torch.tensor(right)}
-        return batch | told | {"stopped": said.drawn.stopped}
+        told = {name: torch.tensor([float(getattr(each, name)) for each in worth]) for name in ("reward", "right")}
+        return batch | told | {"drawn": log_p_BT, "stopped": said.drawn.stopped}
+
+    @torch.no_grad()
+    def scores(self, batch: packing.Batch) -> list[float]:
+        """The reward model's, as far as there is one."""
+        if not self.given.reward_model:
+            return [0.0] * len(batch["ids"])
+        return reward.scores(self.given.reward_model, batch).tolist()
 
     def forecast(self) -> None:
         """Tries some prompts: of how many the replies differ in reward is the share that can teach anything."""
@@ -202,7 +208,7 @@ class Player:
         at_once = max(1, self.p.training.part_size // self.p.group)
         parts = [self.played(chosen[i : i + at_once], dice) for i in range(0, len(chosen), at_once)]
         rewards_GK, right_GK = (
-            torch.cat([part[name] for part in parts]).view(-1, self.p.group) for name in ("rewards", "right")
+            torch.cat([part[name] for part in parts]).view(-1, self.p.group) for name in ("reward", "right")
         )
         live_G, ever_G = self.p.live(rewards_GK), right_GK.amax(1)
         families = defaultdict[str, list[int]](list)

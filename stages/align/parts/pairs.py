@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stages.align import Alignment
+from stages.align import Alignment, Given
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
 from stages.lib.store.records import Record
@@ -35,22 +35,11 @@ Known = TypeVar("Known")
 class OfPairs(Alignment, ABC):
     """What learns from preference pairs."""
 
-    def batches(
-        self,
-        tokenizer: "PreTrainedTokenizerFast",
-        problems: list[Record],
-        examples: list[Record],
-        policy: "PreTrainedModel",
-    ) -> Callable[[int], packing.Batch]:
-        return batches(tokenizer, examples, self.context, self.training.part_size, self.training.seed)
-
-
-def batches(
-    tokenizer: "PreTrainedTokenizerFast", pairs: list[Record], context: int, size: int, seed: int
-) -> Callable[[int], packing.Batch]:
-    """Batch number i, round and round the pairs in a seeded order."""
-    order = np.random.default_rng(seed).permutation(len(pairs))
-    return rounds(encode(tokenizer, [pairs[i] for i in order], context), size, together)
+    def batches(self, given: Given) -> Callable[[int], packing.Batch]:
+        """In a seeded order."""
+        order = np.random.default_rng(self.training.seed).permutation(len(given.examples))
+        known = encode(given.tokenizer, [given.examples[i] for i in order], self.context)
+        return rounds(known, self.training.part_size, together)
 
 
 def rounds(

@@ -5,10 +5,8 @@ it, from which the distance to the reference is told. Pairs count as one liked a
 replies, T positions.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 
 from stages.align.parts import pairs
@@ -30,17 +28,6 @@ class Verdict(NamedTuple):
         """A reply to this prompt: ids and labels, each (T,)."""
         ids = torch.tensor([*self.prompt, *reply])
         return ids, torch.tensor([packing.IGNORE] * len(self.prompt) + reply)
-
-
-def batches(
-    tokenizer: "PreTrainedTokenizerFast", rows: list[Record], context: int, size: int, seed: int
-) -> Callable[[int], packing.Batch]:
-    """Batch number i, round and round the replies in a seeded order."""
-    known = encode(tokenizer, rows, context)
-    if len(known) < 2:
-        raise UserError(f"{len(known)} reply fits into a context of {context} tokens, and kto compares two at least")
-    order = np.random.default_rng(seed).permutation(len(known))
-    return pairs.rounds([known[i] for i in order], size, together)
 
 
 def together(known: list[Verdict]) -> packing.Batch:

@@ -1,7 +1,8 @@
-"""What a reward model thinks of replies: the logit of the token that ended a reply, read once more behind it.
+"""What a reward model thinks of replies: the logit of the token that ended a reply, read once more where one asks.
 
-No head of its own, so a reward model is a model like any other: it can be adapted, pruned, quantized and opened by
-every runtime. Only differences between replies to one prompt mean anything. Shapes: B rows, T positions, V vocabulary.
+Behind the whole reply it is the score of the reply, behind the end of a step that of the step. No head of its own, so a
+reward model is a model like any other: it can be adapted, pruned, quantized and opened by every runtime. Of whole
+replies only differences between those to one prompt mean anything. Shapes: B rows, T positions, S places, V vocabulary.
 """
 
 from typing import TYPE_CHECKING
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
 
 def scores(model: "PreTrainedModel", batch: Batch) -> Tensor:
     """Of every row, a prompt and its reply to the end, (B,)."""
-    labels_BT = batch["labels"]
-    rows_B = torch.arange(len(labels_BT), device=labels_BT.device)
-    places_T = torch.arange(labels_BT.shape[1], device=labels_BT.device)
-    last_B = (places_T * (labels_BT != IGNORE)).amax(1)
-    end_B = batch["ids"][rows_B, last_B]
-    behind_BT = torch.full_like(F.pad(labels_BT, (0, 1)), IGNORE)
-    behind_BT[rows_B, last_B + 1] = end_B
-    logits_BV, _ = packed.logits(model, {"ids": F.pad(batch["ids"], (0, 1)), "labels": behind_BT})
-    return logits_BV.float().gather(1, end_B[:, None])[:, 0]
+    last_B = last(batch)
+    places_T = torch.arange(batch["ids"].shape[1], device=last_B.device)
+    return at(model, batch, places_T == last_B[:, None])
+
+
+def at(model: "PreTrainedModel", batch: Batch, asked_BT: Tensor) -> Tensor:
+    """Behind each token that is asked about, row by row, (S,)."""
+    ids_BT = batch["ids"]
+    end_B = ids_BT.gather(1, last(batch)[:, None])
+    behind_BT = F.pad(torch.where(asked_BT, end_B, IGNORE), (1, 0), value=IGNORE)
+    logits_SV, end_S = packed.logits(model, {"ids": F.pad(ids_BT, (0, 1)), "labels": behind_BT})
+    return logits_SV.float().gather(1, end_S[:, None])[:, 0]
+
+
+def last(batch: Batch) -> Tensor:
+    """The place of every row's last learnt token, (B,)."""
+    places_T = torch.arange(batch["ids"].shape[1], device=batch["ids"].device)
+    return (places_T * (batch["labels"] != IGNORE)).amax(1)

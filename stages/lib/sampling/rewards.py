@@ -4,6 +4,7 @@ A reply that was cut off, says nothing, answers twice or goes on as somebody els
 each of these is a way to be paid without having answered.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,11 @@ class Reply(NamedTuple):
     alone: bool  # no control token in it but the stop
 
 
+class Worth(NamedTuple):
+    reward: float
+    right: bool  # in full, and honestly
+
+
 class Rewards(Params):
     """Weights; each part is in [0, 1]. `random` alone is the control of any study: what it teaches is not the task."""
 
@@ -30,6 +36,7 @@ class Rewards(Params):
     format: NonNegativeFloat = 0.0  # ends in an answer behind the mark, right or wrong
     short: NonNegativeFloat = 0.0  # the share of its room that a right reply leaves
     random: NonNegativeFloat = 0.0  # a coin
+    model: NonNegativeFloat = 0.0  # how likely a reward model prefers it to a reply of score 0
 
     @model_validator(mode="after")
     def rewarded(self) -> "Rewards":
@@ -37,11 +44,11 @@ class Rewards(Params):
             raise ValueError("all weights are 0, so every reply is worth the same: give one of them")
         return self
 
-    def of(self, problem: Record, reply: Reply, room: int, dice: np.random.Generator) -> float:
-        """The reward of a reply that might have had `room` tokens."""
+    def of(self, problem: Record, reply: Reply, room: int, dice: np.random.Generator, score: float = 0.0) -> Worth:
+        """Of a reply that might have had `room` tokens; `score` is a reward model's word."""
         coin = float(dice.random() < 0.5)  # drawn for every reply, so that no other weight moves it
         if not honest(reply):
-            return 0.0
+            return Worth(0.0, False)
         right = problems.correct(problem, reply.text)
         parts = {
             "correct": float(right),
@@ -49,8 +56,9 @@ class Rewards(Params):
             "format": float(bool(problems.extract(reply.text))),
             "short": right * (1 - reply.tokens / room),
             "random": coin,
+            "model": 1 / (1 + math.exp(-score)),
         }
-        return sum(getattr(self, name) * value for name, value in parts.items())
+        return Worth(sum(getattr(self, name) * value for name, value in parts.items()), right)
 
 
 def honest(reply: Reply) -> bool:

@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
+from stages.lib.nets import nf4
 from stages.lib.store import folders, loading, models
 from stages.lib.store.hub import External, fetch
 
@@ -35,6 +36,7 @@ class LoRA(Params):
     dropout: float = Field(0.0, ge=0, lt=1)
     rslora: bool = False  # alpha is divided by the root of the rank: high ranks learn as fast, arXiv:2312.03732
     dora: bool = False  # the length of every output's weights is learnt apart from their direction, arXiv:2402.09353
+    nf4: bool = False  # beside weights in 4 bits, a quarter of the memory (QLoRA): arXiv:2305.14314, section 3
     targets: Literal["all-linear"] | list[str] = ALL
 
 
@@ -62,6 +64,11 @@ def wrap(model: "PreTrainedModel", p: LoRA | None, sha256: str | None = None) ->
         target_modules=names,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores W transposed
     )
+    if p.nf4:
+        if any(isinstance(module, Conv1D) for module in model.modules()):
+            raise UserError(f"params.yaml: lora.nf4 wants linear layers; {model.config.model_type} has others")
+        nf4.pack(model, nf4.matrices(model), double=True)
+        model.is_loaded_in_4bit = True  # type: ignore[assignment]  # where peft looks
     return get_peft_model(model, config, revision=sha256)
 
 
@@ -85,8 +92,17 @@ def fused_experts(model: Any) -> int:
 
 
 def merge(model: "PreTrainedModel | PeftModel", p: LoRA | None) -> "PreTrainedModel":
-    """The plain model, adapters added into its weights."""
-    return model if p is None else model.merge_and_unload()  # type: ignore[return-value]
+    """The plain model, adapters added into its weights; weights in 4 bits come back as what the codes say."""
+    if p is None:
+        return model  # type: ignore[return-value]
+    if p.nf4:
+        learnt: Any = {name: w for name, w in model.named_parameters() if w.requires_grad}
+        base: Any = model.unload()  # type: ignore[operator]
+        nf4.unpack(base)
+        base.is_loaded_in_4bit = False
+        model = wrap(base, p.model_copy(update={"nf4": False}))
+        model.load_state_dict(learnt, strict=False)
+    return model.merge_and_unload()  # type: ignore[return-value]
 
 
 def save(model: Any, folder: Path) -> None:

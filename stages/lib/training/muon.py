@@ -29,15 +29,19 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self.move(weight, group["lr"], group["weight_decay"], self.state[weight])
+                    ahead = nesterov(weight.grad, self.state[weight])
+                    self.move(weight, ahead, group["lr"], group["weight_decay"])
 
-    def move(self, weight: Tensor, lr: float, weight_decay: float, state: dict[str, Any]) -> None:
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - MOMENTUM)
-        ahead = weight.grad.lerp(momentum, MOMENTUM)  # Nesterov's
+    def move(self, weight: Tensor, ahead: Tensor, lr: float, weight_decay: float) -> None:
         weight.mul_(1 - lr * weight_decay)
         weight.add_(orthogonal(ahead, self.dtype), alpha=-0.2 * max(weight.shape) ** 0.5 * lr)
+
+
+def nesterov(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+    """The gradient and what is left of those before it."""
+    if not state:
+        state["momentum_buffer"] = torch.zeros_like(gradient)
+    return gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
 
 
 def orthogonal(matrix: Tensor, dtype: torch.dtype) -> Tensor:
