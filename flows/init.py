@@ -3,6 +3,7 @@
 python -m flows.init my-data.csv                            labels, fields to find, chats, preferences, plain texts
 python -m flows.init my-data.csv --model models/mine.gguf   for a model of your own; else SmolLM2-135M-Instruct
 python -m flows.init org/name --hub main                    a data set of the Hugging Face hub, pinned to its commit
+python -m flows.init my-data.csv --minutes 20               no longer than that
 python -m flows.lifecycle --profile my-data                 runs what it has written
 
 Rows are read, cleaned and split by the data stage's own functions, and written through the tokenizer and the chat
@@ -22,6 +23,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from flows import profiles, proposal
@@ -250,6 +252,7 @@ def main(
     split: str = "train",
     licence: str | None = None,
     model: Path = MODEL,
+    minutes: Annotated[float | None, Parameter(validator=Number(gt=0))] = None,
     name: str | None = None,
     force: bool = False,
 ) -> None:
@@ -271,6 +274,7 @@ def main(
         split: Of a data set on the hub: the rows to take.
         licence: Of the data; it goes into every model card. Default: "mine", or what the card of the data set says.
         model: A folder in Hugging Face's layout or a .gguf file, to begin with.
+        minutes: How long the training may take, by the estimate: fewer steps where it would be longer.
         name: Of the profile; default: that of the path.
         force: Overwrite a profile of that name.
     """
@@ -338,7 +342,11 @@ def main(
     if liked:
         print(f"verdicts   {sum(liked):,} liked, {len(liked) - sum(liked):,} disliked")
     tree, works = proposal.plan(found.method, shape, lengths, context, external, cuttable(tokenizer), liked)
-    print(estimate(works, *measured()))
+    speed, watts = measured()
+    if minutes and (share := minutes * 60 * speed / sum(work.flops for work in works)) < 1:
+        tree, works = proposal.shorter(tree, works, share)
+        print(f"minutes    {minutes:g} allow {share:.0%} of the steps that were planned")
+    print(estimate(works, speed, watts))
     given = {"external": external} if model != MODEL else {}
     common = {"tokenize": {"theirs": given | tokenize | proposal.parents(found.method)}}
     common |= {"pretrain": {"teacher": given}} if given else {}

@@ -225,6 +225,19 @@ def reader(shape: Shape, lengths: Lengths, context: int, external: dict[str, str
     return tree, [Work(shape.parameters, shape.parameters, count * 8 * context)]
 
 
+def shorter(tree: dict[str, Any], works: list[Work], share: float) -> tuple[dict[str, Any], list[Work]]:
+    """With that share of every training's steps; what a teacher reads beforehand it still reads."""
+
+    def cut(entry: Any) -> Any:
+        if not isinstance(entry, dict) or "training" not in entry:
+            return entry
+        steps = max(1, int(entry["training"]["steps"] * share))
+        return entry | {"training": entry["training"] | {"steps": steps}}
+
+    kept = {stage: {name: cut(entry) for name, entry in some.items()} for stage, some in tree.items()}
+    return kept, [work._replace(tokens=int(work.tokens * share)) for work in works]
+
+
 def parents(method: str) -> dict[str, str]:
     """What rows of tokens are made of: the user's own, and the base's of the other kind."""
     found = {} if method == "documents" else {"problems": "data/mine"}

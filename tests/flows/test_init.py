@@ -208,6 +208,28 @@ def test_the_estimate_is_its_formula():
     assert "300 J" in said and "estimate" in said
 
 
+def test_a_time_limit_makes_every_training_shorter(here, capsys, monkeypatch):
+    file = save(here / "own.jsonl", [labelled(i) for i in range(COUNT)])
+    monkeypatch.setattr(init, "measured", lambda: (1e9, 10.0))
+    init.main(file, model=MODEL, name="whole")
+    seconds = said_seconds(capsys.readouterr().out)
+    init.main(file, model=MODEL, name="half", minutes=seconds / 120)
+    said = capsys.readouterr().out
+    assert "allow 50% of the steps that were planned" in said or "allow 49%" in said
+    assert said_seconds(said) == pytest.approx(seconds / 2, rel=0.1)
+    whole, half = written("whole"), written("half")
+    for stage, name in (("align", "mine"), ("distill", "student")):
+        steps = [tree[stage][name]["training"]["steps"] for tree in (whole, half)]
+        assert steps[1] == pytest.approx(steps[0] / 2, abs=1.5), stage
+    init.main(file, model=MODEL, name="enough", minutes=seconds)
+    assert written("enough")["align"] == whole["align"] and "allow" not in capsys.readouterr().out
+
+
+def said_seconds(said: str) -> float:
+    value, unit = re.search(r"estimate +([\d.,]+) (\w+)", said).groups()
+    return float(value.replace(",", "")) * {"seconds": 1, "minutes": 60, "hours": 3600}[unit]
+
+
 def test_this_machine_is_measured():
     flops_a_second, watts = init.measured()
     assert flops_a_second > 1e8 and watts > 0
