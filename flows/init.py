@@ -46,6 +46,7 @@ EXAMPLES, SHOWN = 5, 600  # rows that are shown, characters of each
 CONTEXTS = (256, 512, 1024)  # of a training: the smallest that holds every row
 ROWS = (256, 128, 64, 32, 16)  # tokens of a packed row: the largest that the held-out rows fill
 HELD_OUT = 0.1  # of the rows
+LEAST = 0.02  # share of the planned steps that is worth a run
 SECONDS = 0.5  # that the machine is measured for
 SIDE = 1024  # of the matrices that are multiplied
 
@@ -308,12 +309,16 @@ def main(
             data["mine"]["template"] = template or question(words)
             data |= beside(data["mine"], words, unlabelled)
         prepared = {each: read(each, entry, rows, target) for each, entry in data.items()}
-    mine = prepared["mine"]
-    shares = balance(path, mine) if words else ""
-
     external = pinned(model)
     here = Path(external["source"]).exists()
     tokenizer, shape = tokenizer_of(external, target), proposal.shape_of(model)
+    tooled = any(chat.tools(row["prompt"]) for row in prepared["mine"].train if "prompt" in row)
+    if tooled and not takes_tools(tokenizer):
+        print("tools go into the system's words, for the chat template has no place for them")
+        data["mine"]["tools"] = "system"
+        prepared["mine"] = read("mine", data["mine"], rows, target)
+    mine = prepared["mine"]
+    shares = balance(path, mine) if words else ""
     tokenize: dict[str, Any] = {}
     if words:
         tokenize |= in_chatml(tokenizer)
@@ -343,7 +348,10 @@ def main(
         print(f"verdicts   {sum(liked):,} liked, {len(liked) - sum(liked):,} disliked")
     tree, works = proposal.plan(found.method, shape, lengths, context, external, cuttable(tokenizer), liked)
     speed, watts = measured()
-    if minutes and (share := minutes * 60 * speed / sum(work.flops for work in works)) < 1:
+    if minutes and (share := proposal.share_of(works, minutes * 60 * speed)) < 1:
+        if share < LEAST:
+            least = sum(work.reading + LEAST * (work.flops - work.reading) for work in works) / speed
+            raise UserError(f"--minutes {minutes:g} is too short to learn anything here: it takes {duration(least)}")
         tree, works = proposal.shorter(tree, works, share)
         print(f"minutes    {minutes:g} allow {share:.0%} of the steps that were planned")
     print(estimate(works, speed, watts))
@@ -407,6 +415,13 @@ def read(each: str, entry: dict[str, Any], fetched: Path, target: Path) -> Prepa
     technique = params.technique("data", each, entry | {"held_out": HELD_OUT}, target)
     assert isinstance(technique, Dataset)
     return rows_of.prepare(technique, fetched if "hub" in entry else technique.source)
+
+
+def takes_tools(tokenizer: "PreTrainedTokenizerFast") -> bool:
+    """Whether the chat template has a place for what a model may call."""
+    listed = '[{"type": "function", "function": {"name": "a"}}]'
+    asked = [{"role": chat.DEFINED, "content": listed}, *chat.messages("?")]
+    return not chat.drops(tokenizer, asked, [], chat.DEFINED)
 
 
 def in_chatml(tokenizer: "PreTrainedTokenizerFast") -> dict[str, str]:

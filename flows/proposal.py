@@ -42,10 +42,14 @@ class Work(NamedTuple):
     read: int = 0  # tokens that it reads
 
     @property
+    def reading(self) -> float:
+        """FLOPs of a teacher: 2 a weight and token, forward alone (Kaplan et al. 2020, arXiv:2001.08361, table 1)."""
+        return 2.0 * self.beside * self.read
+
+    @property
     def flops(self) -> float:
-        """6 a weight and token, forward and backward, and 2 of a teacher, forward alone (Kaplan et al. 2020,
-        arXiv:2001.08361, section 2.1)."""
-        return 6.0 * self.parameters * self.tokens + 2.0 * self.beside * self.read
+        """Those, and 6 a weight and token that learn, forward and backward."""
+        return 6.0 * self.parameters * self.tokens + self.reading
 
     @property
     def bytes(self) -> int:
@@ -225,8 +229,14 @@ def reader(shape: Shape, lengths: Lengths, context: int, external: dict[str, str
     return tree, [Work(shape.parameters, shape.parameters, count * 8 * context)]
 
 
+def share_of(works: list[Work], flops: float) -> float:
+    """How much of the trainings that many FLOPs allow, after what teachers read; under 0 nothing."""
+    reading = sum(work.reading for work in works)
+    return (flops - reading) / (sum(work.flops for work in works) - reading)
+
+
 def shorter(tree: dict[str, Any], works: list[Work], share: float) -> tuple[dict[str, Any], list[Work]]:
-    """With that share of every training's steps; what a teacher reads beforehand it still reads."""
+    """With that share of every training's steps; what a teacher reads it still reads."""
 
     def cut(entry: Any) -> Any:
         if not isinstance(entry, dict) or "training" not in entry:

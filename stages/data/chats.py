@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from stages.data.parts import conversations, reading
-from stages.data.parts.tables import Table
+from stages.data.parts.tables import Talk
 from stages.lib.frame.errors import UserError
 from stages.lib.store.records import Record
 from stages.lib.text import problems
@@ -23,7 +23,7 @@ from stages.lib.text import problems
 Names = tuple[str, ...]
 
 
-class Chats(Table):
+class Chats(Talk):
     method: Literal["chats"]
     prompt_field: str | None = None  # where neither is among the names that are known
     reply_field: str | None = None
@@ -44,7 +44,7 @@ class Chats(Table):
         for place, name, row in self.rows(source, names):
             said = conversations.conversation(row, names, place)
             reply = said.pop()["content"] if said else ""
-            prompt = conversations.prompt(said) if said else ""
+            prompt = self.asked(said) if said else ""
             record = {"id": name, "family": "chat", "prompt": prompt, "solution": reply}
             yield record | scored | self.pattern(row, place) | learnt
 

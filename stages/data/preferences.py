@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from stages.data.parts import conversations, reading
-from stages.data.parts.tables import Table
+from stages.data.parts.tables import Talk
 from stages.lib.store.records import Record
 
 
-class Preferences(Table):
+class Preferences(Talk):
     method: Literal["preferences"]
 
     def records(self, source: Path) -> Iterator[Record]:
@@ -31,4 +31,4 @@ class Preferences(Table):
             else:
                 prompt, chosen, rejected = conversations.preference(row, place)
                 learnt = {"chosen": chosen, "rejected": rejected}
-            yield {"id": name, "family": "preference", "prompt": prompt} | learnt
+            yield {"id": name, "family": "preference", "prompt": self.asked(prompt)} | learnt

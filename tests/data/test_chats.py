@@ -493,3 +493,49 @@ def test_a_tool_is_heard_where_the_template_has_its_role(tokenizer):
 def test_a_reply_that_was_liked_or_not_is_not_learnt_by_heart(tokenizer):
     with pytest.raises(UserError, match="record 'a/0' is a reply that was liked or not: learnt by heart are"):
         packing.turns(tokenizer, {"id": "a/0", "prompt": "2 + 2?", "solution": "5", "liked": False})
+
+
+# As in the template of Qwen 3: the system's own words, then what may be called.
+TOOLS_OF_QWEN = """\
+{%- if tools %}
+    {{- '<|system|>' }}
+    {%- if messages[0].role == 'system' %}
+        {{- messages[0].content + '\\n\\n' }}
+    {%- endif %}
+    {{- "# Tools\\n\\nYou may call one or more functions to assist with the user query.\\n\\n" }}
+    {{- "You are provided with function signatures within <tools></tools> XML tags:\\n<tools>" }}
+    {%- for tool in tools %}
+        {{- "\\n" }}
+        {{- tool | tojson }}
+    {%- endfor %}
+    {{- "\\n</tools>\\n\\nFor each function call, return a json object with function name and arguments " }}
+    {{- "within <tool_call></tool_call> XML tags:\\n<tool_call>\\n" }}
+    {{- "{\\"name\\": <function-name>, \\"arguments\\": <args-json-object>}\\n</tool_call><|end|>" }}
+{%- endif %}
+{%- for message in messages if message.role != 'system' %}
+    {{- '<|' + message.role + '|>' + message.content + '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>' }}
+{%- endif %}"""
+
+
+@pytest.mark.parametrize("system", [None, "Be short."])
+@pytest.mark.parametrize("technique", [chats.Chats, preferences.Preferences])
+def test_tools_in_the_systems_words_are_what_hermes_and_qwen_write(system, technique, tokenizer, tmp_path):
+    row = {"prompt": "2 + 2?", "tools": [ADD, ADD]} | ({"system": system} if system else {})
+    row |= {"completion": "4"} if technique is chats.Chats else {"chosen": "4", "rejected": "5"}
+    written = []
+    for kind, template in (("template", TOOLS_OF_QWEN), ("system", CHATML)):
+        [found] = read(tmp_path, row, technique=technique, tools=kind)
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = template
+        written.append(chat.render(tokenizer, found["prompt"]))
+    assert written[0] == written[1] and "<tools>" in written[0]
+
+
+def test_without_tools_nothing_is_put_into_the_system(tmp_path):
+    rows = [{"prompt": "2 + 2?", "completion": "4"}, {"prompt": "2 + 2?", "completion": "4", "system": "Be short."}]
+    for given in rows:
+        [plain], [found] = (read(tmp_path, given, tools=kind) for kind in ("template", "system"))
+        assert plain == found

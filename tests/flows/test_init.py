@@ -208,6 +208,16 @@ def test_the_estimate_is_its_formula():
     assert "300 J" in said and "estimate" in said
 
 
+def test_tools_that_a_template_has_no_place_for_go_into_the_systems_words(here, capsys):
+    listed = [{"name": "look", "description": "Looks.", "parameters": {}}]
+    init.main(
+        save(here / "own.jsonl", [sharegpt(i) | {"tools": json.dumps(listed)} for i in range(COUNT)]), model=MODEL
+    )
+    said = capsys.readouterr().out
+    assert "tools go into the system's words" in said and '"name": "look"' in said and "<tools>" in said
+    assert written("own")["data"]["mine"]["tools"] == "system"
+
+
 def test_a_time_limit_makes_every_training_shorter(here, capsys, monkeypatch):
     file = save(here / "own.jsonl", [labelled(i) for i in range(COUNT)])
     monkeypatch.setattr(init, "measured", lambda: (1e9, 10.0))
@@ -215,14 +225,25 @@ def test_a_time_limit_makes_every_training_shorter(here, capsys, monkeypatch):
     seconds = said_seconds(capsys.readouterr().out)
     init.main(file, model=MODEL, name="half", minutes=seconds / 120)
     said = capsys.readouterr().out
-    assert "allow 50% of the steps that were planned" in said or "allow 49%" in said
+    share = int(re.search(r"allow (\d+)% of the steps", said)[1]) / 100
     assert said_seconds(said) == pytest.approx(seconds / 2, rel=0.1)
     whole, half = written("whole"), written("half")
     for stage, name in (("align", "mine"), ("distill", "student")):
         steps = [tree[stage][name]["training"]["steps"] for tree in (whole, half)]
-        assert steps[1] == pytest.approx(steps[0] / 2, abs=1.5), stage
+        assert steps[1] == pytest.approx(steps[0] * share, abs=steps[0] * 0.006 + 1), stage
     init.main(file, model=MODEL, name="enough", minutes=seconds)
     assert written("enough")["align"] == whole["align"] and "allow" not in capsys.readouterr().out
+
+
+def test_a_time_limit_counts_what_a_teacher_reads_and_too_short_a_one_is_refused(here, monkeypatch):
+    works = [proposal.Work(100, 100, 50), proposal.Work(1000, 10, 20, beside=5, read=600)]  # 30,000, 120,000 + 6,000
+    assert proposal.share_of(works, 81_000) == 0.5 and proposal.share_of(works, 6000) == 0
+    _, halves = proposal.shorter({}, works, 0.5)
+    assert sum(work.flops for work in halves) == 81_000
+    monkeypatch.setattr(init, "measured", lambda: (1e6, 10.0))
+    with pytest.raises(UserError, match="--minutes 0.001 is too short to learn anything here: it takes"):
+        init.main(save(here / "own.jsonl", [labelled(i) for i in range(COUNT)]), model=MODEL, minutes=0.001)
+    assert not Path("infra/profiles/own.yaml").exists()
 
 
 def said_seconds(said: str) -> float:

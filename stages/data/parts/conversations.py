@@ -222,6 +222,34 @@ def prompt(before: list[Message]) -> Prompt:
     return before[0]["content"] if [each["role"] for each in before] == ["user"] else before
 
 
+CALLS = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+def in_system(asked: Prompt) -> Prompt:
+    """What may be called, in words of the system behind its own: as the templates of Hermes and Qwen write it."""
+    if isinstance(asked, str) or asked[0]["role"] != DEFINED:
+        return asked
+    listed, *said = asked
+    words = [json.dumps(tool, ensure_ascii=False) for tool in json.loads(listed["content"])]
+    told = CALLS.format(tools="\n".join(words))
+    if said and said[0]["role"] == "system":
+        own, *said = said
+        told = f"{own['content']}\n\n{told}"
+    return [{"role": "system", "content": told}, *said]
+
+
 def preference(row: Record, place: str) -> tuple[Prompt, str, str]:
     """(prompt, chosen reply, rejected reply)."""
     sides = sides_of(row)

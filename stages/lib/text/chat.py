@@ -139,31 +139,42 @@ def render(tokenizer: "PreTrainedTokenizerFast", before: list[Message], reply: s
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template: give one as `chat_template` where it is made (tokenize)")
     answer = [] if reply is None else [{"role": "assistant", "content": reply}]
-
-    def text(said: list[Message]) -> str:
-        defined = next((json.loads(message["content"]) for message in said if message["role"] == DEFINED), None)
-        return str(
-            tokenizer.apply_chat_template(
-                [*(message for message in said if message["role"] != DEFINED), *answer],
-                tools=defined,
-                tokenize=False,
-                add_generation_prompt=reply is None,
-                strftime_now=DAY.strftime,
-            )
-        )
-
     try:
-        written = text(before)
-        for role, instead in INSTEAD.items():
-            other = [message | {"content": instead} if message["role"] == role else message for message in before]
-            if other != before and written == text(other):
-                raise UserError(
-                    f"the chat template drops what role '{role}' says, so it can't be asked with it: take a model "
-                    "whose template has it, or write it into `system`, as the model shall read it"
-                )
+        written = fill(tokenizer, before, answer)
+        if role := next((role for role in INSTEAD if drops(tokenizer, before, answer, role)), None):
+            more = "; `tools: system` writes them into the system's words" if role == DEFINED else ""
+            raise UserError(
+                f"the chat template drops what role '{role}' says, so it can't be asked with it: take a model "
+                f"whose template has it, or write it into `system`, as the model shall read it{more}"
+            )
     except (TemplateError, TypeError, ValueError) as error:
         raise UserError(f"the chat template cannot write {roles(before)} with its answer: {error}") from error
     return written
+
+
+def fill(tokenizer: "PreTrainedTokenizerFast", said: list[Message], answer: list[Message]) -> str:
+    return str(
+        tokenizer.apply_chat_template(
+            [*(message for message in said if message["role"] != DEFINED), *answer],
+            tools=json.loads(defined) if (defined := tools(said)) else None,
+            tokenize=False,
+            add_generation_prompt=not answer,
+            strftime_now=DAY.strftime,
+        )
+    )
+
+
+def drops(tokenizer: "PreTrainedTokenizerFast", said: list[Message], answer: list[Message], role: str) -> bool:
+    """Whether it makes no difference to the text what this role says."""
+    other = [message | {"content": INSTEAD[role]} if message["role"] == role else message for message in said]
+    return other != said and fill(tokenizer, said, answer) == fill(tokenizer, other, answer)
+
+
+def tools(prompt: Prompt) -> str | None:
+    """The JSON list of what may be called, where a prompt has one."""
+    if isinstance(prompt, str):
+        return None
+    return next((message["content"] for message in prompt if message["role"] == DEFINED), None)
 
 
 def roles(before: list[Message]) -> str:
