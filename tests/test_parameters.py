@@ -276,6 +276,7 @@ WITH: dict[str, dict[str, Any]] = {
     ".prompt_words": {"evolve": 1},
     **{f"grpo.{name}": {"updates": 2} for name in ("ratio", "clip", "clip_low", "clip_high")},
     "ppo.clip": {"updates": 2},
+    ".kl_over": {"kl": 1.0},
     "on_policy.text_rows": {"on_policy": 0.0, "max_new_tokens": 64},
     "on_policy.context": {"on_policy": 0.5},
     "on_policy.cut_off": {"model": "align/speaks", "max_new_tokens": 12, "training.batch_size": 16},

@@ -44,6 +44,8 @@ class Steps(Readings):
         if missing := [name for name in NEEDED if name not in rows[0]]:
             raise UserError(f"{source}: its records have no {missing[0]!r}: take the replies of traces/rollouts")
         rows = [row for row in rows if row["stopped"] and len(steps.of(row["solution"])) == len(ends(tokenizer, row))]
+        if not rows:
+            raise UserError(f"{source}: no reply in it ended by itself, so none has steps to label")
         known = self.tried(model, tokenizer, rows) if self.by == "rollouts" else {}
         for row in rows:
             if self.by == "worked":

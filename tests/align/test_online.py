@@ -193,6 +193,18 @@ def test_the_distance_is_exact_over_the_vocabulary_and_a_group_of_equals_counts_
     assert plain.item() != near.item()
 
 
+def test_the_distance_by_drawn_tokens_is_k3(moved, tiny, drawn):
+    far, measures = make("grpo", kl=2.0, kl_over="drawn").loss(moved, lambda: nullcontext(tiny), drawn)
+    near, _ = make("grpo").loss(moved, lambda: nullcontext(tiny), drawn)
+    ahead = torch.cat([there - here for here, there in zip(said(moved, drawn), said(tiny, drawn), strict=True)])
+    expected = ahead.exp() - ahead - 1
+    same_gradient(far - near, 2 * expected.mean(), moved)
+    assert measures["kl"].item() == pytest.approx(expected.mean().item(), rel=1e-4) and measures["kl"] > 0
+    p, token = make("grpo", kl=1.0, kl_over="drawn"), torch.tensor([0])
+    likely, unlikely = torch.tensor([[-0.1, -50.0]]), torch.tensor([[-60.0, -0.1]])
+    assert p.distance(unlikely, likely, token).item() == pytest.approx(torch.tensor(10.0).exp().item() - 11)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_replies_are_drawn_with_the_probabilities_that_they_bring_along(temperature, tiny, tokenizer):
     p = make("reinforce", temperature=temperature)

@@ -209,13 +209,16 @@ def test_the_estimate_is_its_formula():
 
 
 def test_tools_that_a_template_has_no_place_for_go_into_the_systems_words(here, capsys):
+    """The smallest model has no room for such a system."""
     listed = [{"name": "look", "description": "Looks.", "parameters": {}}]
-    init.main(
-        save(here / "own.jsonl", [sharegpt(i) | {"tools": json.dumps(listed)} for i in range(COUNT)]), model=MODEL
-    )
-    said = capsys.readouterr().out
-    assert "tools go into the system's words" in said and '"name": "look"' in said and "<tools>" in said
-    assert written("own")["data"]["mine"]["tools"] == "system"
+    rows = [completion(i) | {"tools": json.dumps(listed)} for i in range(COUNT)]
+    with pytest.raises(UserError, match="every row is longer than the context of 256 tokens"):
+        init.main(save(here / "own.jsonl", rows), model=MODEL)
+    assert "tools go into the system's words" in capsys.readouterr().out
+    tokenizer = models.load_tokenizer(MODEL)
+    assert not init.takes_tools(tokenizer)
+    tokenizer.chat_template = "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}" + tokenizer.chat_template
+    assert init.takes_tools(tokenizer)
 
 
 def test_a_time_limit_makes_every_training_shorter(here, capsys, monkeypatch):

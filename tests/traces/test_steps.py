@@ -76,6 +76,12 @@ def test_what_is_measured(source, taught, tokenizer, tmp_path):
     }
 
 
+def test_replies_that_were_all_cut_off_are_refused(source, taught, tokenizer):
+    records.save(source / "records", train=records.load(source / "records", "train")[3:])
+    with pytest.raises(UserError, match="no reply in it ended by itself"):
+        next(make().record((taught, tokenizer), source))
+
+
 def test_other_records_are_refused(taught, tokenizer, tmp_path):
     (tmp_path / "records").mkdir()
     records.save(tmp_path / "records", train=[{"id": "0", "prompt": "?", "solution": "!"}])

@@ -15,7 +15,7 @@ Shapes: G groups, K replies of a group, B = G K replies of a part, T positions, 
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from stages.lib.text import chat, packing
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+FAR = 10.0  # nats: further apart than this the estimate of a distance would be all that is learnt
 LEAST = 0.05  # share of groups that must have something to teach before anything is trained
 
 
@@ -58,7 +59,8 @@ class Online(Alignment, ABC):
     temperature: PositiveFloat = 1.0  # of the draws, and of the log-probabilities that are learnt
     rewards: Rewards = Rewards()
     reward_model: Model | None = None  # asked where `rewards` gives its word a weight
-    kl: NonNegativeFloat = 0.0  # weight of the distance from the reference, nats a token over the whole vocabulary
+    kl: NonNegativeFloat = 0.0  # weight of the distance from the reference, nats a token
+    kl_over: Literal["vocabulary", "drawn"] = "vocabulary"  # exact, or an estimate from the drawn tokens
     max_kl: PositiveFloat | None = None  # nats a token: further away the training stops
     patience: PositiveInt = 20  # steps in a row in which no group teaches anything; then the training stops
     forecast: NonNegativeInt = 32  # prompts that are tried before the training; 0: none
@@ -68,6 +70,8 @@ class Online(Alignment, ABC):
         if self.training.part_size % self.group:
             said = f"{self.training.part_size} replies a part of the batch are no whole groups of {self.group}"
             raise ValueError(f"training: {said}: make batch_size / accumulation a multiple of `group`")
+        if not (self.kl or self.max_kl):
+            self.refuse_idle("kl_over", "with `kl` or `max_kl`")
         if bool(self.reward_model) != bool(self.rewards.model):
             raise ValueError("reward_model is asked by the weight `rewards.model`: give both or neither")
         return self
@@ -131,10 +135,18 @@ class Online(Alignment, ABC):
         if self.kl or self.max_kl:
             with torch.no_grad(), reference() as model:
                 reference_NV = (packed.logits(model, batch)[0].float() / self.temperature).log_softmax(-1)
-            kl_N = (log_NV.exp() * (log_NV - reference_NV)).sum(-1)
+            kl_N = self.distance(log_NV, reference_NV, token_N)
             measures["kl"] = kl_N.detach().mean()
             loss_N = loss_N + self.kl * kl_N
         return self.average(loss_N, tokens) if live_G.any() else 0 * loss_N.sum(), measures
+
+    def distance(self, log_NV: Tensor, reference_NV: Tensor, token_N: Tensor) -> Tensor:
+        """KL(pi || reference) where each token was drawn, (N,); by the drawn tokens alone it is Schulman's k3 (2020,
+        joschu.net/blog/kl-approx.html), as in arXiv:2402.03300, eq. 4."""
+        if self.kl_over == "vocabulary":
+            return (log_NV.exp() * (log_NV - reference_NV)).sum(-1)
+        ahead_N = (reference_NV - log_NV).gather(1, token_N[:, None])[:, 0].clamp(-FAR, FAR)
+        return ahead_N.exp() - ahead_N - 1
 
     def watch(self, curve: list[dict[str, float]]) -> str | None:
         if self.max_kl and curve and curve[-1]["kl"] > self.max_kl:
