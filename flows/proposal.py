@@ -197,7 +197,8 @@ def preferrer(shape: Shape, lengths: Lengths, context: int, liked: list[bool]) -
     """The model itself, by DPO with LoRA, or by KTO where single replies were `liked` or not; what it could before, the
     base's problems measure."""
     count = math.ceil(len(lengths.train) / 4)
-    training = {"steps": count, "batch_size": 4, "lr": 0.0001, "optimizer": "adamw"}
+    parts = 2 if liked else 4  # long replies and a large vocabulary fill the memory; kto compares two at least
+    training = {"steps": count, "batch_size": 4, "accumulation": parts, "lr": 0.0001, "optimizer": "adamw"}
     entry = aligned("kto" if liked else "dpo", context, training)
     if 0 < sum(liked) < len(liked):  # the rarer kind counts for as much as the other
         share = sum(liked) / (len(liked) - sum(liked))

@@ -125,7 +125,7 @@ def measures(margin_B: Tensor, chosen_B: Tensor, rejected_B: Tensor) -> dict[str
 
 
 @torch.no_grad()
-def compare(before: "PreTrainedModel", after: "PreTrainedModel", pairs: list[Pair], size: int = 16) -> dict[str, float]:
+def compare(before: "PreTrainedModel", after: "PreTrainedModel", pairs: list[Pair], size: int = 2) -> dict[str, float]:
     """Of both models the log-probabilities of the replies (nats, means) and the share of pairs whose chosen reply is
     the likelier one; and the margin, by which the second model moved them apart (nats, mean of log-ratio differences).
     """

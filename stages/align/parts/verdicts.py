@@ -59,7 +59,7 @@ def verdict(tokenizer: "PreTrainedTokenizerFast", row: Record, reply: str, liked
 
 @torch.no_grad()
 def compare(
-    before: "PreTrainedModel", after: "PreTrainedModel", known: list[Verdict], size: int = 16
+    before: "PreTrainedModel", after: "PreTrainedModel", known: list[Verdict], size: int = 4
 ) -> dict[str, float]:
     """Of both models the log-probabilities of liked and of disliked replies (nats, means), as far as there are any."""
     found: dict[str, float] = {}
