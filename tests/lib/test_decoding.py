@@ -58,3 +58,22 @@ def test_samples_are_of_the_whole_distribution(tiny, prompts):
     torch.manual_seed(0)
     drawn = {token for row in decode(tiny, prompts[:1] * 64, 16, temperature=50.0) for token in row}
     assert len(drawn) > 0.7 * tiny.config.vocab_size
+
+
+@torch.no_grad()
+def test_a_prompt_is_read_once_and_rows_that_have_ended_are_put_aside(tiny, prompts):
+    whole = decode(tiny, prompts, 40)
+    stops = {whole[0][2], whole[2][5]}
+    ends = [next((place + 1 for place, token in enumerate(row) if token in stops), 40) for row in whole]
+    assert len(set(ends)) > 1 and max(ends) == 40 and min(ends) < decoding.CHUNK
+    sizes = []
+    tiny.model.register_forward_pre_hook(
+        lambda _, given, more: sizes.append(tuple(more["input_ids"].shape)), with_kwargs=True
+    )
+    found = decode(tiny, [prompts[n] for n in (0, 1, 2, 1, 0)], 40, stops)
+    assert sizes[0] == (3, max(map(len, prompts)) - 1) and all(width == 1 for _, width in sizes[1:])
+    for place, (rows, _) in enumerate(sizes[1:]):
+        looked = place // decoding.CHUNK * decoding.CHUNK
+        assert rows == sum(ends[n] > looked for n in (0, 1, 2, 1, 0))
+    for row, n in zip(found, (0, 1, 2, 1, 0), strict=True):
+        assert row == [*whole[n][: ends[n]], *[0] * (40 - ends[n])]
