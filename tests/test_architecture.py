@@ -178,7 +178,7 @@ def body(name: str) -> dict:
 def test_the_stages_are_the_folders_and_the_dag():
     made = [name for name in params.STAGES if name not in ("traces", "eval")]
     made[1:1] = ["hub"]
-    made[made.index("distill") : made.index("distill")] = ["traces", "endpoints"]
+    made[made.index("distill") : made.index("distill")] = ["rlhf", "traces", "endpoints"]
     assert list(DVC) == ["code", *made, *params.techniques("eval"), "report"]
     assert {file.parent.name for file in Path("stages").glob("*/__main__.py")} == set(STAGES)
     assert {module(name).parent.name for name in DVC} - {"frame"} == set(STAGES)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from stages.lib.nets import nf4
+from stages.lib.nets import anatomy, calibrate
+from stages.lib.nets.anatomy import Matrix
+from stages.lib.store import nf4
 from stages.quantize import Quantization
 
 if TYPE_CHECKING:
@@ -30,8 +32,12 @@ class NF4(Quantization):
         from transformers import BitsAndBytesConfig
         from transformers.quantizers.auto import AutoHfQuantizer
 
-        matrices = nf4.matrices(model)
-        nf4.pack(model, matrices, self.double)
+        layers = calibrate.linears(model)
+        matrices = {name: Matrix(layer) for name, layer in layers.items()} | anatomy.matrices(model)  # Conv1Ds too
+        calibrate.check_widths(matrices, nf4.BLOCK, f"nf4, block {nf4.BLOCK},")
+        for name, matrix in matrices.items():
+            packed = nf4.packed(matrix.weight, getattr(matrix.module, "bias", None), self.double)
+            model.set_submodule(name, packed)
         stay = [n for n, each in model.named_modules() if isinstance(each, nn.Linear) and n not in matrices]
         config = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -29,6 +29,7 @@ EXAMPLES = {"sft": PROBLEMS, "process_reward": STEPPED}  # others learn from pai
 
 
 SCORERS = ("reward", "process_reward")
+LONGER = {"process_reward": {"steps": 80, "batch_size": 16}}  # it knows nothing of pairs
 ONLINE = ("grpo", "ppo", "reinforce")
 DRAWN = {"group": 4, "max_new_tokens": 8, "forecast": 0}  # of what learns from its own replies
 PARENTS = {"model": "a/b", "problems": "a/b", "examples": "a/b"}
@@ -111,9 +112,10 @@ def score_margin(model, tokenizer):
 def test_it_prefers_the_right_replies_more_than_before(name, tiny, tokenizer, tmp_path):
     prefers = score_margin if name in SCORERS else margin
     before = prefers(tiny, tokenizer)
-    model, curve = align(make(name), tiny, tokenizer, tmp_path)
+    technique = make(name, LONGER.get(name))
+    model, curve = align(technique, tiny, tokenizer, tmp_path)
     assert prefers(model, tokenizer) > before + 1
-    assert [row["step"] for row in curve] == list(range(1, 13))
+    assert [row["step"] for row in curve] == list(range(1, technique.training.steps + 1))
 
 
 def test_the_same_seed_gives_the_same_weights(name, tiny, tokenizer, tmp_path):

@@ -198,19 +198,6 @@ def test_a_real_edit_changes_exactly_who_imports_it(file, expected, real):
     assert edited == {name for name in after if name in expected or name.split("/")[0] in whole and "/" in name}
 
 
-def test_it_takes_no_time_that_anybody_notices(real):
-    """0.4 s of processor time alone, more where two share a core's caches; the best of three."""
-    import resource
-
-    def seconds() -> float:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        identities(real)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-    assert min(seconds() for _ in range(3)) < 1
-
-
 START, MIDDLE, END = 1001, 1002, 1003
 
 

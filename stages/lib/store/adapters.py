@@ -13,8 +13,7 @@ from pydantic import Field, PositiveInt
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
-from stages.lib.nets import nf4
-from stages.lib.store import folders, loading, models
+from stages.lib.store import folders, loading, models, nf4
 from stages.lib.store.hub import External, fetch
 
 if TYPE_CHECKING:
@@ -65,11 +64,24 @@ def wrap(model: "PreTrainedModel", p: LoRA | None, sha256: str | None = None) ->
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 stores W transposed
     )
     if p.nf4:
-        if any(isinstance(module, Conv1D) for module in model.modules()):
-            raise UserError(f"params.yaml: lora.nf4 wants linear layers; {model.config.model_type} has others")
-        nf4.pack(model, nf4.matrices(model), double=True)
-        model.is_loaded_in_4bit = True  # type: ignore[assignment]  # where peft looks
+        pack(model)
     return get_peft_model(model, config, revision=sha256)
+
+
+def pack(model: Any) -> None:
+    """Every linear layer but the head in 4 bits, in place."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    found = [(name, each) for name, each in model.named_modules() if isinstance(each, nn.Linear | Conv1D)]
+    for name, layer in found:
+        if layer is model.get_output_embeddings():
+            continue
+        if isinstance(layer, Conv1D) or layer.in_features % nf4.BLOCK:
+            said = f"params.yaml: lora.nf4 wants linear layers of whole blocks of {nf4.BLOCK} inputs"
+            raise UserError(f"{said}; {name} of this {model.config.model_type} is none")
+        model.set_submodule(name, nf4.packed(layer.weight, layer.bias, double=True))
+    model.is_loaded_in_4bit = True  # where peft looks
 
 
 def linear_layers(model: Any) -> list[str]:
