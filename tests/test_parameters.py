@@ -239,6 +239,8 @@ WITHOUT = {
     ".rewards.short": "right replies fill their room here; tests/lib/test_rewards.py has shorter ones",
     ".forecast": "tried before the training, or refused; tests/align/test_online.py",
     ".patience": "ends a training; the same",
+    "chats.tools": "no row here has any; tests/data/test_chats.py has",
+    "preferences.tools": "the same",
     ".reward_model": "stands under `rlhf`; tests/align/test_stage.py",
     "compressed.max_kl": "a copy never strays",
     "onnx.max_kl": "a graph in the same 32-bit floats strays by nothing that can be measured",
