@@ -130,6 +130,8 @@ OTHER: dict[str, Any] = {
     "traces/rollouts.batch_size": 16,
     "rewarded.source": "traces/more-rollouts",
     "traces/steps.source": "traces/more-rollouts",
+    "traces/steps.max_new_tokens": 1,
+    ".rewards.model": 0.5,
     "process_reward.examples": "traces/more-steps",
     ".clip_low": 1e-6,
     "ppo.clip": 1e-6,
