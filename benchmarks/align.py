@@ -22,6 +22,7 @@ import torch
 
 from benchmarks import _loops, _result
 from stages.align import Given, dpo, grpo
+from stages.lib.nets import reward
 from stages.lib.sampling import rollouts
 from stages.lib.store import models, records
 from stages.lib.text import packing, problems
@@ -68,7 +69,7 @@ def ours(p: dpo.DPO | grpo.GRPO, tokenizer: Any, known: list[Any], folder: Path)
 
     def counted(index: int) -> packing.Batch:
         batch = batches(index)
-        seen.append(float((batch["positions"] <= last(batch["labels"])).sum()))
+        seen.append(float((batch["positions"] <= reward.last(batch)[:, None]).sum()))
         return batch
 
     start = perf_counter()
@@ -77,12 +78,6 @@ def ours(p: dpo.DPO | grpo.GRPO, tokenizer: Any, known: list[Any], folder: Path)
             policy, counted, lambda part: p.loss(policy, lambda: nullcontext(reference), part), p.training, [], folder
         )
     return Round(perf_counter() - start, sum(spent), sum(seen))
-
-
-def last(labels_BT: torch.Tensor) -> torch.Tensor:
-    """The position of each row's last learnt token, (B, 1)."""
-    places_T = torch.arange(labels_BT.shape[1])
-    return (places_T * (labels_BT != packing.IGNORE)).amax(1, keepdim=True)
 
 
 def their_dpo(tokenizer: Any, pairs: list[Any], folder: Path) -> Round:
@@ -116,7 +111,7 @@ def their_grpo(tokenizer: Any, known: list[Any], folder: Path) -> Round:
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
-    def reward(completions: list[Any], number: list[int], **_: Any) -> list[float | None]:
+    def scored(completions: list[Any], number: list[int], **_: Any) -> list[float | None]:
         said = zip(completions, number, strict=True)
         return [float(problems.correct(known[n], reply[0]["content"])) for reply, n in said]
 
@@ -135,7 +130,7 @@ def their_grpo(tokenizer: Any, known: list[Any], folder: Path) -> Round:
     rows = [{"prompt": [{"role": "user", "content": row["prompt"]}], "number": n} for n, row in enumerate(known)]
     trainer = GRPOTrainer(
         model=models.load(MODEL),
-        reward_funcs=reward,
+        reward_funcs=scored,
         args=settings,
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(rows),

@@ -315,15 +315,11 @@ def fields(value: BaseModel, path: str = "") -> Iterator[tuple[str, Any, Any]]:
 def variants() -> Iterator[tuple[str, str, params.Technique]]:
     for section in ORDER:
         stage = params.SECTIONS.get(section, section)
+        every = [f"{section}/{variant}" for variant in params.variants({section: TREE[section]}, stage)]
         later = [name for name, after in LATER.items() if after == section]
-        every = params.variants({section: TREE[section]}, stage)
-        for name in [f"{section}/{each}" for each in every if f"{section}/{each}" not in LATER] + later:
-            section, variant = name.split("/")
-            yield (
-                section,
-                variant,
-                params.technique(params.SECTIONS.get(section, section), variant, TREE[section][variant]),
-            )
+        for name in [*(name for name in every if name not in LATER), *later]:
+            here, variant = name.split("/")
+            yield here, variant, params.technique(params.SECTIONS.get(here, here), variant, TREE[here][variant])
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

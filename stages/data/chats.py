@@ -44,7 +44,7 @@ class Chats(Talk):
         for place, name, row in self.rows(source, names):
             said = conversations.conversation(row, names, place)
             reply = said.pop()["content"] if said else ""
-            prompt = self.asked(said) if said else ""
+            prompt = self.asked(conversations.prompt(said)) if said else ""
             record = {"id": name, "family": "chat", "prompt": prompt, "solution": reply}
             yield record | scored | self.pattern(row, place) | learnt
 

@@ -32,6 +32,7 @@ from stages.lib.store.records import Record
 from stages.lib.text import packing, problems, steps
 from stages.lib.training import loop
 from stages.traces import Readings
+from stages.traces.parts import replies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -48,9 +49,7 @@ class Rewarded(Readings):
     @torch.inference_mode()
     def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:
         model, tokenizer = teacher
-        rows = records.load(source / "records", "train")
-        if missing := [name for name in NEEDED if name not in rows[0]]:
-            raise UserError(f"{source}: its records have no {missing[0]!r}: take the replies of traces/rollouts")
+        rows = replies.load(source, NEEDED)
         for first in range(0, len(rows), self.batch_size):
             some = rows[first : first + self.batch_size]
             every = [packing.encode(tokenizer, {key: row[key] for key in ("id", "prompt", "solution")}) for row in some]

@@ -22,6 +22,7 @@ from stages.lib.store import records
 from stages.lib.store.records import Record
 from stages.lib.text import chat, duplicates, problems, steps
 from stages.traces import Readings
+from stages.traces.parts import replies
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -40,9 +41,7 @@ class Steps(Readings):
 
     def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:
         model, tokenizer = teacher
-        rows = records.load(source / "records", "train")
-        if missing := [name for name in NEEDED if name not in rows[0]]:
-            raise UserError(f"{source}: its records have no {missing[0]!r}: take the replies of traces/rollouts")
+        rows = replies.load(source, NEEDED)
         rows = [row for row in rows if row["stopped"] and len(steps.of(row["solution"])) == len(ends(tokenizer, row))]
         if not rows:
             raise UserError(f"{source}: no reply in it ended by itself, so none has steps to label")
@@ -67,9 +66,9 @@ class Steps(Readings):
             played = rollouts.play(model, tokenizer, asked, self.max_new_tokens, self.temperature, seed)
             for number, begun in enumerate(some):
                 row, text = said[begun]
-                replies = played.replies[number * self.group : (number + 1) * self.group]
+                said_on = played.replies[number * self.group : (number + 1) * self.group]
                 problem = {key: value for key, value in row.items() if key != "liked"} | {"solution": row["known"]}
-                right = [reply.stopped and problems.correct(problem, text + reply.text) for reply in replies]
+                right = [reply.stopped and problems.correct(problem, text + reply.text) for reply in said_on]
                 found[begun] = sum(right) / self.group
         return found
 

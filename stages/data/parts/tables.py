@@ -6,7 +6,7 @@ from typing import Literal
 
 from stages.data import Dataset
 from stages.data.parts import conversations, reading
-from stages.lib.text.chat import Message, Prompt
+from stages.lib.text.chat import Prompt
 
 
 class Table(Dataset, ABC):
@@ -17,6 +17,5 @@ class Table(Dataset, ABC):
 class Talk(Table, ABC):
     tools: Literal["template", "system"] = "template"  # where a column of tools goes: its place, or the system's words
 
-    def asked(self, said: list[Message] | str) -> Prompt:
-        prompt = said if isinstance(said, str) else conversations.prompt(said)
+    def asked(self, prompt: Prompt) -> Prompt:
         return conversations.in_system(prompt) if self.tools == "system" else prompt
