@@ -1,7 +1,8 @@
 """Talk to a model in the terminal: python -m apps.chat [--model MODEL]. Ctrl-C stops an answer, Ctrl-D ends.
 
 MODEL is a GGUF file, a folder of any format that Orchard exports, a variant (export/gguf-q8_0) or an alias of the model
-registry (orchard-gguf-q8_0@champion); without it, the one that ships. llama.cpp runs a GGUF from the one file, as it
+registry (orchard-gguf-q8_0@champion); without it, the one that ships. One that has learnt to classify says of each line
+how likely its labels are. llama.cpp runs a GGUF from the one file, as it
 would at a user's; any other runs in the runtime it ships for.
 """
 
@@ -12,9 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from apps.parts import catalog
+from apps.parts import catalog, classifying
 from stages.lib.frame.errors import UserError, command
+from stages.lib.runtimes import labels
 from stages.lib.text.chat import Message
+from stages.lib.text.labels import Task
 
 STATE = "XDG_STATE_HOME"  # environment variable: where programs keep what is neither settings nor data
 HELP = """\
@@ -24,31 +27,48 @@ HELP = """\
 Ctrl-C stops an answer, Ctrl-D ends."""
 
 
-class Model(Protocol):
-    @property
-    def context(self) -> int | None:
-        """Tokens that it can read and write in all; None: any number."""
-        ...
-
+class Opened(classifying.Opened, Protocol):
     def require_template(self) -> None: ...
-
-    def count(self, messages: list[Message]) -> int: ...
 
     def write(
         self, messages: list[Message], temperature: float, max_tokens: int, say: Callable[[str], None]
     ) -> None: ...
 
 
+class Talk(Protocol):
+    def ask(self, question: str, say: Callable[[str], None]) -> None:
+        """Hand the answer to `say` piece by piece."""
+        ...
+
+    def command(self, line: str) -> str:
+        """Do what a line with a slash says; what there is to say to it."""
+        ...
+
+
+class Labelling:
+    """With a model that has learnt to classify: each line is a text, and the answer how likely its labels are."""
+
+    def __init__(self, model: classifying.Opened, task: Task, name: str):
+        self.model, self.task, self.name = model, task, name
+
+    def ask(self, question: str, say: Callable[[str], None]) -> None:
+        [shares] = classifying.shares(self.model, self.task, [question], self.name)
+        say(", ".join(f"{label} {share:.0%}" for label, share in sorted(shares.items(), key=lambda each: -each[1])))
+
+    def command(self, line: str) -> str:
+        return f"each line is a text, and the answer one of: {', '.join(self.task.labels)}. Ctrl-D ends."
+
+
 class Conversation:
     """What was said, of which the model reads as much of the end as fits."""
 
-    def __init__(self, model: Model, temperature: float, max_tokens: int):
+    def __init__(self, model: Opened, temperature: float, max_tokens: int):
         self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
         self.system: list[Message] = []
         self.turns: list[Message] = []  # from a question on; oldest first
 
     def ask(self, question: str, say: Callable[[str], None]) -> None:
-        """Hand the answer to `say` piece by piece. One that is interrupted stays as far as it came."""
+        """One that is interrupted stays as far as it came."""
         turns = self.fitted([*self.turns, {"role": "user", "content": question}])
         pieces: list[str] = []
 
@@ -76,7 +96,6 @@ class Conversation:
         return turns
 
     def command(self, line: str) -> str:
-        """Do what a line with a slash says; what there is to say to it."""
         name, _, text = line.partition(" ")
         if name == "/help":
             return HELP
@@ -92,10 +111,12 @@ class Conversation:
 def main(*, model: str | None = None, temperature: float = 0.0, max_tokens: int = 1024) -> None:
     """Without --model it is the one that ships, by the gates in params.yaml."""
     with suppress(KeyboardInterrupt):
-        talk(Conversation(open_model(catalog.find(model or catalog.shipped())), temperature, max_tokens))
+        place = catalog.find(model or catalog.shipped())
+        opened, task = open_model(place), labels.of(place)
+        talk(Labelling(opened, task, str(place)) if task else Conversation(opened, temperature, max_tokens))
 
 
-def open_model(place: Path) -> Model:
+def open_model(place: Path) -> Opened:
     if place.is_file():
         from apps.parts.llama import Llama
 
@@ -108,7 +129,7 @@ def open_model(place: Path) -> Model:
     return model
 
 
-def talk(conversation: Conversation) -> None:
+def talk(conversation: Talk) -> None:
     for line in lines():
         if line.startswith("/"):
             print(conversation.command(line))

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.frame.errors import UserError
+from stages.lib.runtimes import labels
+from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.llama_cpp import LlamaCpp
+from stages.lib.runtimes.open import open_runtime
 from stages.lib.text.chat import Message
 
 CONTROL = "<|im_start|>"  # of ChatML, which llama.cpp assumes without a word where a file has no template
@@ -22,6 +25,7 @@ class Llama:
         from xllamacpp import CommonParams, Server  # pyright: ignore[reportAttributeAccessIssue]
 
         self.file, self.key = file, secrets.token_urlsafe()
+        self.opened: Runtime | None = None
         settings = CommonParams()
         settings.model.path = str(file)
         settings.n_ctx = 0  # the model's own
@@ -62,6 +66,14 @@ class Llama:
         """Whether it is one of the file, or ChatML with a vocabulary that knows it."""
         prompt = self.post("/apply-template", {"messages": [{"role": "user", "content": "?"}]})["prompt"]
         return CONTROL not in prompt or len(self.post("/tokenize", {"content": CONTROL})["tokens"]) == 1
+
+    @property
+    def runtime(self) -> Runtime:
+        """The same model, asked for probabilities instead of words; opened when it is."""
+        if self.file.name != labels.WEIGHTS:
+            raise UserError(f"{self.file} can't classify alone: name the folder that it was exported into")
+        self.opened = self.opened or open_runtime(self.file.parent)
+        return self.opened
 
     def count(self, messages: list[Message]) -> int:
         """Tokens of a conversation up to where the model begins to write."""

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from apps.parts import catalog
+from apps.parts import catalog, classifying
 from apps.parts.llama import Llama
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import labels
-from stages.lib.runtimes.base import Runtime
-from stages.lib.runtimes.open import open_runtime
 from stages.lib.text.labels import Task
 
 
@@ -22,22 +20,11 @@ class Loaded:
         task = self.task
         if task is None:
             raise UserError(f"{self.name} is no classifier, it writes text: ask it at /v1/chat/completions")
-        for number, text in enumerate(texts, 1):
-            count = self.llama.count([{"role": "user", "content": task.prompt(text)}])
-            if count > self.llama.context:
-                raise UserError(f"text {number} is {count} tokens long; {self.name} reads {self.llama.context}")
-        shares_NL = labels.probabilities(self.runtime, task, texts)
-        return [dict(zip(task.labels, map(float, row), strict=True)) for row in shares_NL]
+        return classifying.shares(self.llama, task, texts, self.name)
 
     @cached_property
     def task(self) -> Task | None:
         return labels.of(self.file)
-
-    @cached_property
-    def runtime(self) -> Runtime:
-        if self.file.name != labels.WEIGHTS:
-            raise UserError(f"{self.file} can't classify alone: name the folder that it was exported into")
-        return open_runtime(self.file.parent)
 
 
 class Models:

@@ -1,9 +1,12 @@
 """`make chat` as a user has it: lines in, a stream of text out, keys in a terminal."""
 
+import json
+import math
 import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -171,6 +174,35 @@ def test_says_what_the_model_says(opened):
     assert conversation.turns == messages[1:]
     conversation.command("/reset")
     assert conversation.turns == []
+
+
+TASK = {"labels": ["good", "bad"], "template": "Is this good or bad? {text}"}
+
+
+@pytest.mark.parametrize("format", ["gguf", "folder"])
+def test_a_classifier_says_how_likely_its_labels_are(export, model_folder, tmp_path, format):
+    """Trained on the first tokens of labels it never learnt where an answer ends: writing, it would repeat them."""
+    folder = tmp_path / "model"
+    if format == "gguf":
+        export(folder, classify=TASK)
+    else:
+        shutil.copytree(model_folder, folder)
+        config = json.loads((folder / "config.json").read_text()) | {"classify": TASK}
+        (folder / "config.json").write_text(json.dumps(config))
+    done = talk(folder, "a whale\n/help\n" + "whale " * 300 + "\nAhab\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, help, long, last = done.stdout.splitlines()
+    runtime = open_runtime(folder)
+    starts = [runtime.tokenizer(label, add_special_tokens=False).input_ids[0] for label in TASK["labels"]]
+    for said, text in ((first, "a whale"), (last, "Ahab")):
+        asked = [{"role": "user", "content": f"Is this good or bad? {text}"}]
+        ids = runtime.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+        good, bad = runtime.logits(ids)[-1, starts].astype(float)
+        share = 1 / (1 + math.exp(bad - good))
+        known = sorted([(share, "good"), (1 - share, "bad")], reverse=True)
+        assert said == ", ".join(f"{label} {share:.0%}" for share, label in known)
+    assert help == "each line is a text, and the answer one of: good, bad. Ctrl-D ends."
+    assert "reads 256" in long
 
 
 def test_temperature_draws(opened):
