@@ -2,8 +2,8 @@
 
 MODEL is a GGUF file, a folder of any format that Orchard exports, a variant (export/gguf-q8_0) or an alias of the model
 registry (orchard-gguf-q8_0@champion); without it, the one that ships. One that has learnt to classify says of each line
-how likely its labels are. llama.cpp runs a GGUF from the one file, as it
-would at a user's; any other runs in the runtime it ships for.
+how likely its labels are. llama.cpp runs a GGUF from the one file, as it would at a user's; any other runs in the
+runtime it ships for.
 """
 
 import os
@@ -15,7 +15,6 @@ from typing import Protocol
 
 from apps.parts import catalog, classifying
 from stages.lib.frame.errors import UserError, command
-from stages.lib.runtimes import labels
 from stages.lib.text.chat import Message
 from stages.lib.text.labels import Task
 
@@ -112,7 +111,7 @@ def main(*, model: str | None = None, temperature: float = 0.0, max_tokens: int 
     """Without --model it is the one that ships, by the gates in params.yaml."""
     with suppress(KeyboardInterrupt):
         place = catalog.find(model or catalog.shipped())
-        opened, task = open_model(place), labels.of(place)
+        opened, task = open_model(place), classifying.task(place)
         talk(Labelling(opened, task, str(place)) if task else Conversation(opened, temperature, max_tokens))
 
 

@@ -13,7 +13,6 @@ from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import labels
 from stages.lib.runtimes.base import Runtime
 from stages.lib.runtimes.llama_cpp import LlamaCpp
-from stages.lib.runtimes.open import open_runtime
 from stages.lib.text.chat import Message
 
 CONTROL = "<|im_start|>"  # of ChatML, which llama.cpp assumes without a word where a file has no template
@@ -72,7 +71,10 @@ class Llama:
         """The same model, asked for probabilities instead of words; opened when it is."""
         if self.file.name != labels.WEIGHTS:
             raise UserError(f"{self.file} can't classify alone: name the folder that it was exported into")
-        self.opened = self.opened or open_runtime(self.file.parent)
+        if self.opened is None:
+            from stages.lib.runtimes.open import open_runtime
+
+            self.opened = open_runtime(self.file.parent)
         return self.opened
 
     def count(self, messages: list[Message]) -> int:

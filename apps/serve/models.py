@@ -7,7 +7,6 @@ from pathlib import Path
 from apps.parts import catalog, classifying
 from apps.parts.llama import Llama
 from stages.lib.frame.errors import UserError
-from stages.lib.runtimes import labels
 from stages.lib.text.labels import Task
 
 
@@ -24,7 +23,7 @@ class Loaded:
 
     @cached_property
     def task(self) -> Task | None:
-        return labels.of(self.file)
+        return classifying.task(self.file)
 
 
 class Models:
