@@ -1,8 +1,10 @@
 """The models that can be asked for, of which one is in memory."""
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from apps.parts import catalog, classifying
 from apps.parts.llama import Llama
@@ -20,6 +22,17 @@ class Loaded:
         if task is None:
             raise UserError(f"{self.name} is no classifier, it writes text: ask it at /v1/chat/completions")
         return classifying.shares(self.llama, task, texts, self.name)
+
+    def chat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A request for chat as this model can answer it. A classifier reads the last text alone, in its template if it
+        is not yet, and says one of its labels (GBNF, llama.cpp's grammar): it has learnt how an answer begins and not
+        where it ends."""
+        last = asked["messages"][-1]
+        if self.task is None or not isinstance(text := last.get("content"), str):
+            return asked
+        prompt = self.task.prompt(self.task.text(text))
+        one_of = " | ".join(json.dumps(label, ensure_ascii=False) for label in self.task.labels)
+        return asked | {"messages": [last | {"content": prompt}], "grammar": f'root ::= " "? ({one_of})'}
 
     @cached_property
     def task(self) -> Task | None:

@@ -142,13 +142,14 @@ class Answer(StreamingResponse):
     async def stream_response(self, send: Send) -> None:
         async with self.turn:
             try:
-                llama = (await run_in_threadpool(self.models.load, self.asked["model"])).llama
+                loaded = await run_in_threadpool(self.models.load, self.asked["model"])
                 if "messages" in self.asked:
-                    await run_in_threadpool(llama.require_template)
+                    await run_in_threadpool(loaded.llama.require_template)
+                    self.asked = await run_in_threadpool(loaded.chat, self.asked)
             except UserError as error:
                 await self.pass_on(send, 400, "application/json", once(json.dumps(problem(400, str(error)))))
             else:
-                await self.ask(llama, send)
+                await self.ask(loaded.llama, send)
 
     async def ask(self, llama: Llama, send: Send) -> None:
         to = {"url": llama.url + self.path, "headers": llama.headers, "content": json.dumps(self.asked)}

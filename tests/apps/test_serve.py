@@ -168,6 +168,20 @@ def test_classifies_singly_and_in_batches(asker, classifier):
         assert asker.post("/classify", json={"text": text}).json() == {"model": str(classifier)} | result
 
 
+def test_a_classifier_that_is_chatted_with_says_one_label_and_stops(asker, classifier):
+    def said(*messages):
+        body = {"model": str(classifier), "messages": messages, "max_tokens": 64, "temperature": 0}
+        answer = asker.post("/v1/chat/completions", json=body).json()
+        return answer["choices"][0], answer["usage"]["prompt_tokens"]
+
+    text = {"role": "user", "content": "the sea, the sea"}
+    choice, read = said(text)
+    assert choice["message"]["content"].strip() in TASK["labels"] and choice["finish_reason"] == "stop"
+    in_template = {"role": "user", "content": TASK["template"].replace("{text}", text["content"])}
+    earlier = [{"role": "user", "content": "a whale"}, {"role": "assistant", "content": "good"}]
+    assert said(in_template) == said(*earlier, text) == (choice, read)  # each text by itself, in its template once
+
+
 def test_what_can_not_be_classified_is_one_line(asker, folder):
     def complaint(**body):
         refused = asker.post("/classify", json=body)
