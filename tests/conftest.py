@@ -4,6 +4,8 @@ import json
 import lzma
 import os
 import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,27 @@ def ternary_folder(model_folder, tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("artefacts") / "ternary"
     models.save(net, tokenizer, folder)
     return folder
+
+
+class Completions(BaseHTTPRequestHandler):
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = {"choices": [{"message": {"content": self.server.answer(asked)}, "finish_reason": "stop"}]}
+        body = json.dumps(said | {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def answering():
+    """An OpenAI-compatible endpoint behind a real port: `answer` is a function of the request, `url` where it is."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()

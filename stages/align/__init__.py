@@ -23,6 +23,8 @@ from stages.lib.store.adapters import LoRA
 from stages.lib.training.config import Training
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -42,6 +44,7 @@ class Given(NamedTuple):
     examples: "list[Record]"
     policy: "PreTrainedModel"
     reward_model: "PreTrainedModel | None" = None  # of variants under `rlhf`
+    journals: "Path | None" = None  # where the answers of endpoints are kept, which may have been paid for
 
 
 class Alignment(Variant, ABC):

@@ -50,8 +50,8 @@ def main(
         scaffold = technique.scaffold(policy)
         if scaffold:
             policy.add_module(SCAFFOLD, scaffold)
-        judge = asked(reward_model, tokenizer) if reward_model else None
-        given = Given(tokenizer, train_problems, train_examples, policy, judge)
+        scorer = asked(reward_model, tokenizer) if reward_model else None
+        given = Given(tokenizer, train_problems, train_examples, policy, scorer, checkpoints)
         run.timings |= loop.fit(
             policy,
             technique.batches(given),

@@ -11,11 +11,12 @@ passes forward and one backward over twice the replies. Shapes: B replies.
 """
 
 from collections.abc import Callable
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 from torch import Tensor
 
 from stages.align import Alignment, Given, Reference
@@ -32,6 +33,7 @@ class KTO(Alignment):
     beta: PositiveFloat = 0.1  # weight of staying near the reference
     desirable: PositiveFloat = 1.0  # weight of a liked reply
     undesirable: PositiveFloat = 1.0
+    liked_share: float = Field(1.0, gt=0, le=1)  # of the liked replies this share is learnt from, drawn by the seed
 
     @model_validator(mode="after")
     def others_to_compare(self) -> "KTO":
@@ -46,7 +48,10 @@ class KTO(Alignment):
             said = f"{len(known)} reply fits into a context of {self.context} tokens"
             raise UserError(f"{said}, and kto compares two at least")
         order = np.random.default_rng(self.training.seed).permutation(len(known))
-        return pairs.rounds([known[i] for i in order], self.training.part_size, verdicts.together)
+        liked = [i for i in order if known[i].liked]
+        left_out = set(liked[ceil(self.liked_share * len(liked)) :])
+        rows = [known[i] for i in order if i not in left_out]
+        return pairs.rounds(rows, self.training.part_size, verdicts.together)
 
     def loss(
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch

@@ -9,11 +9,13 @@ JASA 22(158), 95 %: with z = 1.96,
 
     (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
 
-`accuracy` is the mean over problems, `accuracy_macro` over families. Samples: `right`, the mark of every problem, and
+`accuracy` is the mean over problems, `accuracy_macro` over families. Where an answer must stand behind a mark there is
+`accuracy_lenient` too: the last line or word is right, mark or not. Samples: `right`, the mark of every problem, and
 `answers`, the first problem of every family with the model's answer. Cost: up to max_new_tokens steps a problem.
 """
 
 from collections import defaultdict
+from itertools import chain
 from statistics import mean
 from typing import Any
 
@@ -53,6 +55,7 @@ class Accuracy(OfOne):
         metrics = summary(right) | {"accuracy_macro": mean(mean(marks) for marks in families.values())}
         for family, marks in families.items():
             metrics |= {f"{key}.{family}": value for key, value in summary(marks).items()}
+        metrics |= leniently([row for row in zip(problems, answers, strict=True) if "entry" in row[0]])
         if all(problem.get("scorer") == "json" for problem in problems):
             pairs = zip(problems, answers, strict=True)
             metrics["fields_right"] = mean(tasks.score(problem, answer) for problem, answer in pairs)
@@ -63,6 +66,15 @@ class Accuracy(OfOne):
             metrics["calibration_error"] = labelled.calibration_error(confidence_N, right)
         marks_by_id = {problem["id"]: mark for problem, mark in zip(problems, right, strict=True)}
         return Scores(metrics, samples={"right": marks_by_id, "answers": list(examples.values())})
+
+
+def leniently(answered: list[tuple[Record, str]]) -> dict[str, float]:
+    """Of answers that must stand behind a mark: the share that is right without it, of all and of each family."""
+    families: dict[str, list[bool]] = defaultdict(list)
+    for problem, answer in answered:
+        families[problem["family"]].append(tasks.lenient(problem, answer))
+    by_family = {f"accuracy_lenient.{family}": mean(marks) for family, marks in families.items()}
+    return {"accuracy_lenient": mean(chain(*families.values()))} | by_family if families else {}
 
 
 def example(problem: Record, answer: str, correct: bool) -> dict[str, Any]:

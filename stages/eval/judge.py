@@ -81,9 +81,11 @@ class Judge(Measure):
         client = Client(p, place)
         rows = list(zip((chat.plain(problem["prompt"]) for problem in problems), own, theirs, strict=True))
         shown = [pair for asked, one, other in rows if one != other for pair in both(asked, one, other)]
-        replies = client.ask(shown, max_tokens=p.verdict_tokens, temperature=0.0) if shown else []
+        sampling = {"max_tokens": p.verdict_tokens, "temperature": 0.0}
+        replies = client.ask(shown, **sampling) if shown else []
         said = dict(zip(shown, (letter(reply["text"]) for reply in replies), strict=True))
         if shown and not any(said.values()):
+            client.forget(shown, **sampling)
             raise UserError(f"eval.judge: {p.url} never says A, B or C, but for example {replies[0]['text']!r:.80}")
         verdicts = ["tie" if row[1] == row[2] else verdict(*(said[pair] for pair in both(*row))) for row in rows]
         rate = sum(POINTS[each] for each in verdicts) / len(verdicts)

@@ -43,6 +43,8 @@ class Rollouts(Readings):
             )
         if self.rewards.model:
             raise ValueError("rewards.model is a reward model's word: that on recorded replies is traces/rewarded's")
+        if self.rewards.judge:
+            raise ValueError("rewards.judge: a judge is asked while a model learns (align), not here")
         return self
 
     def record(self, teacher: "tuple[PreTrainedModel, PreTrainedTokenizerFast]", source: Path) -> Iterator[Record]:

@@ -178,6 +178,17 @@ def test_pairs_count_as_one_reply_of_each(tokenizer):
     assert tokenizer.decode(known[1].reply).startswith("#### 1") and known[0].prompt == known[1].prompt
 
 
+@pytest.mark.parametrize(("share", "liked"), [(1.0, 10), (0.5, 5), (0.1, 1), (0.01, 1)])
+def test_kto_leaves_liked_replies_out_as_it_is_told(share, liked, tokenizer):
+    rows = [{"id": str(n), "prompt": f"Say {n}", "solution": f"{n}", "liked": n < 10} for n in range(14)]
+    training = {"steps": 1, "batch_size": liked + 4}
+    entry = {"method": "kto", **PARENTS, "context": 64, "liked_share": share, "training": training}
+    batches = params.technique("align", "mine", entry).batches(Given(tokenizer, [], rows, None))
+    assert (batches(0)["liked"].sum(), len(batches(0)["liked"])) == (liked, liked + 4)
+    once = {ids.numpy().tobytes() for ids in batches(0)["ids"][: liked + 4]}
+    assert len(once) == liked + 4 and once == {ids.numpy().tobytes() for ids in batches(1)["ids"][: liked + 4]}
+
+
 def test_what_kto_cannot_learn_from_is_refused(tokenizer, capsys):
     with pytest.raises(UserError, match="replies that were liked or not, or preference pairs; 'x' is none"):
         verdicts.encode(tokenizer, [{"id": "x", "prompt": "Say 4", "solution": "4"}], 64)

@@ -15,6 +15,7 @@ from stages.tokenize import bpe
 
 GIVEN = "model: pretrain/a, problems: data/a, examples: data/a, context: 64"
 RLHF = "group: 4, max_new_tokens: 8, forecast: 0, reward_model: align/sft, rewards: {correct: 0, model: 1}"
+JUDGED = "group: 4, max_new_tokens: 8, forecast: 0, rewards: {correct: 0, judge: 1}, judge: {url: 'URL', retries: 0}"
 TRAINING = "training: {steps: 6, batch_size: 4, lr: 0.01, warmup: 0}"
 PARAMS = f"""
 data: {{a: {{}}}}
@@ -24,6 +25,7 @@ align:
   dpo: {{method: dpo, {GIVEN}, {TRAINING}}}
   kto: {{method: kto, {GIVEN}, {TRAINING}}}
   low: {{method: dpo, lora: {{rank: 4}}, {GIVEN}, {TRAINING}}}
+  judged: {{method: grpo, {JUDGED}, {GIVEN}, {TRAINING}}}
 rlhf:
   asked: {{method: grpo, {RLHF}, {GIVEN}, {TRAINING}}}
 """
@@ -131,6 +133,32 @@ def test_a_reward_model_is_asked_and_counts(run, unsure, moved, tokenizer):
 
 
 @pytest.mark.slow
+def test_a_judge_is_asked_and_what_it_said_outlives_its_end(run, unsure, tokenizer, answering):
+    files.remove(Path("model"))
+    models.save(unsure, tokenizer, Path("model"))
+    params_file = Path("mine.yaml")
+    params_file.write_text(params_file.read_text().replace("URL", answering.url))
+    asked = []
+
+    def answer(body):
+        asked.append(body)
+        text = body["messages"][0]["content"].split("[Answer]")[1].split("[Your grade]")[0]
+        return "10" if any(digit in text for digit in "13579") else "1"
+
+    answering.answer = answer
+    metrics, curve = run("judged")
+    before = len(asked)
+    assert metrics["kl_reference"] > 1e-3 and before > 0 and {float(row["reward"]) for row in curve} != {0.0}
+    assert run("judged") == (metrics, curve) and len(asked) == before  # nobody is asked, or paid, twice
+    files.remove(Path("kept"))
+    answering.answer = lambda body: answer(body) if len(asked) < before + 5 else "no idea"
+    with pytest.raises(UserError, match="says no number from 1 to 10, but for example 'no idea'"):
+        run("judged")
+    answering.answer = answer
+    assert run("judged") == (metrics, curve)
+
+
+@pytest.mark.slow
 def test_a_reward_model_of_other_tokens_is_refused(run, tiny, tmp_path):
     folder = Path(__file__).parents[2]
     texts = [(folder / name).read_text() for name in ("README.md", "docs/guide.md")]
@@ -145,9 +173,11 @@ def test_a_reward_model_of_other_tokens_is_refused(run, tiny, tmp_path):
     [
         ({"reward_model": "align/a"}, "reward_model is asked by the weight `rewards.model`: give both or neither"),
         ({"rewards": {"model": 1}}, "reward_model is asked by the weight `rewards.model`: give both or neither"),
+        ({"judge": {}}, "judge is asked by the weight `rewards.judge`: give both or neither"),
+        ({"rewards": {"judge": 1}}, "judge is asked by the weight `rewards.judge`: give both or neither"),
     ],
 )
-def test_a_reward_model_and_its_weight_belong_together(more, complaint):
+def test_a_reward_model_or_judge_and_its_weight_belong_together(more, complaint):
     entry = {"method": "grpo", "model": "a/b", "problems": "a/b", "examples": "a/b", "training": {"steps": 1}}
     with pytest.raises(UserError, match=complaint):
         params.technique("align", "mine", entry | more)

@@ -47,6 +47,18 @@ def test_pooled_is_a_mean_over_problems_macro_over_families(oracle, problems):
     assert scores.samples["right"] == {row["id"]: row["family"] == "gcd" for row in [*sums[:2], *gcds]}
 
 
+def test_leniently_the_last_word_is_an_answer_too(oracle, problems):
+    """Of five gcds two are said without the mark, one wrong; the sums say nothing."""
+    sums, gcds = ([row for row in problems if row["family"] == family] for family in ("chain_sum", "gcd"))
+    says = [row | {"solution": f"It is {row['entry']['answer']}."} for row in gcds[:2]]
+    says += [gcds[2] | {"solution": "It is -1."}, *gcds[3:], *(row | {"solution": "####"} for row in sums)]
+
+    metrics = measure().score(type(oracle)(oracle.tokenizer, says), [*sums, *gcds]).metrics
+
+    assert (metrics["accuracy.gcd"], metrics["accuracy_lenient.gcd"]) == (2 / 5, 4 / 5)
+    assert (metrics["accuracy_lenient.chain_sum"], metrics["accuracy_lenient"]) == (0, 4 / 10)
+
+
 def test_asks_at_most_so_many_of_a_family(oracle, problems):
     metrics = measure(per_family=2).score(oracle, problems).metrics
 

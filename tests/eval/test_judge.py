@@ -1,9 +1,5 @@
 """Verdicts of judges behind a real port, each of a character of its own, and win rates counted by hand."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 from pydantic import ValidationError
 
@@ -16,39 +12,24 @@ THEIRS = ["white", "no, it is not", "who knows!!", "same"]
 WINS, LOSSES, TIES = 1, 1, 2  # by whichever is longer, where lengths differ
 
 
-class Judge(BaseHTTPRequestHandler):
-    def do_POST(self):
-        prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-        self.server.prompts.append(prompt)
-        first, second = (prompt.split(f"[Answer {each}]\n")[1].split("\n\n[")[0] for each in "AB")
-        said = {"choices": [{"message": {"content": self.server.character(first, second)}, "finish_reason": "stop"}]}
-        body = json.dumps(said | {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 def longer(first, second):
     return "C" if abs(len(first) - len(second)) < 5 else "A" if len(first) > len(second) else "B"
 
 
 @pytest.fixture
-def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    server.prompts, server.character = [], longer
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
+def server(answering):
+    def answer(body):
+        prompt = body["messages"][0]["content"]
+        answering.prompts.append(prompt)
+        return answering.character(*(prompt.split(f"[Answer {each}]\n")[1].split("\n\n[")[0] for each in "AB"))
+
+    answering.prompts, answering.character, answering.answer = [], longer, answer
+    return answering
 
 
 def asked(server, **more):
-    url = f"http://127.0.0.1:{server.server_port}/v1"
     entry = {"models": {"x": "align/sft"}, "records": "data/x", "against": "align/dpo"}
-    return judge.Judge.model_validate(entry | {"asked": {"url": url, "retries": 0} | more})
+    return judge.Judge.model_validate(entry | {"asked": {"url": server.url, "retries": 0} | more})
 
 
 PROBLEMS = [{"id": str(n), "family": "chat", "prompt": f"{{question}} {n}?", "solution": "x"} for n in range(4)]
@@ -86,6 +67,8 @@ def test_what_is_no_verdict_is_counted_and_never_taken_for_one(server, tmp_path)
     server.character = lambda first, second: "I would rather not."
     with pytest.raises(UserError, match="never says A, B or C, but for example 'I would rather not.'"):
         asked(server).judged(PROBLEMS, OWN, THEIRS, tmp_path / "anew")
+    server.character = longer
+    assert asked(server).judged(PROBLEMS, OWN, THEIRS, tmp_path / "anew").metrics["judge.win"] == WINS
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ SUM = {
 }
 
 
-def worth(problem, text, room=10, tokens=4, stopped=True, alone=True, score=0.0, **weights):
-    given = dict.fromkeys(("correct", "lenient", "format", "short", "random", "model"), 0.0) | weights
+def worth(problem, text, room=10, tokens=4, stopped=True, alone=True, score=0.0, grade=0.0, **weights):
+    given = dict.fromkeys(("correct", "lenient", "format", "short", "random", "model", "judge"), 0.0) | weights
     dice = np.random.default_rng(0)
-    return Rewards(**given).of(problem, Reply(text, tokens, stopped, alone), room, dice, score).reward
+    return Rewards(**given).of(problem, Reply(text, tokens, stopped, alone), room, dice, score, grade).reward
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_of_answers(problem, text, correct, lenient, format):
     ],
 )
 def test_of_what_is_no_answer(reply):
-    every = {"correct": 1.0, "lenient": 1.0, "format": 1.0, "short": 1.0, "random": 1.0, "model": 1.0}
-    assert worth(ADD, **reply, **every, score=9.0) == 0
+    every = {"correct": 1.0, "lenient": 1.0, "format": 1.0, "short": 1.0, "random": 1.0, "model": 1.0, "judge": 1.0}
+    assert worth(ADD, **reply, **every, score=9.0, grade=1.0) == 0
     assert worth(ADD, "#### 4", **every) >= 3.6
 
 
@@ -75,6 +75,10 @@ def test_of_a_reward_models_word():
         assert worth(ADD, "#### 5", score=score, model=2.0) == pytest.approx(2 * expected, abs=1e-5)
     assert Rewards().of(ADD, Reply("#### 4", 4, True, True), 10, np.random.default_rng(0), score=-9.0) == (1.0, True)
     assert Rewards().of(ADD, Reply("#### 4", 4, False, True), 10, np.random.default_rng(0)) == (0.0, False)
+
+
+def test_of_a_judges_grade():
+    assert worth(ADD, "#### 5", grade=0.75, judge=2.0, format=1.0) == 2.5
 
 
 def test_something_is_rewarded():

@@ -27,7 +27,10 @@ from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Model
 from stages.lib.nets import packed, reward
 from stages.lib.sampling import rollouts
-from stages.lib.sampling.rewards import Rewards
+from stages.lib.sampling.endpoint import Client
+from stages.lib.sampling.judge import Judge
+from stages.lib.sampling.rewards import Reply, Rewards, honest
+from stages.lib.store.records import Record
 from stages.lib.text import chat, packing
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class Online(Alignment, ABC):
     temperature: PositiveFloat = 1.0  # of the draws, and of the log-probabilities that are learnt
     rewards: Rewards = Rewards()
     reward_model: Model | None = None  # asked where `rewards` gives its word a weight
+    judge: Judge | None = None  # the same
     kl: NonNegativeFloat = 0.0  # weight of the distance from the reference, nats a token
     kl_over: Literal["vocabulary", "drawn"] = "vocabulary"  # exact, or an estimate from the drawn tokens
     max_kl: PositiveFloat | None = None  # nats a token: further away the training stops
@@ -74,6 +78,8 @@ class Online(Alignment, ABC):
             self.refuse_idle("kl_over", "with `kl` or `max_kl`")
         if bool(self.reward_model) != bool(self.rewards.model):
             raise ValueError("reward_model is asked by the weight `rewards.model`: give both or neither")
+        if bool(self.judge) != bool(self.rewards.judge):
+            raise ValueError("judge is asked by the weight `rewards.judge`: give both or neither")
         return self
 
     def section(self) -> str:
@@ -177,6 +183,7 @@ class Player:
 
     def __init__(self, p: Online, given: Given):
         self.p, self.given = p, given
+        self.client = Client(p.judge, given.journals) if p.judge and given.journals else None
         asked = [(problem, chat.prompt_ids(given.tokenizer, problem["prompt"])) for problem in given.problems]
         self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
         self.known: tuple[int, list[packing.Batch]] = (-1, [])
@@ -197,9 +204,10 @@ class Player:
         seed = int(dice.integers(2**62))
         said = rollouts.play(self.given.policy, self.given.tokenizer, asked, p.max_new_tokens, p.temperature, seed)
         batch = rollouts.rows(said.prompts, said.drawn.ids, said.drawn.said)
+        words = zip(self.scores(batch), self.grades(asked, said.replies), strict=True)
         worth = [
-            p.rewards.of(problem, reply, p.max_new_tokens, dice, score)
-            for (problem, _), reply, score in zip(asked, said.replies, self.scores(batch), strict=True)
+            p.rewards.of(problem, reply, p.max_new_tokens, dice, *word)
+            for (problem, _), reply, word in zip(asked, said.replies, words, strict=True)
         ]
         log_p_BT = torch.zeros(batch["ids"].shape, device=batch["ids"].device)
         log_p_BT[batch["labels"] != packing.IGNORE] = said.drawn.log_p[said.drawn.said]
@@ -212,6 +220,16 @@ class Player:
         if not self.given.reward_model:
             return [0.0] * len(batch["ids"])
         return reward.scores(self.given.reward_model, batch).tolist()
+
+    def grades(self, asked: list[tuple[Record, list[int]]], replies: list[Reply]) -> list[float]:
+        """The judge's, as far as there is one; it does not see what is worth nothing anyhow."""
+        found = [0.0] * len(replies)
+        if self.client and self.p.judge:
+            shown = [number for number, reply in enumerate(replies) if honest(reply)]
+            texts = [(chat.plain(asked[number][0]["prompt"]), replies[number].text) for number in shown]
+            for number, grade in zip(shown, self.p.judge.grades(self.client, texts), strict=True):
+                found[number] = grade
+        return found
 
     def forecast(self) -> None:
         """Tries some prompts: of how many the replies differ in reward is the share that can teach anything."""

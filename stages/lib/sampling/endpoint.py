@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Params
 from stages.lib.store import records
@@ -60,6 +61,13 @@ class Journal:
             file.write(json.dumps(answer, sort_keys=True) + "\n")
             self.answers[answer["key"]] = answer
 
+    def drop(self, keys: set[str]) -> None:
+        with self.lock:
+            self.answers = {key: answer for key, answer in self.answers.items() if key not in keys}
+            lines = [json.dumps(answer, sort_keys=True) + "\n" for answer in self.answers.values()]
+            with files.writing(self.path) as file:
+                file.write_text("".join(lines), encoding="utf-8")
+
 
 class Client:
     """`ask` gives an answer to each prompt; `spent` counts what this client's answers took, whenever they came."""
@@ -82,6 +90,10 @@ class Client:
         self.used |= set(keys.values())
         self.fetch({keys[prompt]: requests[prompt] for prompt in prompts if keys[prompt] not in self.journal.answers})
         return [self.journal.answers[keys[prompt]] for prompt in prompts]
+
+    def forget(self, prompts: list[str], **sampling: float) -> None:
+        """What was said to these: it is of no use to anybody, so that the next run asks again."""
+        self.journal.drop({self.identity(self.request(prompt, sampling)) for prompt in prompts})
 
     def request(self, prompt: str, sampling: dict[str, float]) -> dict[str, Any]:
         return {"model": self.name, "messages": [{"role": "user", "content": prompt}], **sampling}

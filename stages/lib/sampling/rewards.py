@@ -5,7 +5,6 @@ each of these is a way to be paid without having answered.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +36,7 @@ class Rewards(Params):
     short: NonNegativeFloat = 0.0  # the share of its room that a right reply leaves
     random: NonNegativeFloat = 0.0  # a coin
     model: NonNegativeFloat = 0.0  # how likely a reward model prefers it to a reply of score 0
+    judge: NonNegativeFloat = 0.0  # a judge's grade
 
     @model_validator(mode="after")
     def rewarded(self) -> "Rewards":
@@ -44,19 +44,28 @@ class Rewards(Params):
             raise ValueError("all weights are 0, so every reply is worth the same: give one of them")
         return self
 
-    def of(self, problem: Record, reply: Reply, room: int, dice: np.random.Generator, score: float = 0.0) -> Worth:
-        """Of a reply that might have had `room` tokens; `score` is a reward model's word."""
+    def of(
+        self,
+        problem: Record,
+        reply: Reply,
+        room: int,
+        dice: np.random.Generator,
+        score: float = 0.0,
+        grade: float = 0.0,
+    ) -> Worth:
+        """Of a reply that might have had `room` tokens; `score` is a reward model's word, `grade` a judge's."""
         coin = float(dice.random() < 0.5)  # drawn for every reply, so that no other weight moves it
         if not honest(reply):
             return Worth(0.0, False)
         right = problems.correct(problem, reply.text)
         parts = {
             "correct": float(right),
-            "lenient": float(right or lenient(problem, reply.text)),
+            "lenient": float(problems.lenient(problem, reply.text)),
             "format": float(bool(problems.extract(reply.text))),
             "short": right * (1 - reply.tokens / room),
             "random": coin,
             "model": 1 / (1 + math.exp(-score)),
+            "judge": grade,
         }
         return Worth(sum(getattr(self, name) * value for name, value in parts.items()), right)
 
@@ -64,10 +73,3 @@ class Rewards(Params):
 def honest(reply: Reply) -> bool:
     """Whether a reply may be worth anything."""
     return reply.stopped and reply.alone and bool(reply.text.strip()) and reply.text.count(problems.MARK) <= 1
-
-
-def lenient(problem: Record, text: str) -> bool:
-    """Whether the last line or the last word is the answer, as if the mark stood before it."""
-    lines = text.strip().splitlines()
-    last: Sequence[str] = (lines[-1], lines[-1].split()[-1].rstrip(".")) if lines else ()
-    return any(problems.correct(problem, said) for each in last for said in (each, problems.solution("", each)))

@@ -13,6 +13,7 @@ Numbers are written the English way: "1,000", "-3.50", "12 %", "$5", "2e-3". Cur
 
 import json
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Context, Decimal
 from typing import Any
@@ -84,6 +85,13 @@ def by_reasoning_gym(problem: Record, answer: str) -> float:
 def correct(problem: Record, text: str) -> bool:
     """Full marks only: some scorers give part marks for an answer of the right form."""
     return score(problem, text) > 0.99
+
+
+def lenient(problem: Record, text: str) -> bool:
+    """Whether it is right as it stands, or its last line or word is the answer as if the mark stood before it."""
+    lines = text.strip().splitlines()
+    last: Sequence[str] = (lines[-1], lines[-1].split()[-1].rstrip(".")) if lines else ()
+    return correct(problem, text) or any(correct(problem, said) for each in last for said in (each, solution("", each)))
 
 
 def vote(problem: Record, text: str) -> str | None:
