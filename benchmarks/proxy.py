@@ -1,0 +1,64 @@
+"""How far a reward model may be followed before what it likes is no longer right: what profile `proxy` has made.
+
+make run PROFILE=proxy && python -m benchmarks.proxy
+
+The peer is the verifier, which knows what is right and was told to nobody. Learning from the proxy: its word and the
+share that is right over the distance from the start, sqrt(KL), nats a reply, in windows of the curve of three seeds.
+Choosing by it: the best of N, whose distance is log N - (N - 1) / N (Gao et al. 2022, arXiv:2210.10760, section 2).
+"""
+
+import csv
+import math
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import cyclopts
+
+from benchmarks import _result
+from stages.lib.frame import files
+
+RESULT = Path("benchmarks/results/proxy.json")
+SEEDS, WINDOW = range(3), 10
+
+
+def main(*, out: Path = RESULT) -> None:
+    found: dict[str, Any] = {}
+    curves = [curve(Path(f"artifacts/align/proxy-{seed}/curve.csv")) for seed in SEEDS]
+    print("learning from it: steps, sqrt(KL), proxy, right (least and largest seed)")
+    for first in range(0, min(map(len, curves)), WINDOW):
+        windows = [rows[first : first + WINDOW] for rows in curves]
+        told = {
+            "sqrt_kl": mean(math.sqrt(row["kl"] * row["length"]) for rows in windows for row in rows),
+            "proxy": mean(row["reward"] for rows in windows for row in rows),
+            "right": mean(row["right"] for rows in windows for row in rows),
+            "right_least_seed": min(mean(row["right"] for row in rows) for rows in windows),
+            "right_largest_seed": max(mean(row["right"] for row in rows) for rows in windows),
+        }
+        print(f"{first + 1:5}-{first + WINDOW:<5}" + "".join(f"{value:8.3f}" for value in told.values()))
+        found |= {f"step_{first + 1}_{name}": value for name, value in told.items()}
+    print("choosing by it: N, sqrt(KL), best, majority, oracle")
+    scored = [files.read_json(Path(f"artifacts/traces/scored-{seed}/metrics.json")) for seed in SEEDS]
+    size = 1
+    while f"best_of_{size}" in scored[0]:
+        told = {"sqrt_kl": math.sqrt(math.log(size) - (size - 1) / size)}
+        told |= {name: mean(each[f"{name}_of_{size}"] for each in scored) for name in ("best", "majority", "oracle")}
+        print(f"{size:11}" + "".join(f"{value:8.3f}" for value in told.values()))
+        found |= {f"of_{size}_{name}": value for name, value in told.items()}
+        size *= 2
+    for name in ("start", *(f"proxy-{seed}" for seed in SEEDS)):
+        measured = files.read_json(Path(f"artifacts/eval/{name}/accuracy/metrics.json"))["accuracy"]
+        found[f"{name.replace('-', '_')}_accuracy"] = measured
+    for seed in SEEDS:
+        metrics = files.read_json(Path(f"artifacts/align/judge-{seed}/metrics.json"))
+        found |= {f"judge_{seed}_{name}": value for name, value in metrics.items()}
+    _result.save(out, found, "torch", "transformers")
+
+
+def curve(file: Path) -> list[dict[str, float]]:
+    with file.open() as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
