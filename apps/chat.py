@@ -15,6 +15,7 @@ from typing import Protocol
 
 from apps.parts import catalog, classifying
 from stages.lib.frame.errors import UserError, command
+from stages.lib.runtimes import labels
 from stages.lib.text.chat import Message
 from stages.lib.text.labels import Task
 
@@ -111,7 +112,7 @@ def main(*, model: str | None = None, temperature: float = 0.0, max_tokens: int 
     """Without --model it is the one that ships, by the gates in params.yaml."""
     with suppress(KeyboardInterrupt):
         place = catalog.find(model or catalog.shipped())
-        opened, task = open_model(place), classifying.task(place)
+        opened, task = open_model(place), labels.of(place)
         talk(Labelling(opened, task, str(place)) if task else Conversation(opened, temperature, max_tokens))
 
 

@@ -1,15 +1,13 @@
 """A model that has learnt to classify, asked about texts."""
 
 from collections.abc import Sequence
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from typing import Protocol
 
 from stages.lib.frame.errors import UserError
 from stages.lib.runtimes import labels
 from stages.lib.runtimes.base import Runtime
 from stages.lib.text.chat import Message
-from stages.lib.text.labels import GGUF, Task
+from stages.lib.text.labels import Task
 
 
 class Opened(Protocol):
@@ -22,16 +20,6 @@ class Opened(Protocol):
     def runtime(self) -> Runtime: ...
 
     def count(self, messages: list[Message]) -> int: ...
-
-
-def task(place: Path) -> Task | None:
-    """What the model has learnt to classify, if that. To look for the key first spares most files a reading of their
-    whole vocabulary, which takes gguf seconds."""
-    if place.is_file():
-        with place.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            if content.find(GGUF.encode()) < 0:
-                return None
-    return labels.of(place)
 
 
 def shares(model: Opened, task: Task, texts: Sequence[str], name: str) -> list[dict[str, float]]:

@@ -9,6 +9,7 @@ from typing import Any
 from apps.parts import catalog, classifying
 from apps.parts.llama import Llama
 from stages.lib.frame.errors import UserError
+from stages.lib.runtimes import labels
 from stages.lib.text.labels import Task
 
 
@@ -36,7 +37,7 @@ class Loaded:
 
     @cached_property
     def task(self) -> Task | None:
-        return classifying.task(self.file)
+        return labels.of(self.file)
 
 
 class Models:
