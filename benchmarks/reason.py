@@ -1,6 +1,8 @@
-"""What rewards have taught, and what the controls have: the models that profile `reason` has made.
+"""What rewards have taught, and what the controls have: the models that profile `reason` has made. And of any profile
+whose models are called ARM-SEED, but for the first, from which they began.
 
 make run PROFILE=reason && python -m benchmarks.reason
+make run PROFILE=few-liked && python -m benchmarks.reason --out benchmarks/results/few-liked.json
 
 The peer is the same method paid for something else: a coin, or the form of an answer. Accuracies are of the held-out
 problems of each family, means over the arm's seeds; a gain is paired, problem by problem, with its 95 % interval over
@@ -21,23 +23,27 @@ from stages.eval.parts.intervals import Z
 from stages.lib.frame import files, params
 
 RESULT = Path("benchmarks/results/reason.json")
-ARMS = {"grpo": "after", "random": "random_reward", "format": "format_reward"}  # as the result calls them
+CALLED = {"grpo": "after", "random": "random_reward", "format": "format_reward"}  # in the result
+MEASURES = ("reward", "live", "length", "entropy", "accuracy", "drift")  # of the curve, as far as it has them
 
 
 def main(*, out: Path = RESULT) -> None:
     names = list(params.models(params.read()))
     marks = {name: files.read_json(Path(f"artifacts/eval/{name}/accuracy/samples.json"))["right"] for name in names}
-    start, found = marks["start"], dict[str, Any]()
+    start, found = marks[names[0]], dict[str, Any]()
+    arms = list(dict.fromkeys(name.rpartition("-")[0] for name in names[1:]))
     families = {"all": list(start)}
     for problem in start:
         families.setdefault(problem.rpartition("/")[0], []).append(problem)
     for family, problems in families.items():
         found[f"{family}_before"] = mean(start[problem] for problem in problems)
         found[f"{family}_problems"] = len(problems)
-        for arm, called in ARMS.items():
+        for arm in arms:
             runs = [marks[name] for name in names if name.startswith(f"{arm}-")]
-            found |= {f"{family}_{called}{key}": value for key, value in gain(start, runs, problems).items()}
-    for arm in ARMS:
+            found |= {
+                f"{family}_{CALLED.get(arm, arm)}{key}": value for key, value in gain(start, runs, problems).items()
+            }
+    for arm in arms:
         found |= trained(arm)
     for name, value in found.items():
         print(f"{name:45} {value:,.4g}")
@@ -58,7 +64,7 @@ def trained(arm: str) -> dict[str, float]:
     """What the curve of the first seed says at its end."""
     with Path(f"artifacts/align/{arm}-0/curve.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return {f"{arm}_{name}_at_end": float(rows[-1][name]) for name in ("reward", "live", "length", "entropy")}
+    return {f"{arm}_{name}_at_end": float(rows[-1][name]) for name in MEASURES if name in rows[-1]}
 
 
 if __name__ == "__main__":
