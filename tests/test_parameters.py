@@ -133,6 +133,7 @@ OTHER: dict[str, Any] = {
     "traces/steps.max_new_tokens": 1,
     ".rewards.model": 0.5,
     ".rewards.judge": 0.5,
+    "kto.liked_share": 0.01,
     "process_reward.examples": "traces/more-steps",
     ".clip_low": 1e-6,
     "ppo.clip": 1e-6,
