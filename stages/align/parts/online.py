@@ -183,7 +183,10 @@ class Player:
 
     def __init__(self, p: Online, given: Given):
         self.p, self.given = p, given
-        self.client = Client(p.judge, given.journals) if p.judge and given.journals else None
+        self.client = None
+        if p.judge:
+            assert given.journals, "the stage gives a place"
+            self.client = Client(p.judge, given.journals)
         asked = [(problem, chat.prompt_ids(given.tokenizer, problem["prompt"])) for problem in given.problems]
         self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
         self.known: tuple[int, list[packing.Batch]] = (-1, [])
