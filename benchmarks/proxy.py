@@ -7,7 +7,6 @@ share that is right over the distance from the start, sqrt(KL), nats a reply, in
 Choosing by it: the best of N, whose distance is log N - (N - 1) / N (Gao et al. 2022, arXiv:2210.10760, section 2).
 """
 
-import csv
 import math
 from pathlib import Path
 from statistics import mean
@@ -16,6 +15,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
+from benchmarks.reason import curve
 from stages.lib.frame import files
 
 RESULT = Path("benchmarks/results/proxy.json")
@@ -24,7 +24,7 @@ SEEDS, WINDOW = range(3), 10
 
 def main(*, out: Path = RESULT) -> None:
     found: dict[str, Any] = {}
-    curves = [curve(Path(f"artifacts/align/proxy-{seed}/curve.csv")) for seed in SEEDS]
+    curves = [curve(f"proxy-{seed}") for seed in SEEDS]
     print("learning from it: steps, sqrt(KL), proxy, right (least and largest seed)")
     for first in range(0, min(map(len, curves)), WINDOW):
         windows = [rows[first : first + WINDOW] for rows in curves]
@@ -53,11 +53,6 @@ def main(*, out: Path = RESULT) -> None:
         metrics = files.read_json(Path(f"artifacts/align/judge-{seed}/metrics.json"))
         found |= {f"judge_{seed}_{name}": value for name, value in metrics.items()}
     _result.save(out, found, "torch", "transformers")
-
-
-def curve(file: Path) -> list[dict[str, float]]:
-    with file.open() as lines:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 if __name__ == "__main__":

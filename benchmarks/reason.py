@@ -62,9 +62,13 @@ def gain(start: dict[str, bool], runs: list[dict[str, bool]], problems: list[str
 
 def trained(arm: str) -> dict[str, float]:
     """What the curve of the first seed says at its end."""
-    with Path(f"artifacts/align/{arm}-0/curve.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    return {f"{arm}_{name}_at_end": float(rows[-1][name]) for name in MEASURES if name in rows[-1]}
+    last = curve(f"{arm}-0")[-1]
+    return {f"{arm}_{name}_at_end": last[name] for name in MEASURES if name in last}
+
+
+def curve(name: str) -> list[dict[str, float]]:
+    with Path(f"artifacts/align/{name}/curve.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 if __name__ == "__main__":
