@@ -3,8 +3,10 @@ the first token of an answer:
 
     - sum_l p_teacher(l | x) log p_student(token of l | x)
 
-over the student's whole vocabulary, so that it says nothing but labels. From traces/labels; given labelled data
-instead, it learns their labels alone: the control. Student and teacher may have different vocabularies.
+over the student's whole vocabulary, so that it says nothing but labels; and how the likeliest label goes on and ends,
+by the mean of - log p_student over its other tokens and the end token, so that any runtime stops there. From
+traces/labels; given labelled data instead, it learns their labels alone: the control. Student and teacher may have
+different vocabularies.
 
 A label is a single number a text. With `hints` the student also learns what `teacher` holds inside at every token, at
 first nothing else (Romero et al. 2014, arXiv:1412.6550, eq. 3; Jiao et al. 2019, arXiv:1909.10351, eq. 8), of each
@@ -14,7 +16,8 @@ arXiv:2402.17762) and plain squares would teach those alone:
     mean_(i,j) | W_ij h_i / rms(h_i) + b_ij - (h_j - mean h_j) / std h_j |^2
 
 Cost of hints: a teacher's forward pass over every row, once for as many rows as REMEMBERED bytes hold.
-Shapes: N texts of a batch, M tokens of theirs, L labels, V vocabulary, D hidden of the student, E of the teacher.
+Shapes: N texts of a batch, M tokens of theirs, K of their answers, L labels, V vocabulary, D hidden of the student, E
+of the teacher.
 """
 
 from collections.abc import Callable
@@ -78,14 +81,15 @@ class Labels(Distillation):
         task = labels.require(rows, self.traces, ": take `solutions`")
         likely_RL = torch.tensor([likely(row, task, str(self.traces)) for row in rows])
         token_L = torch.tensor(labels.tokens(tokenizer, task.labels))
-        packs = packing.shuffled(tokenizer, packing.numbered(tokenizer, rows), self.context, p.part_size, p.seed)
+        best = [task.labels[i] for i in likely_RL.argmax(1).tolist()]
+        packs = packing.shuffled(tokenizer, answered(tokenizer, rows, best), self.context, p.part_size, p.seed)
 
         def with_targets(index: int) -> Batch:
             """The step travels with the batch: a resumed run must be in the phase where it was."""
             batch = packs(index)
-            numbers_N = batch["labels"][batch["labels"] != packing.IGNORE]
-            step = torch.tensor(index // p.accumulation)
-            return batch | {"targets": likely_RL[numbers_N], "tokens": token_L, "step": step}
+            numbers_N = batch["labels"][(batch["labels"] >= 0) & (batch["labels"] < len(rows))]
+            more = {"texts": torch.tensor(len(rows)), "step": torch.tensor(index // p.accumulation)}
+            return batch | {"targets": likely_RL[numbers_N], "tokens": token_L} | more
 
         return with_targets
 
@@ -99,9 +103,10 @@ class Labels(Distillation):
         return Remembering([nn.Linear(*sizes, device=student.device) for _ in self.pairs(student, teacher)])
 
     def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
-        output, _, _ = packed.forward(student, batch, output_hidden_states=self.hints is not None)
-        likely_NL = output.logits.float().log_softmax(-1)[:, batch["tokens"]]
-        labelled = -(batch["targets"] * likely_NL).sum(-1).mean()
+        output, _, said_K = packed.forward(student, batch, output_hidden_states=self.hints is not None)
+        log_KV, begins_K = output.logits.float().log_softmax(-1), said_K < batch["texts"]
+        labelled = -(batch["targets"] * log_KV[begins_K][:, batch["tokens"]]).sum(-1).mean()
+        labelled = labelled + F.nll_loss(log_KV[~begins_K], said_K[~begins_K] - batch["texts"])
         if not self.hints:
             return labelled
         hinted = self.distance(student, teacher, batch, output.hidden_states)
@@ -115,7 +120,7 @@ class Labels(Distillation):
         projections = student.get_submodule(SCAFFOLD)
         assert isinstance(projections, Remembering)
         pairs = self.pairs(student, teacher)
-        # not the first token, which every text has, nor what fills a row up, nor the place of the answer
+        # not the first token, which every text has, nor what fills a row up, nor the answer
         read_BT = (batch["positions"] > 0) & (batch["labels"] == packing.IGNORE)
         theirs_PBTE = remembered(teacher, batch, [j for _, j in pairs], projections.states)
         total = torch.zeros((), device=student.device)
@@ -145,6 +150,17 @@ def remembered(teacher: Teacher, batch: Batch, layers: list[int], known: dict[by
                 known[key] = states
         found.append(states)
     return torch.stack(found, 1)
+
+
+def answered(tokenizer: "PreTrainedTokenizerFast", rows: "list[Record]", said: list[str]) -> list[packing.Example]:
+    """Each prompt with a label and its end. The label of an example's first answer token is the number of the record,
+    that of every other one the token, behind all such numbers."""
+    found = []
+    for number, (row, label) in enumerate(zip(rows, said, strict=True)):
+        ids, labels, positions = packing.encode(tokenizer, row | {"solution": label})
+        begin = labels.count(packing.IGNORE)
+        found.append((ids, [*labels[:begin], number, *(len(rows) + token for token in ids[begin + 1 :])], positions))
+    return found
 
 
 def likely(row: "Record", task: labels.Task, place: str) -> list[float]:

@@ -1,4 +1,5 @@
-"""Hints beside labels: the formula token by token, when they count, and what a remembered row may not change."""
+"""Labels and hints beside them: the formulas token by token, where an answer ends, when hints count, and what a
+remembered row may not change."""
 
 import pytest
 import torch
@@ -7,7 +8,11 @@ from pydantic import ValidationError
 from stages.distill import SCAFFOLD, Teacher
 from stages.distill.labels import Labels
 from stages.lib.frame.errors import UserError
+from stages.lib.nets import decoding
+from stages.lib.sampling import rollouts
 from stages.lib.store import records
+from stages.lib.text import chat
+from stages.lib.training import loop
 
 PARENTS = dict.fromkeys(("model", "teacher", "traces", "tokens"), "a/b")
 KIND = {"labels": ["yes", "no"], "template": "{text}"}
@@ -42,6 +47,39 @@ def with_scaffold(technique, student, teacher):
     return student
 
 
+def test_labels_are_their_formula_text_by_text(llama, tokenizer, teacher, rows):
+    technique, student = labelled(), llama(len(tokenizer), seed=1)
+    every, batch = records.load(rows, "train"), technique.batches(tokenizer, rows)(0)
+    read = [number for number in batch["labels"].flatten().tolist() if 0 <= number < len(every)]
+    assert len(read) > 1
+    first, behind = [], []
+    for row in (every[number] for number in read):
+        coded = chat.chat(tokenizer, row["prompt"], "yes" if row["probabilities"][0] > 0.5 else "no")
+        with torch.no_grad():
+            log_TV = student(torch.tensor([coded.ids])).logits[0].log_softmax(-1)
+        starts = [chat.chat(tokenizer, row["prompt"], label).ids[coded.begin] for label in KIND["labels"]]
+        chances = zip(row["probabilities"], starts, strict=True)
+        first.append(-sum(chance * log_TV[coded.begin - 1, token].item() for chance, token in chances))
+        behind += [-log_TV[at - 1, coded.ids[at]].item() for at in range(coded.begin + 1, len(coded.ids))]
+    expected = sum(first) / len(first) + sum(behind) / len(behind)
+    assert technique.loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_it_has_learnt_to_say_ends(llama, tokenizer, teacher, rows, tmp_path):
+    """Else a runtime that knows nothing of labels would go on for ever."""
+    technique = labelled(training={"steps": 60, "batch_size": 2, "lr": 0.003, "precision": "float32"})
+    student, batch = llama(len(tokenizer), seed=1), technique.batches(tokenizer, rows)
+    loop.fit(
+        student, batch, lambda part: technique.loss(student, teacher, part), technique.training, [], tmp_path / "place"
+    )
+    asked = rollouts.padded([chat.prompt_ids(tokenizer, text) for text in TEXTS], chat.filler(tokenizer))
+    stops = chat.stops(tokenizer)
+    replies = rollouts.replies(student, asked, 8, 0.0, chat.filler(tokenizer), stops).tolist()
+    said = [tokenizer.decode(decoding.until(reply, stops), skip_special_tokens=True).strip() for reply in replies]
+    assert said == ["yes", "no", "yes", "no", "yes", "no"]
+    assert all(set(reply) & set(stops) for reply in replies)
+
+
 def test_hints_are_their_formula_text_by_text(llama, tokenizer, teacher, rows):
     technique = labelled(hints={"layers": [[0, 1], [2, 2]], "first": 0.5, "weight": 0.3})
     student = with_scaffold(technique, llama(len(tokenizer), seed=1), teacher)
@@ -52,7 +90,8 @@ def test_hints_are_their_formula_text_by_text(llama, tokenizer, teacher, rows):
         for begin, end in zip(begins, [*begins[1:], len(ids)], strict=True):
             if end - begin < 2:
                 continue  # what fills the row up
-            text = ids[None, begin : end - 1]  # without the place of the answer
+            said = chat.chat(tokenizer, chat.PROBE, "yes")
+            text = ids[None, begin : end - len(said.ids) + said.begin]  # without the answer
             with torch.no_grad():
                 mine = student(text, output_hidden_states=True).hidden_states
                 theirs = teacher.model(text, output_hidden_states=True).hidden_states
