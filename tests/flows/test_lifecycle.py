@@ -1,6 +1,7 @@
 """The whole flow on a toy project: real DVC, Prefect, MLflow on SQLite, real processes."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,36 @@ def test_bad_params_stop_before_anything_runs(project):
     assert shown.splitlines()[-1].startswith("params.yaml: prune.right.colour")
     made = project.folder / "artifacts"
     assert project.ran() == [] and [path.name for path in made.iterdir()] == ["code"]
+
+
+DAMAGES = {
+    "flipped": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "cut": lambda content: content[:-1],
+    "zeroed": lambda content: bytes(len(content)),
+    "emptied": lambda content: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_cache_is_no_finished_stage(done, damage):
+    """Every object of the cache, whole folders' lists among them, as a bad disk would: with its times and its mode."""
+    lock = done.lock()
+    outputs = [path for path in Path("artifacts").rglob("*") if path.is_file() and path.name != "timings.json"]
+    good = {path: path.read_bytes() for path in outputs}
+    objects = [path for path in Path(".dvc/cache/files/md5").rglob("*") if path.is_file()]
+    assert len(objects) > 8
+    for path in objects:
+        before = path.stat()
+        path.chmod(0o644)
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        path.chmod(before.st_mode)
+    shutil.rmtree("artifacts")
+    done.flow()
+    assert {path: path.read_bytes() for path in good} == good
+    assert len(done.ran()) >= 7 and done.lock() == lock  # one measures what another has, to the byte
+    done.run("dvc", "checkout", "--force")  # and the cache is whole again
+    assert {path: path.read_bytes() for path in good} == good
 
 
 def test_kill_9_leaves_no_orphan_and_the_next_run_converges(project, template, tmp_path):
