@@ -24,6 +24,8 @@ from stages.lib.frame.errors import UserError
 def alone() -> Iterator[None]:
     """One flow a project at a time; so every other one that Prefect believes to be running here was killed."""
     project = str(Path.cwd())
+    if not (Path("dvc.yaml").is_file() and Path(".dvc").is_dir()):
+        raise UserError(f"{project} has no dvc.yaml and .dvc: start the flow in the project's own folder")
     lock = Path(".dvc/tmp/lifecycle.lock")
     lock.parent.mkdir(exist_ok=True)  # a fresh clone has none yet
     with lock.open("w") as file:

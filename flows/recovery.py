@@ -62,12 +62,12 @@ def restore(lockfile: Path) -> None:
 
 def valid(lockfile: Path) -> bool:
     from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-    from dvc.utils.serialize import YAMLFileCorruptedError, load_yaml
+    from dvc.utils.serialize import EncodingError, YAMLFileCorruptedError, load_yaml
     from voluptuous import Invalid
 
     try:
         COMPILED_LOCKFILE_SCHEMA(load_yaml(str(lockfile)))
-    except (YAMLFileCorruptedError, Invalid, UnicodeDecodeError):
+    except (YAMLFileCorruptedError, EncodingError, Invalid):
         return False
     return True
 

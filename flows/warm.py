@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Thread
 from types import ModuleType
 from typing import Any
@@ -86,11 +87,16 @@ def repro(stage: str) -> int:
 
 
 def distrust_cache() -> None:
-    """Have DVC hash what its cache holds before it is used: it takes every read-only file for whole, and so gives a
-    damaged one back as a finished stage. Hashed, such a one is removed, and the stage runs."""
+    """Have DVC hash what its cache holds before it is used: it takes for whole every file that is read-only, and every
+    record of a run that is YAML, and so gives a damaged stage back as a finished one. Hashed, such a file is removed,
+    and the stage runs."""
+    from dvc.stage.cache import StageCache, _get_cache_hash
+    from dvc.utils.serialize import EncodingError
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.db.local import LocalHashFileDB
     from dvc_data.hashfile.state import StateNoop
+
+    read = StageCache._load_cache
 
     def check(self: LocalHashFileDB, oid: str, check_hash: bool = True, _info: dict[str, Any] | None = None) -> Any:
         known, self.state = self.state, StateNoop()  # it takes a file for the same by its size and times
@@ -99,7 +105,17 @@ def distrust_cache() -> None:
         finally:
             self.state = known
 
-    LocalHashFileDB.check = check
+    def load(self: StageCache, key: str, value: str) -> Any:
+        try:
+            found = read(self, key, value)
+        except EncodingError:
+            found = {}
+        if found is not None and _get_cache_hash(found) != value:
+            Path(self._get_cache_path(key, value)).unlink()
+            return None
+        return found
+
+    LocalHashFileDB.check, StageCache._load_cache = check, load
 
 
 def here(shell: Callable[..., None], seen: list[str]) -> Callable[..., None]:

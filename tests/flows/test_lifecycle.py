@@ -84,6 +84,46 @@ def test_a_failure_blocks_its_descendants_only(project):
     assert sorted(project.ran()) == sorted([*measures, "export@final", "prune@left"])
 
 
+def test_another_folder_is_refused_in_one_line(project):
+    (project.folder / "inside").mkdir()
+    inside = type(project)(project.folder / "inside", project.environment)
+    said = inside.run(sys.executable, "-m", "flows.lifecycle", check=1)
+    assert "inside has no dvc.yaml and .dvc: start the flow in the project's own folder" in said
+    assert "Traceback" not in said
+
+
+def encoded(encoding: str):
+    return lambda content: content.decode().encode(encoding)
+
+
+@pytest.mark.parametrize(
+    "damage", [encoded("utf-16"), lambda content: content + b"# \xe9\xff\n", lambda content: bytes(range(256))]
+)
+def test_a_lock_file_that_is_no_text_is_the_committed_one_again(done, damage):
+    lock, path = done.lock(), done.folder / "dvc.lock"
+    path.write_bytes(damage(path.read_bytes()))
+    assert "dvc.lock was damaged by a killed run: restored from the last commit" in done.flow()
+    assert done.lock() == lock and done.ran() == []
+
+
+def flipped(content: bytes) -> bytes:
+    return content.replace(b"artifacts/", b"artifactz/", 1)
+
+
+@pytest.mark.parametrize(
+    "damage", [flipped, lambda content: content[: len(content) // 2], lambda content: bytes(range(256))]
+)
+def test_a_damaged_record_of_a_run_is_none(done, damage):
+    lock = done.lock()
+    for path in (path for path in Path(".dvc/cache/runs").rglob("*") if path.is_file()):
+        path.chmod(0o644)
+        path.write_bytes(damage(path.read_bytes()))
+    (done.folder / "dvc.lock").unlink()
+    shutil.rmtree("artifacts")
+    done.flow()
+    assert len(done.ran()) == 8 and done.lock() == lock
+
+
 def test_bad_params_stop_before_anything_runs(project):
     project.params("prune.right.colour", "red")
     shown = project.flow(check=1)

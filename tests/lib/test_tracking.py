@@ -2,9 +2,13 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+import time
+from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from pydantic import BaseModel
@@ -125,3 +129,59 @@ def test_parallel_stages_may_meet_a_fresh_database(project):
     started = [subprocess.Popen([sys.executable, "-c", code], env=env) for _ in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     assert len(runs()) == 3
+
+
+def half_made(database: Path) -> None:
+    """As a kill leaves it: most tables are there, but nothing says of which version."""
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("DROP TABLE alembic_version")
+        opened.commit()
+
+
+DAMAGES = {
+    "cut": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "of something else": lambda file: file.write_bytes(b"not a database at all" * 99),
+    "half made": half_made,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_database_is_kept_aside(project, damage, capsys):
+    beginning().wait()
+    DAMAGES[damage](project / "mlflow.db")
+    damaged = (project / "mlflow.db").read_bytes()
+    prune()
+    assert (project / "mlflow.db.damaged-1").read_bytes() == damaged
+    assert "mlflow.db is damaged: kept as" in capsys.readouterr().out
+    assert [run.data.tags["orchard.variant"] for run in runs()] == ["w"]
+
+
+def test_a_database_that_is_only_busy_stays(project):
+    prune()
+    with closing(sqlite3.connect(project / "mlflow.db", check_same_thread=False)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        Timer(1, writer.rollback).start()
+        tracking.prepare.cache_clear()
+        prune("others")
+    assert len(runs()) == 2 and not list(project.glob("*damaged*"))
+
+
+def beginning() -> "subprocess.Popen[bytes]":
+    """Another process that makes the tables, and one run in them."""
+    program = "from stages.lib.frame import tracking; tracking.start_pipeline('lifecycle')"
+    root = str(Path(__file__).parents[2])
+    return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": root})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.3, 1])
+def test_kill_9_while_the_tables_are_made_harms_no_later_run(project, seconds):
+    first = beginning()
+    while not list(project.glob("*mlflow.db*[!k]")):  # but for the lock
+        time.sleep(0.02)
+    time.sleep(seconds)
+    first.kill()
+    first.wait()
+    prune()
+    assert "w" in [run.data.tags.get("orchard.variant") for run in runs()]

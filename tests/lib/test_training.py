@@ -58,7 +58,35 @@ def test_interrupted_and_resumed_ends_in_the_same_weights_and_curve(llama, tmp_p
     assert (tmp_path / "cut" / "state.safetensors").exists()
     resumed, curve_resumed = run(llama(VOCABULARY), tmp_path / "cut")
     assert same(whole, resumed) and curve == curve_resumed and len(curve) == 12
+    assert list(map(list, curve)) == list(map(list, curve_resumed)), "curve.csv has its columns in this order"
     assert not (tmp_path / "cut").exists(), "a finished run needs no checkpoint"
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES = {
+    "flipped": flip,
+    "cut": lambda file: file.write_bytes(file.read_bytes()[:-9]),
+    "emptied": lambda file: file.write_bytes(b""),
+    "gone": lambda file: file.unlink(),
+}
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "curve.json", "sha256"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_begun_anew(llama, tmp_path, monkeypatch, capsys, file, damage):
+    whole, curve = run(llama(VOCABULARY), tmp_path / "whole", steps=3)
+    monkeypatch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)
+    with pytest.raises(KeyboardInterrupt):
+        run(llama(VOCABULARY), tmp_path / "cut", stop_after=2, steps=3, checkpoint_seconds=1)
+    DAMAGES[damage](tmp_path / "cut" / file)
+    resumed, curve_resumed = run(llama(VOCABULARY), tmp_path / "cut", steps=3)
+    assert same(whole, resumed) and curve == curve_resumed
+    assert "is damaged" in capsys.readouterr().out
 
 
 def endless(model, folder):

@@ -10,6 +10,8 @@ from typing import Any
 
 from stages.lib.frame.errors import UserError
 
+SEAL = "sha256"  # the file that says so in a folder of `sealing`
+
 
 def digest(path: Path) -> str:
     """sha256 of a file, or of a folder's file names and contents; the identity of an artefact in MLflow."""
@@ -18,9 +20,13 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if not path.is_dir():
         raise UserError(f"{path} is missing")
+    return _content(path, sorted(f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts))
+
+
+def _content(folder: Path, parts: list[Path]) -> str:
     total = hashlib.sha256()
-    for file in sorted(f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts):
-        total.update(f"{file.relative_to(path).as_posix()}\0{digest(file)}\n".encode())
+    for file in parts:
+        total.update(f"{file.relative_to(folder).as_posix()}\0{digest(file)}\n".encode())
     return total.hexdigest()
 
 
@@ -46,6 +52,26 @@ def writing(target: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def sealing(target: Path) -> Iterator[Path]:
+    """`writing` of a folder without folders in it that a later run takes up, with the hash of what it holds."""
+    with writing(target) as folder:
+        yield folder
+        (folder / SEAL).write_text(_content(folder, sorted(folder.iterdir())))
+
+
+def sealed(folder: Path) -> bool:
+    """Whether that folder is there, whole; one that is damaged is removed, for what was done can be done again."""
+    if not folder.is_dir():
+        return False
+    seal = folder / SEAL
+    if seal.is_file() and seal.read_bytes() == _content(folder, sorted({*folder.iterdir()} - {seal})).encode():
+        return True
+    print(f"{folder} is damaged, and what it held is done again")
+    remove(folder)
+    return False
 
 
 def remove(path: Path) -> None:

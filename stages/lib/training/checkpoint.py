@@ -1,5 +1,6 @@
 """Where a training that was killed goes on: its weights, optimizers, random state and curve, in a folder of its own."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,21 @@ from stages.lib.frame import files
 
 
 def save(folder: Path, model: nn.Module, steppers: list[Any], curve: list[dict[str, float]]) -> None:
-    """Weights, optimizer and random state as one safetensors file, the curve beside it; both or neither."""
+    """Weights, optimizer and random state as one safetensors file, the curve beside it; both, whole, or neither."""
     from safetensors.torch import save_file
 
     state = {f"weight.{name}": w.detach() for name, w in model.named_parameters() if w.requires_grad}
     for number, stepper in enumerate(steppers):
         for index, slots in stepper.state_dict()["state"].items():
             state |= {f"optimizer.{number}.{index}.{slot}": value for slot, value in slots.items()}
-    with files.writing(folder) as temporary:
+    with files.sealing(folder) as temporary:
         save_file({k: v.contiguous() for k, v in state.items()} | random_state(), temporary / "state.safetensors")
-        files.write_json(temporary / "curve.json", curve)
+        (temporary / "curve.json").write_text(json.dumps(curve))  # the names in their order, which curve.csv keeps
 
 
 def restore(folder: Path, model: nn.Module, steppers: list[Any], curve: list[dict[str, float]]) -> int:
     """Steps already done: 0, or those of the checkpoint, which is loaded into model, optimizers and curve."""
-    if not (folder / "state.safetensors").is_file():
+    if not files.sealed(folder):
         return 0
     from safetensors.torch import load_file
 

@@ -34,9 +34,9 @@ class Given:
         """Scores of the rows that do not depend on what is asked for: variants that differ in shape share them."""
         from safetensors.torch import load_file, save_file
 
-        if not self.scores.is_dir():
+        if not files.sealed(self.scores):
             found = {name: values.cpu().contiguous() for name, values in score().items()}
-            with files.writing(self.scores) as folder:
+            with files.sealing(self.scores) as folder:
                 save_file(found, folder / "scores.safetensors")
         return load_file(self.scores / "scores.safetensors", device=str(device))
 
@@ -53,9 +53,9 @@ class Given:
         from safetensors.torch import load_model, save_model
 
         self.trained += 1
-        result = self.trainings / f"{self.trained}.safetensors"
-        if result.is_file():
-            load_model(model, result)
+        result = self.trainings / f"{self.trained}-done"
+        if files.sealed(result):
+            load_model(model, result / "model.safetensors")
             return
         batch = tokens.batches(self.training_rows, p.batch_size // p.accumulation, p.seed)
 
@@ -64,8 +64,8 @@ class Given:
 
         held = p.model_copy(update={"keep_zeros": True})
         loop.fit(model, batch, loss, held, [], self.trainings / str(self.trained))
-        with files.writing(result) as partial_file:
-            save_model(model, str(partial_file))
+        with files.sealing(result) as folder:
+            save_model(model, str(folder / "model.safetensors"))
 
     def forget(self) -> None:
         """The trainings, once their result is an artefact; scores stay for other variants."""
