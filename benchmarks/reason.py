@@ -3,6 +3,7 @@ whose models are called ARM-SEED, but for the first, from which they began.
 
 make run PROFILE=reason && python -m benchmarks.reason
 make run PROFILE=few-liked && python -m benchmarks.reason --out benchmarks/results/few-liked.json
+make run PROFILE=own-tries && python -m benchmarks.reason --out benchmarks/results/own-tries.json
 
 The peer is the same method paid for something else: a coin, or the form of an answer. Accuracies are of the held-out
 problems of each family, means over the arm's seeds; a gain is paired, problem by problem, with its 95 % interval over
@@ -44,7 +45,8 @@ def main(*, out: Path = RESULT) -> None:
                 f"{family}_{CALLED.get(arm, arm)}{key}": value for key, value in gain(start, runs, problems).items()
             }
     for arm in arms:
-        found |= trained(arm)
+        if place(f"{arm}-0").is_file():  # an export has none
+            found |= trained(arm)
     for name, value in found.items():
         print(f"{name:45} {value:,.4g}")
     _result.save(out, found, "torch", "transformers")
@@ -66,8 +68,12 @@ def trained(arm: str) -> dict[str, float]:
     return {f"{arm}_{name}_at_end": last[name] for name in MEASURES if name in last}
 
 
+def place(name: str) -> Path:
+    return Path(f"artifacts/align/{name}/curve.csv")
+
+
 def curve(name: str) -> list[dict[str, float]]:
-    with Path(f"artifacts/align/{name}/curve.csv").open() as file:
+    with place(name).open() as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
