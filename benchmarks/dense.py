@@ -32,7 +32,7 @@ READ, LEARNT = 2, 6  # operations a parameter and token
 def main(*, out: Path = RESULT) -> None:
     names = params.models(params.read())
     marks = {name: files.read_json(ARTIFACTS / f"eval/{name}/accuracy/samples.json")["right"] for name in names}
-    arms = {arm: [marks[f"{arm}-{seed}"] for seed in SEEDS] for arm in ARMS} | {"teacher": [marks["teacher"]]}
+    arms = {arm: [marks[f"{arm}-{seed}"] for seed in SEEDS] for arm in ARMS} | {"teacher": [marks["large"]]}
     families = defaultdict[str, list[str]](list)
     for problem in marks["start"]:
         families["all"].append(problem)
