@@ -24,7 +24,11 @@ class Local:
         self.folder, self.runtime = folder, open_runtime(folder)
         self.tokenizer: PreTrainedTokenizerFast = self.runtime.tokenizer
         ours = self.runtime
-        config: Any = ours.model.config if isinstance(ours, Transformers) else AutoConfig.from_pretrained(folder)
+        config: Any = (
+            ours.model.config
+            if isinstance(ours, Transformers)
+            else AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        )
         self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
         self.random = np.random.default_rng()
 

@@ -234,3 +234,12 @@ def test_a_template_that_drops_the_answer_is_refused_with_the_source(folder):
 
 def test_the_named_templates_are_those_that_models_know():
     assert templates.CHATML == CHATML
+
+
+def test_code_in_the_folder_is_refused_not_asked_about(folder, monkeypatch):
+    place = folder(eos_token=None, tokenizer_class="Mine", auto_map={"AutoTokenizer": ["mine.Mine", "mine.Mine"]})
+    (place / "mine.py").write_text(f"open({str(place / 'it-ran')!r}, 'w')\nclass Mine: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError, match="can't be opened"):
+        read(place)
+    assert not (place / "it-ran").exists()

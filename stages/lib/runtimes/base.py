@@ -53,7 +53,9 @@ def parameters(folder: Path) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).num_parameters()
+        return AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        ).num_parameters()
 
 
 def file_bytes(folder: Path) -> int:

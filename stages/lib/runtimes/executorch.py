@@ -28,7 +28,7 @@ class ExecuTorch(Stepwise):
             self.method: Any = self.program.load_method("forward")
         except RuntimeError as error:
             raise UserError(f"{self.file} is damaged ({error}): run the stage that wrote it again") from error
-        config: Any = AutoConfig.from_pretrained(folder)
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         heads = anatomy.heads(config)
         nothing = torch.zeros(1, heads.keys_values, 0, heads.size, dtype=torch.float16)
         self.empty = [nothing] * 2 * config.num_hidden_layers

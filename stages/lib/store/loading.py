@@ -89,7 +89,7 @@ def read_config(folder: Path, source: object) -> "PreTrainedConfig":
             )
         raise UserError(f"{source} is of type {kind!r}, which transformers {transformers.__version__} does not know")
     with opening(source):
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config) not in CAUSAL and type(config) not in COMPOSITE:
         raise UserError(f"{source} is of type {kind!r}, which is no causal language model")
     return config
@@ -125,6 +125,7 @@ def read(
             dtype="auto" if dtype == STORED else getattr(torch, dtype),
             local_files_only=True,
             use_safetensors=True,
+            trust_remote_code=False,  # None would ask, and a "y" would run what lies in the folder
             ignore_mismatched_sizes=True,  # so that they are listed
             output_loading_info=True,
             **arguments,

@@ -35,7 +35,7 @@ def load(folder: Path, source: str) -> "PreTrainedTokenizerFast":
             return from_sentencepiece(folder, source)
         exact = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         if exact.eos_token is None:  # named by the class of the model alone, as GPT-2's are
-            usual: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            usual: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             for name, token in usual.special_tokens_map.items():
                 if isinstance(token, str) and token in exact.get_vocab():
                     setattr(exact, name, token)
