@@ -24,6 +24,21 @@ def test_digest_of_a_file_is_sha256_and_of_a_folder_names_and_contents(tmp_path)
         files.digest(tmp_path / "nothing")
 
 
+def test_a_digest_covers_every_file(tmp_path):
+    """What others could have put there too: compiled code, hidden files, folders behind links, which may run round."""
+    (tmp_path / "elsewhere").mkdir()
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    (folder / "__pycache__").mkdir(parents=True)
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder)
+    known = [files.digest(folder)]
+    for file in (folder / "__pycache__" / "x.pyc", folder / ".hidden", elsewhere / "weights"):
+        for content in (b"1", b"2"):
+            file.write_bytes(content)
+            known.append(files.digest(folder))
+    assert len(set(known)) == len(known)
+
+
 @pytest.mark.parametrize("name", ["folder", "file.json"])
 def test_a_failed_write_leaves_what_was_there(tmp_path, name):
     target = tmp_path / name

@@ -124,6 +124,18 @@ def test_a_lost_shard_is_named_and_all_of_them_are_the_model(save):
         loading.load(folder, "theirs")
 
 
+def test_an_index_that_leads_out_of_the_folder_is_refused(save, tmp_path):
+    """A hash of the folder would not cover what lies elsewhere."""
+    folder = save(shard="100KB")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    first = sorted(set(index["weight_map"].values()))[0]
+    (folder / first).rename(tmp_path / first)
+    moved = {name: f"../{file}" if file == first else file for name, file in index["weight_map"].items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": moved}))
+    with pytest.raises(UserError, match=rf"theirs: model.safetensors.index.json names '../{first}', which is no file"):
+        loading.load(folder, "theirs")
+
+
 def test_custom_code_beside_a_known_type_is_neither_run_nor_handed_on(save, tokenizer, tmp_path):
     config(folder := save(), auto_map={"AutoModelForCausalLM": "modeling_x.X"})
     models.save(loading.load(folder, "theirs"), tokenizer, tmp_path / "ours")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,17 @@ def digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if not path.is_dir():
         raise UserError(f"{path} is missing")
-    return _content(path, sorted(f for f in path.rglob("*") if f.is_file() and "__pycache__" not in f.parts))
+    return _content(path, sorted(file for file in inside(path) if file.is_file()))
+
+
+def inside(folder: Path) -> Iterator[Path]:
+    """Whatever lies in a folder and is none itself, behind links too; no real folder twice, for links may run round."""
+    seen = {folder.resolve()}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        new = {(Path(place) / name).resolve(): name for name in sorted(folders, reverse=True)}
+        folders[:] = sorted(name for real, name in new.items() if real not in seen)
+        seen |= new.keys()
+        yield from (Path(place) / name for name in names)
 
 
 def _content(folder: Path, parts: list[Path]) -> str:

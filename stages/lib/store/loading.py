@@ -107,6 +107,8 @@ def require_weights(folder: Path, source: object) -> None:
     if (folder / INDEX).is_file() and not (folder / "model.safetensors").is_file():
         with opening(source):
             shards = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        if strays := [name for name in shards if Path(name).name != name]:
+            raise UserError(f"{source}: {INDEX} names {strays[0]!r}, which is no file of this folder")
         if lost := [name for name in shards if not (folder / name).is_file()]:
             raise UserError(f"{source} is not complete: {listed(lost)} of {len(shards)} shards missing")
 

@@ -17,7 +17,7 @@ def write(folder: Path) -> None:
 
 
 def listed_files(folder: Path) -> list[tuple[str, Path]]:
-    found = [(file.relative_to(folder).as_posix(), file) for file in folder.rglob("*") if not file.is_dir()]
+    found = [(file.relative_to(folder).as_posix(), file) for file in files.inside(folder)]
     return sorted((name, file) for name, file in found if name not in UNLISTED)
 
 
