@@ -106,6 +106,21 @@ def test_a_lock_file_that_is_no_text_is_the_committed_one_again(done, damage):
     assert done.lock() == lock and done.ran() == []
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("  left:", "  \"x';touch SPRUNG;'\":"), ("right: {method: appends", "right: {method: appends;touch SPRUNG;"),
+     ("model: data/words, seconds: 0}\n  right", "model: \"data/words';touch SPRUNG;'\", seconds: 0}\n  right"),
+     ("student: export/final", "student: \"export/final;touch SPRUNG\"")],
+)  # fmt: skip
+def test_nothing_of_params_reaches_a_shell(project, old, new):
+    """Neither by the flow nor by plain `dvc repro`, to which what comes before the shell is only a text."""
+    project.replace("params.yaml", old, new)
+    for command in (["dvc", "repro"], ["dvc", "repro", "--keep-going"], [sys.executable, "-m", "flows.lifecycle"]):
+        said = project.run(*command, check=None)
+        assert "SPRUNG" in said and "Traceback" not in said
+        assert not list(project.folder.rglob("SPRUNG"))
+
+
 def flipped(content: bytes) -> bytes:
     return content.replace(b"artifacts/", b"artifactz/", 1)
 
