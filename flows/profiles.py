@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.anchor import Anchor
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.mergevalue import merge_attrib
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
@@ -92,7 +94,20 @@ def load(name: str) -> tuple[str, CommentedMap]:
         raise UserError(f"{path(name)}: unknown key {names(unknown)}; there are: {names(('base', *KEYS))}")
     header = re.match(r"(#.*\n)*", text)
     assert header
-    return header[0], tree
+    return header[0], spelt_out(tree)
+
+
+def spelt_out(node: Any) -> Any:
+    """Without `<<` and anchors: what they bring stands where it is meant, so that whoever edits it there changes it."""
+    if not isinstance(node, CommentedMap):
+        return node
+    brought = [key for each in node.merge for key in spelt_out(each)]
+    made = CommentedMap((key, spelt_out(node[key])) for key in dict.fromkeys([*brought, *node]))
+    node.copy_attributes(made)
+    for name in (merge_attrib, Anchor.attrib):
+        if hasattr(made, name):
+            delattr(made, name)
+    return made
 
 
 def base_of(name: str, overlay: Mapping[str, Any]) -> str | None:

@@ -59,6 +59,25 @@ def test_an_overlay_keeps_its_header_the_order_of_the_base_and_the_comments_of_b
     assert profiles.show("laptop") == Path("infra/profiles/laptop.yaml").read_text()  # complete: as it stands
 
 
+def test_what_an_anchor_brings_stands_where_it_is_meant(folder):
+    """Else an edit of params.yaml within `<<` would change nothing, without a word."""
+    text = """base: none
+data:
+  a: &a {seed: 1, training: &t {steps: 5, lr: 0.1}} # first
+  b: {<<: *a, training: {<<: *t, lr: 0.2}} # second
+  c: {<<: [{size: 3}, *a], seed: 2}
+"""
+    save("anchored", text)
+    assert re.sub(" +#", " #", profiles.show("anchored")).splitlines()[1:5] == [
+        "data:",
+        "  a: {seed: 1, training: {steps: 5, lr: 0.1}} # first",
+        "  b: {seed: 1, training: {steps: 5, lr: 0.2}} # second",
+        "  c: {size: 3, seed: 2, training: {steps: 5, lr: 0.1}}",
+    ]
+    shown, read = (YAML(typ="safe").load(each)["data"] for each in (profiles.show("anchored"), text))
+    assert shown == read
+
+
 def test_a_profile_may_name_another_base_or_none(folder):
     save("third", "base: other\ndata: {c: {seed: 4}}\n")
     save("alone", "base: none\ndata: {z: {seed: 9}}\n")
@@ -96,7 +115,7 @@ def test_a_profile_is_chosen_unless_edits_would_be_lost(folder):
 @pytest.mark.parametrize("name", profiles.known())
 def test_every_profile_of_the_project_is_valid_and_reads_as_it_is_shown(name):
     tree = YAML(typ="safe").load(profiles.show(name))
-    assert tree == profiles.merged(name)
+    assert tree == profiles.merged(name) and "<<" not in profiles.show(name)
     params.check(tree)
     assert set(tree) >= set(params.STAGES)
     assert "teacher" not in list(params.models(tree))[1:]  # the first is what all are compared with
