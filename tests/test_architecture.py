@@ -185,8 +185,8 @@ def test_the_stages_are_the_folders_and_the_dag():
 
 
 def module(name: str) -> Path:
-    """The file that a step of dvc.yaml runs."""
-    place = Path(*re.search(r"python -m (\S+)", body(name)["cmd"])[1].split("."))
+    """The file that a step of dvc.yaml runs, the first where it runs several."""
+    place = Path(*re.search(r"python -m ([\w.]+)", str(body(name)["cmd"]))[1].split("."))
     return place / "__main__.py" if place.is_dir() else place.with_suffix(".py")
 
 

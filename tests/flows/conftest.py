@@ -157,7 +157,9 @@ gates: {model: export/final, teacher: teacher, student: student, accuracy_kept: 
 CODE = """\
 stages:
   code:
-    cmd: python -m stages.lib.frame.code --out artifacts/code
+    cmd:
+      - python -m stages.lib.frame.commands
+      - python -m stages.lib.frame.code --out artifacts/code
     always_changed: true
     outs: [artifacts/code]
 """

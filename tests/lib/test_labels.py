@@ -82,12 +82,16 @@ def test_the_loss_is_the_formula(tiny, tokenizer, source):
     technique = student(context=128)
     batch = technique.batches(tokenizer, source / "records")(0)
     first = [chat.chat(tokenizer, "x", name).ids[len(chat.prompt_ids(tokenizer, "x"))] for name in NAMES]
-    losses = []
-    for row in known:
-        logits = tiny(torch.tensor([chat.prompt_ids(tokenizer, row["prompt"])])).logits[0, -1].log_softmax(-1)
-        losses.append(-sum(p * logits[token] for p, token in zip(row["probabilities"], first, strict=True)))
+    begins, ends = [], []
+    for row, best in zip(known, (0, 1, 0, 1), strict=True):  # of equals the first
+        coded = chat.chat(tokenizer, row["prompt"], NAMES[best])
+        log_TV = tiny(torch.tensor([coded.ids])).logits[0].log_softmax(-1)
+        chances = zip(row["probabilities"], first, strict=True)
+        begins.append(-sum(p * log_TV[coded.begin - 1, token] for p, token in chances))
+        ends += [-log_TV[place - 1, coded.ids[place]] for place in range(coded.begin + 1, len(coded.ids))]
     found = technique.loss(tiny, Teacher(tiny, tokenizer), batch)
-    assert found.item() == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
+    expected = torch.stack(begins).mean() + torch.stack(ends).mean()
+    assert found.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_without_a_teacher_the_labels_themselves_are_learnt(tokenizer, source):

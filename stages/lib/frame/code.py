@@ -14,14 +14,12 @@ import argparse
 import ast
 import hashlib
 import io
-import sys
 import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
-from stages.lib.frame import commands, files
-from stages.lib.frame.errors import UserError
+from stages.lib.frame import files
 
 ROOT = Path(__file__).parents[3]  # of the package `stages`
 LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
@@ -165,9 +163,4 @@ def between(source: str, start: Place, end: Place) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    try:
-        commands.check()  # here, because `dvc repro` runs this before any other command
-    except UserError as error:
-        sys.exit(str(error))
-    write(arguments.out)
+    write(parser.parse_args().out)

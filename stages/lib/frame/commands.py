@@ -1,7 +1,9 @@
 """What params.yaml puts into the commands of dvc.yaml: words, since plain `dvc repro` hands those commands to a shell.
 
-The flow checks all of params.yaml before anything; `dvc repro` runs the stage `code` before any other, which checks
-this much. A path of the user's own stands in no command: stages read it from params.yaml themselves.
+python -m stages.lib.frame.commands    refuses anything else, in the stage that `dvc repro` runs before any other
+
+The flow checks all of params.yaml before that. A path of the user's own stands in no command: stages read it from
+params.yaml themselves.
 """
 
 import re
@@ -12,7 +14,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stages.lib.frame import params
-from stages.lib.frame.errors import UserError
+from stages.lib.frame.errors import UserError, command
 
 PIPELINE = Path("dvc.yaml")
 WORD = "[A-Za-z0-9_./-]+"
@@ -22,7 +24,7 @@ PLACE = re.compile(r"\$\{([^}]*)\}")
 def require_words(pipeline: Mapping[str, Any], tree: params.Tree) -> None:
     for stage in pipeline["stages"].values():
         section = PLACE.fullmatch(stage.get("foreach", ""))
-        places = PLACE.findall((stage["do"] if section else stage)["cmd"])
+        places = PLACE.findall(str((stage["do"] if section else stage)["cmd"]))  # one command or several
         variants = (at(tree, section[1]) or {}) if section else {"": None}
         for key, item in variants.items():
             for place in places:
@@ -42,6 +44,9 @@ def at(tree: Any, place: str) -> Any:
     return tree
 
 
-def check() -> None:
-    """Those of the project in which this runs."""
+def main() -> None:
     require_words(YAML(typ="safe").load(PIPELINE), params.read())
+
+
+if __name__ == "__main__":
+    command(main)
