@@ -10,7 +10,6 @@ and then, of the live groups alone, policy and reference, by its curve. That of 
 every way to hand it down would pay, is left out.
 """
 
-from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import cyclopts
 
 from benchmarks import _result
-from benchmarks.reason import curve, gain
+from benchmarks.reason import by_family, curve, gain, marked
 from stages.lib.frame import files, params
 from stages.lib.store import models, records
 from stages.lib.text import chat
@@ -30,15 +29,9 @@ READ, LEARNT = 2, 6  # operations a parameter and token
 
 
 def main(*, out: Path = RESULT) -> None:
-    names = params.models(params.read())
-    marks = {name: files.read_json(ARTIFACTS / f"eval/{name}/accuracy/samples.json")["right"] for name in names}
+    marks, found = marked(), dict[str, Any]()
     arms = {arm: [marks[f"{arm}-{seed}"] for seed in SEEDS] for arm in ARMS} | {"teacher": [marks["large"]]}
-    families = defaultdict[str, list[str]](list)
-    for problem in marks["start"]:
-        families["all"].append(problem)
-        families[problem.rpartition("/")[0]].append(problem)
-    found: dict[str, Any] = {}
-    for family, problems in families.items():
+    for family, problems in by_family(marks["start"]).items():
         found |= {
             f"{family}_problems": len(problems),
             f"{family}_start": mean(marks["start"][each] for each in problems),

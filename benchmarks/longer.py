@@ -5,9 +5,9 @@ make run PROFILE=longer && python -m benchmarks.longer
 The peer is a teacher twice the size. Of N replies to a problem one is chosen: by the majority of their answers, by a
 reward model of replies, or by the worst step in the eyes of a reward model of steps, whose labels came from worked
 solutions or from how the model went on by itself; means of three seeds, over all disjoint N of 64 replies to 200
-problems, but for those that the reward models have learnt from. The joules are of the drawing, estimated where the
-machine does not tell them, and do not hold those of a reward model, whose operations are counted: 2 a parameter and
-token (Kaplan et al. 2020, arXiv:2001.08361) for the drawing, and as many again for the reading.
+problems, but for those that the reward models have learnt from. Joules, estimated where the machine does not tell them,
+and operations, 2 a parameter and token (Kaplan et al. 2020, arXiv:2001.08361), are of the drawing; what a reward model
+takes to read the replies is in neither.
 """
 
 from collections import defaultdict
@@ -39,9 +39,8 @@ def main(*, out: Path = RESULT) -> None:
         found |= chosen(f"{name}_majority", [groups], "majority") | chosen(f"{name}_any", [groups], "oracle")
     for judge in JUDGES:
         scored = [grouped(replies(f"{judge}-{seed}"), learnt) for seed in SEEDS]
-        found |= chosen(f"small_best_by_{judge}", scored, "best") | chosen(
-            f"small_votes_by_{judge}", scored, "weighted"
-        )
+        found |= chosen(f"small_best_by_{judge}", scored, "best")
+        found |= chosen(f"small_votes_by_{judge}", scored, "weighted")
     for by in ("worked", "tried"):
         metrics = files.read_json(ARTIFACTS / f"traces/{by}/metrics.json")
         found |= {

@@ -12,6 +12,7 @@ first seed's curve.
 """
 
 import csv
+from collections.abc import Iterable, Mapping
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
@@ -29,14 +30,11 @@ MEASURES = ("reward", "live", "length", "entropy", "accuracy", "drift")  # of th
 
 
 def main(*, out: Path = RESULT) -> None:
-    names = list(params.models(params.read()))
-    marks = {name: files.read_json(Path(f"artifacts/eval/{name}/accuracy/samples.json"))["right"] for name in names}
-    start, found = marks[names[0]], dict[str, Any]()
+    marks, found = marked(), dict[str, Any]()
+    names = list(marks)
+    start = marks[names[0]]
     arms = list(dict.fromkeys(name.rpartition("-")[0] for name in names[1:]))
-    families = {"all": list(start)}
-    for problem in start:
-        families.setdefault(problem.rpartition("/")[0], []).append(problem)
-    for family, problems in families.items():
+    for family, problems in by_family(start).items():
         found[f"{family}_before"] = mean(start[problem] for problem in problems)
         found[f"{family}_problems"] = len(problems)
         for arm in arms:
@@ -52,7 +50,21 @@ def main(*, out: Path = RESULT) -> None:
     _result.save(out, found, "torch", "transformers")
 
 
-def gain(start: dict[str, bool], runs: list[dict[str, bool]], problems: list[str]) -> dict[str, float]:
+def marked() -> dict[str, dict[str, bool]]:
+    """Of every model that was evaluated, in their order: which problems it has right."""
+    names = params.models(params.read())
+    return {name: files.read_json(Path(f"artifacts/eval/{name}/accuracy/samples.json"))["right"] for name in names}
+
+
+def by_family(problems: Iterable[str]) -> dict[str, list[str]]:
+    """All of them, and those of each family."""
+    found = {"all": list(problems)}
+    for problem in found["all"]:
+        found.setdefault(problem.rpartition("/")[0], []).append(problem)
+    return found
+
+
+def gain(start: Mapping[str, float], runs: list[dict[str, bool]], problems: list[str]) -> dict[str, float]:
     """Of several runs from one start; keys are ends of names."""
     rates = [mean(run[problem] for problem in problems) for run in runs]
     differences = [mean(run[problem] for run in runs) - start[problem] for problem in problems]

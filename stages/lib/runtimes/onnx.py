@@ -35,9 +35,8 @@ class Onnx(Stepwise):
         except Exception as error:  # onnxruntime has a class for each way, with no base of their own
             raise UserError(f"{self.file} is damaged ({error}): run the stage that wrote it again") from error
         self.inputs = {value.name for value in self.session.get_inputs()}
-        heads = anatomy.heads(
-            AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        )  # a graph may leave the size of a head open
+        # a graph may leave the size of a head open
+        heads = anatomy.heads(AutoConfig.from_pretrained(folder, trust_remote_code=False))
 
         def nothing(cache: Any) -> np.ndarray:
             count, size = (told if isinstance(told, int) else None for told in (cache.shape[1], cache.shape[3]))
