@@ -3,6 +3,9 @@
 python -m flows.lifecycle [TARGETS] [--why] [--profile NAME]
 python -m flows.lineage MODEL
 python -m flows.promote
+python -m flows.fetch NAME@champion FOLDER
+python -m flows.rollback NAME
+python -m flows.gc
 """
 
 import os

@@ -99,10 +99,11 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     steps, start, parent = prepare(tuple(targets)), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
-    futures = submit(steps)
-    if busy:
-        follow(futures)
-    states = {name: future.wait() or future.state for name, future in futures.items()}
+    with warm.stopping():
+        futures = submit(steps)
+        if busy:
+            follow(futures)
+        states = {name: future.wait() or future.state for name, future in futures.items()}
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()

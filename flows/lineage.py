@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from flows import plan
 from flows.plan import CODE
 from stages.lib.frame import files, tracking
 from stages.lib.frame.errors import UserError, command
@@ -69,12 +70,7 @@ def locked(path: Path) -> dict[str, Any] | None:
     return None
 
 
-@cache
-def lock() -> dict[str, Any]:
-    from ruamel.yaml import YAML
-
-    file = Path("dvc.lock")
-    return (YAML(typ="safe").load(file) or {}).get("stages", {}) if file.exists() else {}
+lock = cache(plan.lock)
 
 
 def main(model: str) -> None:

@@ -51,6 +51,14 @@ def read(targets: Iterable[str] = ()) -> list[Step]:
         raise UserError(f"DVC: {error}") from error
 
 
+def lock() -> dict[str, Any]:
+    """The stages that dvc.lock knows."""
+    from ruamel.yaml import YAML
+
+    file = Path("dvc.lock")
+    return (YAML(typ="safe").load(file) or {}).get("stages", {}) if file.exists() else {}
+
+
 def sort_lock() -> None:
     """Give dvc.lock the order that a serial `dvc repro` writes, whatever order parallel stages ended in."""
     from dvc.repo import Repo, lock_repo

@@ -3,6 +3,7 @@
 python -m flows.promote     register what lies in artifacts, or say why not
 
 Every evaluated export that passes is registered as candidate; the one that ships, and its source, also as champion.
+A champion that was rolled back stays a candidate when a flow offers it again; this command makes it champion again.
 """
 
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from flows import plan, versions
+from flows.versions import Version
 from stages.lib.frame import files, gates, params, tracking
 from stages.lib.frame.errors import command
 from stages.lib.frame.params import Tree
@@ -24,11 +27,12 @@ class Verdict:
     export: str
     name: str  # under which eval measures it
     standing: Literal["champion", "candidate", "refused"]
-    reasons: list[str]  # why it is refused
+    reasons: list[str]  # why it is refused, or no champion
 
 
-def judge(tree: Tree) -> list[Verdict]:
-    """A verdict on every export that was made and evaluated, the one that ships last."""
+def judge(tree: Tree, again: bool = False) -> list[Verdict]:
+    """A verdict on every export that was made and evaluated, the one that ships last. `again`: one that was rolled
+    back may be champion."""
     gate = gates.read(tree)
     if gate is None or not measured(tree, gate.teacher):
         return []
@@ -39,29 +43,52 @@ def judge(tree: Tree) -> list[Verdict]:
     for export, name in ((export, name) for export, name in exports.items() if made(export) and measured(tree, name)):
         teacher, student = evaluated(tree, gate.teacher), evaluated(tree, name)
         reasons = gates.refusals(gate, teacher, student, kl(export))
+        reasons += [
+            f"{measure} was measured of an earlier {export}: make run" for measure in outdated(tree, export, name)
+        ]
         standing = "refused" if reasons else "champion" if export == gate.model else "candidate"
+        if standing == "champion" and not again and versions.rolled_back(at(export)):
+            standing = "candidate"
+            reasons = ["it was champion and rolled back; python -m flows.promote undoes that"]
         found.append(Verdict(export, name, standing, reasons))
     return found
 
 
-def offer() -> list[str]:
+def offer(again: bool = False) -> list[str]:
     """Register what the gates let pass; a line for every export."""
     tree = params.read()
-    return [admit(tree, verdict) for verdict in judge(tree)]
+    return [admit(tree, verdict) for verdict in judge(tree, again)]
 
 
 def admit(tree: Tree, verdict: Verdict) -> str:
-    export, standing = verdict.export, verdict.standing
-    if standing == "refused":
-        return f"{export} is refused: {'; '.join(verdict.reasons)}"
-    stage, variant = export.split("/", 1)
-    name, accuracy = f"orchard-{variant}", evaluated(tree, verdict.name)["accuracy"]
-    version = register(name, export, {"kl": f"{kl(export):.4g}", "accuracy": f"{accuracy:.4g}"})
-    if standing == "champion":
-        source = register(f"{name}-source", tree[stage][variant]["model"], {})
-        tracking.set_alias(name, "champion", version)
-        tracking.set_alias(f"{name}-source", "champion", source)
-    return f"{export} is {standing}: {name} version {version}"
+    said = "; ".join(verdict.reasons)
+    if verdict.standing == "refused":
+        return f"{verdict.export} is refused: {said}"
+    version, accuracy = at(verdict.export), evaluated(tree, verdict.name)["accuracy"]
+    number = register(version, {"kl": f"{kl(verdict.export):.4g}", "accuracy": f"{accuracy:.4g}"})
+    if verdict.standing == "champion":
+        stage, variant = verdict.export.split("/", 1)
+        source = at(tree[stage][variant]["model"], f"{version.name}-source")
+        register(source, {})
+        crown(version, source)
+    return f"{verdict.export} is {verdict.standing}: {version.name} version {number}{f' ({said})' if said else ''}"
+
+
+def crown(version: Version, source: Version) -> None:
+    versions.crown(version, source)
+    for each in (version, source):
+        tracking.set_alias(each.name, versions.CHAMPION, each.sha256)
+
+
+def at(model: str, name: str = "") -> Version:
+    """What lies there now, under the name that an export has in the registry."""
+    path = ARTIFACTS / model / "model"
+    return Version(name or f"orchard-{model.split('/', 1)[1]}", str(path), files.digest(path))
+
+
+def register(version: Version, tags: dict[str, str]) -> str:
+    versions.keep(version)
+    return tracking.register(version.name, Path(version.path), version.sha256, tags)
 
 
 def kl(export: str) -> float:
@@ -71,6 +98,23 @@ def kl(export: str) -> float:
 def made(variant: str) -> bool:
     """A flow may have had other targets."""
     return (ARTIFACTS / variant / "metrics.json").is_file()
+
+
+def outdated(tree: Tree, export: str, name: str) -> list[str]:
+    """Measures of what lay there before, by dvc.lock: a flow may have had other targets."""
+    stages, path = plan.lock().values(), str(ARTIFACTS / export / "model")
+    now = {out["md5"] for stage in stages for out in stage.get("outs", []) if out["path"] == path}
+    then = {
+        out["path"]: dep["md5"]
+        for stage in stages
+        for dep in stage.get("deps", [])
+        if dep["path"] == path
+        for out in stage.get("outs", [])
+    }
+    places = {
+        measure: str(ARTIFACTS / "eval" / name / measure / "metrics.json") for measure in params.variants(tree, "eval")
+    }
+    return [measure for measure, place in places.items() if place in then and then[place] not in now]
 
 
 def measured(tree: Tree, name: str) -> bool:
@@ -84,13 +128,9 @@ def evaluated(tree: Tree, name: str, file: str = "metrics.json") -> dict[str, An
     return {key: value for place in places if place.is_file() for key, value in files.read_json(place).items()}
 
 
-def register(name: str, model: str, tags: dict[str, str]) -> str:
-    return tracking.register(name, ARTIFACTS / model / "model", tags)
-
-
 def main() -> None:
+    print("\n".join(offer(again=True) or [f"{params.PARAMS_FILE} has no gates, or nothing was evaluated yet"]))
     verdicts = judge(params.read())
-    print("\n".join(offer() or [f"{params.PARAMS_FILE} has no gates, or nothing was evaluated yet"]))
     sys.exit(not verdicts or verdicts[-1].standing != "champion")
 
 

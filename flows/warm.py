@@ -11,11 +11,14 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
+from threading import Event, Lock, Thread
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +27,8 @@ PRELOAD = [
     *("codecarbon", "mlflow", "mlflow.store.tracking.sqlalchemy_store"),
     *("torch", "transformers.models.llama.modeling_llama"),
 ]
+STARTING, STOPPED = Lock(), Event()
+RUNNING: set[BaseProcess] = set()
 STATES = {0: "Completed", 3: "Cached", 4: "Restored"}  # exit code -> what happened; Restored: from DVC's run-cache
 
 
@@ -39,12 +44,34 @@ def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], N
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(stage, environment, writer), name=stage)
-    process.start()
+    with STARTING:
+        if STOPPED.is_set():
+            return None
+        process.start()
+        RUNNING.add(process)
     writer.close()
     while chunk := os.read(reader.fileno(), 65536):
         tell(chunk)
     process.join()
+    RUNNING.discard(process)
     return STATES.get(process.exitcode or 0)
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """What ends the flow before its stages (Ctrl-C, SIGTERM) ends them too: Prefect would wait until they are done."""
+    STOPPED.clear()
+    try:
+        yield
+    except BaseException:
+        with STARTING:
+            STOPPED.set()
+            for process in list(RUNNING):
+                assert process.pid
+                with suppress(ProcessLookupError):  # it has not begun, or is done
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+        raise
 
 
 def child(stage: str, environment: dict[str, str], writer: Connection) -> None:
@@ -86,17 +113,18 @@ def repro(stage: str) -> int:
     return 0 if commands else 4 if changed else 3
 
 
+@cache
 def distrust_cache() -> None:
     """Have DVC hash what its cache holds before it is used: it takes for whole every file that is read-only, and every
     record of a run that is YAML, and so gives a damaged stage back as a finished one. Hashed, such a file is removed,
     and the stage runs."""
-    from dvc.stage.cache import StageCache, _get_cache_hash
+    from dvc.stage.cache import StageCache, _get_cache_hash, _get_stage_hash
     from dvc.utils.serialize import EncodingError
     from dvc_data.hashfile.db import HashFileDB
     from dvc_data.hashfile.db.local import LocalHashFileDB
     from dvc_data.hashfile.state import StateNoop
 
-    read = StageCache._load_cache
+    read, newest = StageCache._load_cache, StageCache._load
 
     def check(self: LocalHashFileDB, oid: str, check_hash: bool = True, _info: dict[str, Any] | None = None) -> Any:
         known, self.state = self.state, StateNoop()  # it takes a file for the same by its size and times
@@ -115,7 +143,13 @@ def distrust_cache() -> None:
             return None
         return found
 
-    LocalHashFileDB.check, StageCache._load_cache = check, load
+    def load_newest(self: StageCache, stage: Any) -> Any:
+        if key := _get_stage_hash(stage):
+            with suppress(OSError):
+                Path(self._get_cache_dir(key)).rmdir()  # if its records are all gone: DVC would fail there
+        return newest(self, stage)
+
+    LocalHashFileDB.check, StageCache._load_cache, StageCache._load = check, load, load_newest
 
 
 def here(shell: Callable[..., None], seen: list[str]) -> Callable[..., None]:

@@ -1,12 +1,12 @@
 """Which model a person means: a path, a variant such as export/gguf-q8_0, or an alias of the model registry."""
 
-import os
 from pathlib import Path
 
+from flows import versions
 from stages.lib.frame import files, gates, params, tracking
 from stages.lib.frame.errors import UserError
 
-ARTIFACTS, EXPORTS = Path("artifacts"), "export"
+ARTIFACTS, RELEASES, EXPORTS = Path("artifacts"), Path("releases"), "export"
 ALIASES = ("champion", "candidate")  # the better one first
 
 
@@ -25,7 +25,7 @@ def find(name: str) -> Path:
             return inside(place / "model" if (place / "model").is_dir() else place)
         if place.is_file():
             return place
-    if "@" in name and has_registry():
+    if "@" in name:
         return registered(name)
     raise UserError(
         f"{name} is missing: no file, no folder, no variant under {ARTIFACTS} and no alias of a registered model; "
@@ -46,19 +46,15 @@ def inside(folder: Path) -> Path:
 
 
 def registered(name: str) -> Path:
-    """Of NAME@ALIAS, refused where the files have changed since they were registered."""
-    found = tracking.registered(*name.split("@", 1))
-    if found is None:
-        raise UserError(f"the model registry has no {name}: python -m flows.promote says what it holds and refuses")
-    version, path, sha256 = found
-    if not path.exists() or files.digest(path) != sha256:
-        raise UserError(f"{name} is version {version}, but {path} is gone or holds another model by now: make run")
-    return inside(path)
-
-
-def has_registry() -> bool:
-    """Looking into one that isn't there would create it."""
-    return tracking.STORE in os.environ or Path(tracking.LOCAL_STORE.removeprefix("sqlite:///")).is_file()
+    """Of NAME@ALIAS; where another run has written over its files, they are fetched once more, beside the releases."""
+    version = versions.find(name)
+    places = Path(version.path), RELEASES / version.tag / "model"
+    for place in places:
+        if place.exists() and files.digest(place) == version.sha256:
+            return inside(place)
+    files.remove(places[-1])
+    versions.fetch(version, places[-1])
+    return inside(places[-1])
 
 
 def exports() -> list[str]:
@@ -69,7 +65,7 @@ def exports() -> list[str]:
 def name(variant: str) -> str:
     """An export's alias in the model registry if that holds these very files, or else export/VARIANT."""
     registered = f"orchard-{variant}"
-    for alias in ALIASES if has_registry() else ():
+    for alias in ALIASES if tracking.present() else ():
         found = tracking.registered(registered, alias)
         if found and found[1].exists() and files.digest(found[1]) == found[2]:
             return f"{registered}@{alias}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from apps.parts import catalog
-from stages.lib.frame import tracking
+from stages.lib.frame import files, tracking
 from stages.lib.frame.errors import UserError
 
 
@@ -37,13 +37,14 @@ def test_the_registry_names_what_it_holds_and_nothing_else(exports):
     assert catalog.exports() == ["export/q4", "export/q8"]
     assert not Path("mlflow.db").exists(), "looking must not create a registry"
     for variant in ("q4", "q8"):
-        tracking.register(f"orchard-{variant}", Path("artifacts/export", variant, "model"), {})
-    tracking.set_alias("orchard-q8", "champion", "1")
+        model = Path("artifacts/export", variant, "model")
+        tracking.register(f"orchard-{variant}", model, files.digest(model), {})
+    tracking.set_alias("orchard-q8", "champion", files.digest(model))
     assert catalog.exports() == ["orchard-q4@candidate", "orchard-q8@champion"]
     assert catalog.find("orchard-q8@champion") == Path("artifacts/export/q8/model/model.gguf")
-    with pytest.raises(UserError, match="the model registry has no orchard-q4@champion"):
+    with pytest.raises(UserError, match="neither the model registry nor git has orchard-q4@champion"):
         catalog.find("orchard-q4@champion")
     Path("artifacts/export/q8/model/Modelfile").write_text("changed")
     assert catalog.exports() == ["orchard-q4@candidate", "export/q8"]
-    with pytest.raises(UserError, match="orchard-q8@champion is version 1, but .* holds another model by now"):
+    with pytest.raises(UserError, match="git has no tag orchard-q8@[0-9a-f]{12}: "):
         catalog.find("orchard-q8@champion")

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from stages.export.parts import modelfile
+from stages.lib.frame.errors import UserError
 from stages.lib.text import chat
 
 MESSAGES = [
@@ -77,3 +78,10 @@ def test_every_stop_token_is_named(tokenizer, with_template):
     text = modelfile.modelfile(other, None)
     assert re.findall("PARAMETER (.*)", text) == ['stop "<|system|>"', 'stop "<|end|>"']
     assert modelfile.quoted('a"b') == '"""a"b"""'
+    assert modelfile.quoted("a\nFROM x") == '"""a\nFROM x"""'
+
+
+@pytest.mark.parametrize("token", ['x"""\nADAPTER ./other.gguf\n#', 'x"'])
+def test_a_token_that_would_end_its_quotes_is_refused(token):
+    with pytest.raises(UserError, match="no Modelfile can say: choose safetensors"):
+        modelfile.quoted(token)

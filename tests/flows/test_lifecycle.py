@@ -125,14 +125,19 @@ def flipped(content: bytes) -> bytes:
     return content.replace(b"artifacts/", b"artifactz/", 1)
 
 
-@pytest.mark.parametrize(
-    "damage", [flipped, lambda content: content[: len(content) // 2], lambda content: bytes(range(256))]
-)
+def halved(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize("damage", [flipped, halved, lambda _: bytes(range(256)), None], ids=[*"fhb", "gone"])
 def test_a_damaged_record_of_a_run_is_none(done, damage):
     lock = done.lock()
     for path in (path for path in Path(".dvc/cache/runs").rglob("*") if path.is_file()):
         path.chmod(0o644)
-        path.write_bytes(damage(path.read_bytes()))
+        if damage:
+            path.write_bytes(damage(path.read_bytes()))
+        else:
+            path.unlink()  # its folder stays, which plain DVC can't read
     (done.folder / "dvc.lock").unlink()
     shutil.rmtree("artifacts")
     done.flow()
@@ -178,23 +183,30 @@ def test_a_damaged_cache_is_no_finished_stage(done, damage):
     assert {path: path.read_bytes() for path in good} == good
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_flow_ends_its_stages_at_once(project, how):
+    """Those that run and those that wait for their turn."""
+    for variant in ("left", "right"):
+        project.params(f"prune.{variant}.seconds", 600)
+    flow = started(project, "prune@left")
+    os.kill(flow.pid, how)
+    assert flow.wait(30) != 0
+    assert (project.folder / "ended.log").read_text().split() == ["data@words"]
+    assert_nobody_works_in(project.folder)
+    for variant in ("left", "right"):
+        project.params(f"prune.{variant}.seconds", 0)
+    project.flow()
+
+
 def test_kill_9_leaves_no_orphan_and_the_next_run_converges(project, template, tmp_path):
     for variant in ("left", "right"):
         project.params(f"prune.{variant}.seconds", 4)
-    command = [sys.executable, "-m", "flows.lifecycle"]
-    flow = subprocess.Popen(command, cwd=project.folder, env=project.environment, stderr=subprocess.DEVNULL)
-    log = project.folder / "ran.log"
-    while not (log.exists() and "prune@left" in log.read_text()):
-        assert flow.poll() is None
-        time.sleep(0.05)
+    flow = started(project, "prune@left")
     os.kill(flow.pid, signal.SIGKILL)
     flow.wait()
     time.sleep(5)  # longer than the stages sleep
     assert (project.folder / "ended.log").read_text().split() == ["data@words"]
-    deadline = time.monotonic() + 30  # the idle warm process needs some seconds to take its imports down
-    while processes_in(project.folder) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert processes_in(project.folder) == []
+    assert_nobody_works_in(project.folder)
     project.ran()
     project.flow()
     assert "data@words" not in project.ran()
@@ -203,6 +215,24 @@ def test_kill_9_leaves_no_orphan_and_the_next_run_converges(project, template, t
     (plain.folder / "params.yaml").write_text((project.folder / "params.yaml").read_text())
     plain.run("dvc", "repro", "-q")
     assert plain.lock() == project.lock()
+
+
+def started(project, stage: str) -> subprocess.Popen:
+    """A flow in which that stage has begun."""
+    command = [sys.executable, "-m", "flows.lifecycle"]
+    flow = subprocess.Popen(command, cwd=project.folder, env=project.environment, stderr=subprocess.DEVNULL)
+    log = project.folder / "ran.log"
+    while not (log.exists() and stage in log.read_text()):
+        assert flow.poll() is None
+        time.sleep(0.05)
+    return flow
+
+
+def assert_nobody_works_in(folder: Path) -> None:
+    deadline = time.monotonic() + 30  # the idle warm process needs some seconds to take its imports down
+    while processes_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_in(folder) == []
 
 
 def processes_in(folder: Path) -> list[str]:

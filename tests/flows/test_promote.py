@@ -12,25 +12,23 @@ def project(done, tmp_path, monkeypatch):
     return done
 
 
-def export(project, name, **evaluated):
-    """Another export of the same source, with what its evaluation measured."""
-    project.params(f"export.{name}", {"method": "appends", "text": name, "model": "prune/left"})
+def export(project, name, kl=0.1, accuracy=0.45):
+    """Another export of the same source, and its evaluation."""
+    project.params(f"export.{name}", {"method": "appends", "text": name, "model": "prune/left", "metrics": {"kl": kl}})
     project.params(f"eval.models.{name}", f"export/{name}")
-    files.write_json(promote.ARTIFACTS / "export" / name / "model" / "weights.json", name)
-    files.write_json(promote.ARTIFACTS / "export" / name / "metrics.json", {"kl": 0.1})
-    for measure, measured in {"accuracy": {"accuracy": 0.45}, "speed": {"bytes": 90} | evaluated}.items():
-        files.write_json(promote.ARTIFACTS / "eval" / name / measure / "metrics.json", measured)
+    project.params(f"eval.accuracy.by_name.{name}", accuracy)
+    project.run("dvc", "repro", "-q")
 
 
 def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(project):
-    export(project, "small", bytes=10)
-    export(project, "large", bytes=1000)
+    export(project, "small")
+    export(project, "strays", kl=0.6)
     assert promote.offer() == [
         "export/small is candidate: orchard-small version 1",
-        "export/large is refused: it has 1,000 bytes; at most 95 allowed",
+        "export/strays is refused: it is 0.6 nats a token from its source; at most 0.5 allowed",
         "export/final is champion: orchard-final version 1",
     ]
-    assert tracking.registered("orchard-large") is None
+    assert tracking.registered("orchard-strays") is None
     assert tracking.registered("orchard-small", "champion") is None
     assert tracking.registered("orchard-small")[0] == "1"
     for name, variant in {"orchard-final": "export/final", "orchard-final-source": "prune/left"}.items():
@@ -41,8 +39,9 @@ def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(proj
 def test_a_worse_model_leaves_the_champion_where_it_is(project):
     promote.offer()
     champion = tracking.registered("orchard-final", "champion")
-    files.write_json(promote.ARTIFACTS / "export/final/model/text.json", "worse")
-    files.write_json(promote.ARTIFACTS / "eval/student/accuracy/metrics.json", {"accuracy": 0.1})
+    project.params("export.final.text", "worse")
+    project.params("eval.accuracy.by_name.student", 0.1)
+    project.run("dvc", "repro", "-q")
     (verdict,) = promote.offer()
     wanted = "it keeps 20.0% of the teacher's accuracy; 80% wanted"
     assert verdict == f"export/final is refused: {wanted}"
@@ -53,3 +52,11 @@ def test_a_worse_model_leaves_the_champion_where_it_is(project):
 def test_what_was_not_made_is_not_offered(project, missing):
     files.remove(promote.ARTIFACTS / missing / "metrics.json")
     assert promote.offer() == []
+
+
+def test_an_export_made_anew_is_not_judged_by_what_was_measured_before(project):
+    project.params("export.final.text", "E")
+    project.run("dvc", "repro", "-q", "export@final", "accuracy@student")
+    assert promote.offer() == ["export/final is refused: speed was measured of an earlier export/final: make run"]
+    project.run("dvc", "repro", "-q")
+    assert promote.offer() == ["export/final is champion: orchard-final version 1"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from flows import release
 from stages.lib.frame import files, gates, params
@@ -62,6 +62,21 @@ def test_a_key_signs_it(project, monkeypatch):
     assert signature.problems(target, Path("mine.pub")) == []
     (target / "README.md").write_text("# best model ever\n")
     assert signature.problems(target, Path("mine.pub"))
+
+
+def test_a_key_that_cannot_sign_is_named(project, monkeypatch):
+    key = ed25519.Ed25519PrivateKey.generate()
+    pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    Path("mine.pem").write_bytes(key.private_bytes(pem, kind, serialization.NoEncryption()))
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    Path("mine.pub").write_bytes(public)
+    monkeypatch.setenv(signature.KEY, "mine.pem")
+    with pytest.raises(UserError, match="mine.pem can't sign .*Ed25519Private.* of the curve P-256, P-384 or P-521"):
+        release.release("export/gguf", params.read())
+    (target := Path("signed")).mkdir()
+    (target / "model.sig").write_text("{}")
+    with pytest.raises(UserError, match="mine.pub is no public key of an elliptic curve"):
+        signature.problems(target, Path("mine.pub"))
 
 
 def test_a_tampered_export_is_not_released(project):

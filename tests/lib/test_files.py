@@ -5,6 +5,8 @@ import shutil
 from collections import namedtuple
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
@@ -87,3 +89,13 @@ def test_rows_of_another_tokenizer_are_refused(tmp_path, model_folder, rows):
     tokens.save(tmp_path / "tokens", {"tokenizer": "a" * 64}, train=rows.numpy().astype("uint16"))
     with pytest.raises(UserError, match="the vocabularies differ: .* has tokenizer aaaaaaaaaaaa"):
         tokens.require_tokenizer(tmp_path / "tokens", model_folder)
+
+
+def test_weights_are_as_readable_as_other_files(tmp_path):
+    """safetensors writes them for their owner alone, so that a server of another user could not open a release."""
+    with files.writing(tmp_path / "model") as folder:
+        save_file({"w": torch.zeros(2)}, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+        assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o600, "then this is of no use any more"
+    modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "model").iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]

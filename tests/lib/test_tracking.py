@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel
 
 from stages.lib.frame import files, tracking
+from stages.lib.frame.errors import UserError
 
 
 class Technique(BaseModel):
@@ -90,10 +91,13 @@ def test_the_same_content_is_registered_once_and_found_by_its_hash(project):
     prune()
     assert tracking.producer(Path("elsewhere/model"), files.digest(OUT / "model")).id == runs()[-1].info.run_id
     assert tracking.producer(Path("elsewhere/model"), "0" * 64) is None
-    assert tracking.register("orchard-w", OUT / "model", {}) == tracking.register("orchard-w", OUT / "model", {}) == "1"
+    first = files.digest(OUT / "model")
+    assert [tracking.register("orchard-w", OUT / "model", first, {}) for _ in range(2)] == ["1", "1"]
     prune("other weights")
-    assert tracking.register("orchard-w", OUT / "model", {}) == "2"
-    tracking.set_alias("orchard-w", "champion", "1")
+    assert tracking.register("orchard-w", OUT / "model", files.digest(OUT / "model"), {}) == "2"
+    tracking.set_alias("orchard-w", "champion", first)
+    with pytest.raises(UserError, match="the model registry has no version of orchard-w with the sha256 000000000000"):
+        tracking.set_alias("orchard-w", "champion", "0" * 64)
     assert tracking.registered("orchard-w")[:2] == ("2", OUT / "model")
     assert tracking.registered("orchard-w", "champion")[0] == "1"
     assert tracking.registered("orchard-unknown") is None

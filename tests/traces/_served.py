@@ -1,5 +1,6 @@
 """A teacher behind a port that fails as it is told to."""
 
+import gzip
 import json
 import threading
 import time
@@ -41,12 +42,23 @@ class Handler(BaseHTTPRequestHandler):
         content = {"rubbish": b"<html>", "half": b'{"choices": []}', "null": b"null"}.get(
             todo, json.dumps(said).encode()
         )
+        if todo == "endless":  # whitespace, which JSON allows in front
+            content = b" " * (2**25) + content
         self.send_response(todo if isinstance(todo, int) else 200)
+        if todo == "packed":
+            content = gzip.compress(content)
+            self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(len(content)))
         if todo == 429:
             self.send_header("Retry-After", "1")
         self.end_headers()
-        self.wfile.write(content)
+        try:
+            for i in range(len(content) if todo == "dripping" else 0):
+                self.wfile.write(content[i : i + 1])
+                time.sleep(0.05)
+            self.wfile.write(content[len(content) if todo == "dripping" else 0 :])
+        except ConnectionError:
+            pass  # the client had enough
 
     def log_message(self, *_):
         pass

@@ -51,7 +51,7 @@ def test_nothing_is_told_but_the_request(serve, tmp_path, monkeypatch):
     assert "s3cr3t" not in json.dumps(server.headers)
 
 
-@pytest.mark.parametrize("failure", [500, 503, "hang", "rubbish", "half", "null"])
+@pytest.mark.parametrize("failure", [500, 503, "hang", "rubbish", "half", "null", "dripping", "endless", "packed"])
 def test_what_passes_is_tried_again(serve, tmp_path, failure):
     server = serve(failure, failure)
     assert client(server, tmp_path).reply(0, ["one"], 0) == ["about one"]
@@ -67,7 +67,12 @@ def test_waits_double_and_retry_after_is_obeyed(serve, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("failure", "said"), [(500, "status 500"), ("rubbish", "no chat completion: .*<html>"), ("hang", "Timeout")]
+    ("failure", "said"),
+    [
+        *((500, "status 500"), ("rubbish", "no chat completion: .*<html>"), ("hang", "Timeout")),
+        *(("dripping", "ReadTimeout its answer has no end"), ("packed", "DecodingError it is packed")),
+        ("endless", "ReadError its answer is longer than 16,777,216 bytes"),
+    ],
 )
 def test_giving_up_keeps_what_was_collected(serve, tmp_path, failure, said):
     server = serve("answer", *[failure] * 4)

@@ -5,6 +5,7 @@ left out, and Ollama takes what it finds in the GGUF.
 import re
 from typing import Any
 
+from stages.lib.frame.errors import UserError
 from stages.lib.text import chat
 
 RANGE, END = "{{ range .Messages }}", "{{ end }}"
@@ -26,7 +27,10 @@ def modelfile(tokenizer: Any, context: int | None) -> str:
 
 
 def quoted(text: str) -> str:
-    return f'"""{text}"""' if '"' in text else f'"{text}"'
+    """Refused where Ollama would read on behind it: the next line could be ADAPTER or FROM."""
+    if '"""' in text or text.endswith('"'):
+        raise UserError(f"a token that ends replies is {text!r}, which no Modelfile can say: choose safetensors")
+    return f'"""{text}"""' if '"' in text or "\n" in text else f'"{text}"'
 
 
 def translated(tokenizer: Any) -> str | None:

@@ -59,10 +59,19 @@ def writing(target: Path) -> Iterator[Path]:
         temporary.mkdir()
     try:
         yield temporary
+        open_to_readers(temporary)
         remove(target)
         temporary.replace(target)
     finally:
         remove(temporary)
+
+
+def open_to_readers(path: Path) -> None:
+    """Files as readable as any that a program makes here; safetensors' are the owner's alone."""
+    os.umask(mask := os.umask(0o022))
+    for file in [path, *inside(path)] if path.is_dir() else [path]:
+        if not file.is_symlink() and file.is_file():
+            file.chmod(file.stat().st_mode | 0o444 & ~mask)
 
 
 @contextmanager

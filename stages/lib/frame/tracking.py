@@ -123,6 +123,11 @@ def store() -> str:
     return os.environ.get(STORE) or LOCAL_STORE
 
 
+def present() -> bool:
+    """Whether there is a store: looking into one that isn't there would create it."""
+    return STORE in os.environ or Path(LOCAL_STORE.removeprefix("sqlite:///")).is_file()
+
+
 def require_store() -> None:
     if (address := store()).startswith(("http://", "https://")):
         require_server(STORE, address)
@@ -251,15 +256,13 @@ def producer(path: Path, sha256: str) -> Past | None:
     return None
 
 
-def register(name: str, path: Path, tags: Mapping[str, str]) -> str:
+def register(name: str, path: Path, sha256: str, tags: Mapping[str, str]) -> str:
     """A version of the registered model `name` for the artefact at `path`, alias `candidate`; the same content once."""
     import mlflow as library
 
-    sha256 = files.digest(path)
     made_by = producer(path, sha256)
     with client() as mlflow:
-        known = mlflow.search_model_versions(f"name = '{name}'")
-        version = next((each.version for each in known if each.tags.get("sha256") == sha256), None)
+        version = numbered(mlflow, name, sha256)
         if version is None:
             if not mlflow.search_registered_models(f"name = '{name}'"):
                 mlflow.create_registered_model(name)
@@ -269,6 +272,12 @@ def register(name: str, path: Path, tags: Mapping[str, str]) -> str:
             version = mlflow.create_model_version(name, f"models:/{model.model_id}", run_id, labels).version
         mlflow.set_registered_model_alias(name, "candidate", version)
     return str(version)
+
+
+def numbered(mlflow: "MlflowClient", name: str, sha256: str) -> str | None:
+    """The version of a registered model that has this content."""
+    known = mlflow.search_model_versions(f"name = '{name}'")
+    return next((str(each.version) for each in known if each.tags.get("sha256") == sha256), None)
 
 
 def registered(name: str, alias: str = "candidate") -> tuple[str, Path, str] | None:
@@ -283,8 +292,11 @@ def registered(name: str, alias: str = "candidate") -> tuple[str, Path, str] | N
     return str(found.version), Path(found.tags["path"]), found.tags["sha256"]
 
 
-def set_alias(name: str, alias: str, version: str) -> None:
+def set_alias(name: str, alias: str, sha256: str) -> None:
+    """To the version that has this content, which was registered."""
     with client() as mlflow:
+        if (version := numbered(mlflow, name, sha256)) is None:
+            raise UserError(f"the model registry has no version of {name} with the sha256 {sha256[:12]}")
         mlflow.set_registered_model_alias(name, alias, version)
 
 

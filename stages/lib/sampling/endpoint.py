@@ -9,7 +9,7 @@ Nothing goes anywhere but to the one url, and of headers only what HTTP and the 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
@@ -25,10 +25,11 @@ from stages.lib.frame.params import Params
 from stages.lib.store import records
 
 if TYPE_CHECKING:
-    from httpx2 import Request
+    from httpx2 import Request, Response
     from openai import OpenAI
 
 KEY = "ORCHARD_API_KEY"  # environment variable; a key is never in params, journal or message
+LIMIT = 16 * 2**20  # bytes of an answer; the longest context that models have is a tenth of that
 LOCAL = ("127.0.0.1", "localhost", "::1")
 RAW = "x-stainless-raw-response"  # by it openai knows later that the body was asked for as it came
 HEADERS = {"host", "accept", "accept-encoding", "connection", "user-agent", "content-type", "content-length", RAW}
@@ -42,7 +43,7 @@ class Service(Params):
     concurrency: PositiveInt = 4  # requests at a time
     requests_per_second: PositiveFloat | None = None
     retries: NonNegativeInt = 5  # of a request, each after twice the pause of the one before, or as the endpoint says
-    timeout: PositiveFloat = 120.0  # seconds
+    timeout: PositiveFloat = 120.0  # seconds, for a whole answer
 
 
 class Journal:
@@ -80,7 +81,9 @@ class Client:
         self.pause = 1 / service.requests_per_second if service.requests_per_second else 0.0
         self.lock, self.turn = Lock(), 0.0
         self.key = os.environ.get(KEY, "")
-        self.openai = connect(self.url, self.key, service.timeout, self.retries, self.before_request)
+        hooks = {"request": [self.before_request], "response": [self.before_body]}
+        self.openai = connect(self.url, self.key, service.timeout, self.retries, hooks)
+        self.timeout = service.timeout
 
     def ask(self, prompts: list[str], **sampling: float) -> list[dict[str, Any]]:
         """Each with "text", "finish", "prompt_tokens" and "completion_tokens": from the journal what it knows, the rest
@@ -150,11 +153,36 @@ class Client:
         along that describe this machine or come from an environment meant for somebody else."""
         for name in set(request.headers) - HEADERS - ({"authorization"} if self.key else set()):
             del request.headers[name]
+        request.headers["accept-encoding"] = "identity"  # a small answer must not unpack to a large one
         with self.lock:
             self.turn = max(self.turn, monotonic())
             begin = self.turn
             self.turn += self.pause
         sleep(max(0.0, begin - monotonic()))
+
+    def before_body(self, response: "Response") -> None:
+        """The body may neither drip for ever nor fill the memory: `timeout` alone is that of every single piece."""
+        import httpx2
+
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise httpx2.DecodingError("it is packed, which was not asked for")
+        stream, end = response.stream, monotonic() + self.timeout
+        assert isinstance(stream, httpx2.SyncByteStream)
+
+        class Bounded(httpx2.SyncByteStream):
+            def __iter__(self) -> Iterator[bytes]:
+                total = 0
+                for piece in stream:
+                    if (total := total + len(piece)) > LIMIT:
+                        raise httpx2.ReadError(f"its answer is longer than {LIMIT:,} bytes")
+                    if monotonic() > end:
+                        raise httpx2.ReadTimeout("its answer has no end")
+                    yield piece
+
+            def close(self) -> None:
+                stream.close()
+
+        response.stream = Bounded()
 
     def spent(self) -> dict[str, float]:
         answers = [self.journal.answers[key] for key in self.used]
@@ -162,14 +190,14 @@ class Client:
         return {"requests": len(answers), **tokens}
 
 
-def connect(url: str, key: str, timeout: float, retries: int, before_request: "Callable[[Request], None]") -> "OpenAI":
+def connect(url: str, key: str, timeout: float, retries: int, hooks: dict[str, list[Callable[..., None]]]) -> "OpenAI":
     import openai
 
     transport = openai.DefaultHttpxClient(
         timeout=timeout,
         follow_redirects=False,
         trust_env=urlsplit(url).hostname not in LOCAL,  # no proxy to itself
-        event_hooks={"request": [before_request]},
+        event_hooks=hooks,
     )
     return openai.OpenAI(
         base_url=url,

@@ -1,0 +1,167 @@
+"""What the registry took in can be had again: real git, DVC, MLflow on SQLite; the toy project's real artefacts."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from apps.parts import catalog
+from flows import fetch, gc, promote, rollback, versions
+from stages.lib.frame import tracking
+from stages.lib.frame.errors import UserError
+
+FINAL = Path("artifacts/export/final/model")
+
+
+@pytest.fixture
+def project(done, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    return done
+
+
+def make(project, text, **changes):
+    """Another content of the export that ships, made by DVC; what the gates and the registry say."""
+    for place, value in ({"export.final.text": text} | changes).items():
+        project.params(place, value)
+    project.run("dvc", "repro", "-q")
+    return promote.offer()[-1]
+
+
+def fetched(named, folder):
+    fetch.main(named, folder)
+    return (folder / "text").read_text()
+
+
+def test_a_champion_outlives_the_runs_after_it(project, tmp_path):
+    assert promote.offer() == ["export/final is champion: orchard-final version 1"]
+    first = versions.find("orchard-final@champion")
+    assert make(project, "E") == "export/final is champion: orchard-final version 2"
+    assert fetched("orchard-final@champion", tmp_path / "second") == "raw wordslE"
+    assert fetched(first.tag, tmp_path / "first") == "raw wordsle"
+    assert "refused" in make(project, "bad", **{"eval.accuracy.by_name.student": 0.1})
+    assert FINAL.joinpath("text").read_text() == "raw wordslbad"
+    assert fetched("orchard-final@champion", tmp_path / "still") == "raw wordslE"
+
+
+def test_rolled_back_to_the_byte_also_after_gc(project, tmp_path, capsys):
+    promote.offer()
+    make(project, "E")
+    make(project, "third")
+    make(project, "candidate", **{"gates.bytes": 1})  # refused, so nobody needs it
+    gc.main()
+    rollback.main("orchard-final")
+    assert tracking.registered("orchard-final", "champion")[0] == "2"
+    assert fetched("orchard-final@champion", tmp_path / "second") == "raw wordslE"
+    rollback.main("orchard-final")
+    assert fetched("orchard-final@champion", tmp_path / "first") == "raw wordsle"
+    source = versions.find("orchard-final-source@champion")
+    assert source.path == "artifacts/prune/left/model" and fetched(source.tag, tmp_path / "source") == "raw wordsl"
+    with pytest.raises(UserError, match="git knows of no champion of orchard-final before orchard-final@"):
+        rollback.main("orchard-final")
+
+
+def test_a_flow_does_not_undo_a_rollback_and_a_person_can(project):
+    promote.offer()
+    make(project, "E")
+    rollback.main("orchard-final")
+    for _ in range(2):
+        [said] = promote.offer()
+        assert said.startswith(
+            "export/final is candidate: orchard-final version 2 (it was champion and was rolled back;"
+        )
+        assert tracking.registered("orchard-final", "champion")[0] == "1"
+    assert promote.offer(again=True) == ["export/final is champion: orchard-final version 2"]
+    assert promote.offer() == ["export/final is champion: orchard-final version 2"]
+    rollback.main("orchard-final")
+    assert tracking.registered("orchard-final", "champion")[0] == "1"
+
+
+def test_gc_keeps_what_is_needed_and_the_rest_runs_again(project):
+    promote.offer()
+    project.params("prune.right.text", "other")
+    project.run("dvc", "repro", "-q")
+    project.params("prune.right.text", "r")
+    project.run("dvc", "repro", "-q")
+    project.ran()
+    gc.main()
+    assert project.run("dvc", "status").split() == ["code:", "always", "changed"]
+    project.params("prune.right.text", "other")
+    project.run("dvc", "repro", "-q")
+    assert project.ran() == ["prune@right"]
+
+
+def test_no_branch_and_no_file_of_the_project_moves(project):
+    before = project.run("git", "log", "--oneline"), project.run("git", "status", "--porcelain")
+    promote.offer()
+    assert before == (project.run("git", "log", "--oneline"), project.run("git", "status", "--porcelain"))
+    make(project, "E")
+    kept = versions.find("orchard-final@champion").tag
+    assert project.run("git", "show", f"{kept}:dvc.lock") == project.lock()
+    assert project.run("git", "show", f"{kept}:params.yaml") == (project.folder / "params.yaml").read_text()
+    assert project.run("git", "status", "--porcelain").splitlines() == [" M dvc.lock", " M params.yaml"]
+
+
+def test_another_machine_has_it_with_two_commands(project, tmp_path):
+    """A clone without a model registry, DVC's cache or artefacts; the remote is a folder here."""
+    project.run("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+    project.commit()
+    promote.offer()
+    make(project, "E")
+    project.run("dvc", "push", "-q", "--all-tags")
+    project.run("git", "clone", "-q", str(project.folder), str(tmp_path / "clone"))
+    there = type(project)(tmp_path / "clone", project.environment | {"PYTHONPATH": str(tmp_path / "clone")})
+    there.environment.pop("MLFLOW_TRACKING_URI")
+    there.run(sys.executable, "-m", "flows.fetch", "orchard-final@champion", "new/place")
+    assert (there.folder / "new/place/text").read_text() == "raw wordslE"
+    assert there.ran() == [] and not (there.folder / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_damaged_object_is_never_handed_out(project, tmp_path, remote):
+    promote.offer()
+    if remote:
+        project.run("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+        project.run("dvc", "push", "-q", "--all-tags")
+    for file in Path(".dvc/cache/files").rglob("*"):
+        if file.is_file() and file.read_bytes() == b"raw wordsle":
+            file.chmod(0o644)
+            file.write_bytes(b"raw Wordsle")
+            file.chmod(0o444)
+    if remote:
+        assert fetched("orchard-final@champion", tmp_path / "new") == "raw wordsle"
+        return
+    with pytest.raises(UserError, match="DVC has not all its files, neither here nor in a remote"):
+        fetch.main("orchard-final@champion", tmp_path / "new")
+    assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".new*"))
+
+
+def test_bad_names_and_places_are_refused(project, tmp_path):
+    promote.offer()
+    tag = versions.find("orchard-final@champion").tag
+    for name in ("orchard-final@nobody", "orchard-final@", "orchard-final"):
+        with pytest.raises(UserError, match=f"neither the model registry nor git has {name}; git has {tag} "):
+            versions.find(name)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine is there already: name a new folder"):
+        fetch.main(tag, tmp_path / "mine")
+    (FINAL / "text").write_text("by hand")
+    with pytest.raises(UserError, match="can't be registered, for it is not what dvc.lock says .*modified"):
+        promote.offer()
+    assert tracking.registered("orchard-final", "champion")[0] == "1"
+
+
+def test_without_git_the_registry_still_works(project, monkeypatch):
+    shutil.rmtree(".git")
+    subprocess.run(["dvc", "config", "core.no_scm", "true"], check=True, env=project.environment)
+    assert promote.offer() == ["export/final is champion: orchard-final version 1"]
+
+
+def test_the_chat_opens_the_champion_whatever_lies_at_its_path(project):
+    promote.offer()
+    assert catalog.find("orchard-final@champion") == FINAL
+    make(project, "bad", **{"eval.accuracy.by_name.student": 0.1})
+    for _ in range(2):
+        place = catalog.find("orchard-final@champion")
+        assert (place / "text").read_text() == "raw wordsle" and "releases" in place.parts
