@@ -5,13 +5,14 @@ python -m apps.ui
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import flows  # noqa: F401  (no telemetry, and Prefect's settings, in this process and so in both servers)
+from flows import server  # and with the package no telemetry, and Prefect's settings, here and so in both servers
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError, command
 
@@ -20,13 +21,8 @@ HOST, MLFLOW, PREFECT = "127.0.0.1", 5000, 4200
 
 def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    where = ["--backend-store-uri", tracking.store()]
-    commands = {
-        "MLflow": ["mlflow", "ui", "--workers", "1", "--host", HOST, "--port", str(mlflow_port), *where],
-        "Prefect": ["prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)],
-    }
     try:
-        with servers(commands) as started:
+        with servers(mlflow_port, prefect_port) as started:
             print(f"MLflow   http://{HOST}:{mlflow_port}\nPrefect  http://{HOST}:{prefect_port}\nCtrl-C ends both.")
             while not (ended := [name for name, server in started.items() if server.poll() is not None]):
                 time.sleep(0.2)
@@ -36,22 +32,32 @@ def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
 
 
 @contextmanager
-def servers(commands: dict[str, list[str]]) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def servers(mlflow_port: int, prefect_port: int) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Each in a process group of its own, for they start workers; all end with the block."""
+    mlflow = ["mlflow", "ui", "--workers", "1", "--host", HOST, "--port", str(mlflow_port)]
     started: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        for name, words in commands.items():
-            started[name] = subprocess.Popen([sys.executable, "-m", *words], start_new_session=True)
+        with listening(prefect_port) as listener:
+            started["Prefect"] = server.process(listener, {"PREFECT_SERVER_API_PORT": str(prefect_port)})
+        where = ["--backend-store-uri", tracking.store()]
+        started["MLflow"] = subprocess.Popen([sys.executable, "-m", *mlflow, *where], start_new_session=True)
         yield started
     finally:
-        for server in started.values():
-            if server.poll() is None:
-                os.killpg(server.pid, signal.SIGTERM)
-        for server in started.values():
+        for running in started.values():
+            if running.poll() is None:
+                os.killpg(running.pid, signal.SIGTERM)
+        for running in started.values():
             try:
-                server.wait(10)
+                running.wait(10)
             except subprocess.TimeoutExpired:
-                os.killpg(server.pid, signal.SIGKILL)
+                os.killpg(running.pid, signal.SIGKILL)
+
+
+def listening(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port), backlog=128)
+    except OSError as error:
+        raise UserError(f"can't listen on port {port} ({error.strerror}): --prefect-port names another") from error
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python -m flows.lineage MODEL
 python -m flows.promote
 python -m flows.fetch NAME@champion FOLDER
 python -m flows.rollback NAME
+python -m flows.verify
 python -m flows.gc
 """
 

@@ -1,7 +1,9 @@
-"""Prefect's API for the length of one flow, started before anything slow is imported.
+"""Prefect's API for the length of one flow, started before anything slow is imported; for `make ui`, its pages too.
 
 Prefect starts such a server by itself, but only when the flow is called, and leaves it behind when the flow is killed.
-This one listens at once (a request waits until the server is up) and ends when the pipe from its flow closes.
+This one listens at once (a request waits until the server is up) and ends when the pipe from its flow closes. Prefect's
+own answers whoever asks: a page in somebody's browser could plant a deployment, whose commands the next worker runs.
+This one refuses pages of other sites, under whatever name they know it.
 """
 
 import gc
@@ -9,12 +11,14 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from threading import Thread
+from typing import Any
 
 from stages.lib.frame import tracking
-from stages.lib.frame.errors import UserError
 
-ADDRESS, USUAL = "PREFECT_API_URL", "http://127.0.0.1:4200/api"  # environment variable; where `make ui` has it
+HOST = "127.0.0.1"
+ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:4200/api"  # environment variable; where `make ui` has it
 SETTINGS = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -38,19 +42,23 @@ own_addresses: set[str] = set()  # of the servers that this process has started
 
 
 def start() -> None:
-    """Point PREFECT_API_URL at a server: the one that is set, the one of `prefect server start`, or one of our own."""
+    """Point PREFECT_API_URL at a server: the one that is set, the one of `make ui`, or one of our own."""
     if os.environ.get(ADDRESS):
         return
-    with socket.socket() as probe:
-        taken = probe.connect_ex(("127.0.0.1", 4200)) == 0
-    try:
-        if taken:
-            tracking.require_server(ADDRESS, USUAL)
-            os.environ[ADDRESS] = USUAL
-            return
-    except UserError:
-        pass  # something else has that port
-    own()
+    if is_prefect(USUAL):
+        os.environ[ADDRESS] = USUAL
+    else:
+        own()
+
+
+def is_prefect(address: str) -> bool:
+    """Whether it says so: that port may be another program's, or of one that answers nobody any more."""
+    from http.client import HTTPException
+    from urllib.request import urlopen
+
+    with suppress(OSError, HTTPException), urlopen(f"{address}/health", timeout=tracking.PATIENCE) as answer:
+        return answer.read(5) == b"true"
+    return False
 
 
 def require() -> str:
@@ -63,22 +71,33 @@ def require() -> str:
 
 
 def own() -> subprocess.Popen:
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        os.environ[ADDRESS] = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+    with socket.create_server((HOST, 0), backlog=128) as listener:
+        os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
         own_addresses.add(os.environ[ADDRESS])
-        command = [sys.executable, "-m", "flows.server", str(listener.fileno())]
-        environment = os.environ | SETTINGS
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], start_new_session=True
-        )
+        return process(listener, SETTINGS)
+
+
+def process(listener: socket.socket, settings: dict[str, str]) -> subprocess.Popen:
+    """A server that lives until its standard input closes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.server", str(listener.fileno())],
+        env=os.environ | settings,
+        stdin=subprocess.PIPE,
+        pass_fds=[listener.fileno()],
+        start_new_session=True,
+    )
 
 
 def serve(descriptor: int) -> None:
     gc.disable()  # a quarter of the start goes into collecting garbage that import does not make
     import uvicorn
     from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    server = uvicorn.Server(uvicorn.Config(create_app(), log_level="critical", timeout_graceful_shutdown=3))
+    app = create_app()
+    app.add_middleware(OwnPages)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=3))
 
     def stop_with_the_flow() -> None:
         sys.stdin.read()
@@ -88,6 +107,22 @@ def serve(descriptor: int) -> None:
     gc.enable()
     Thread(target=stop_with_the_flow, daemon=True).start()
     server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+class OwnPages:
+    """Refuses what a page of another site asks for; a browser says whose page it is. ASGI."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin")
+        if origin and origin.partition(b"://")[2] != headers.get(b"host"):
+            from starlette.responses import PlainTextResponse
+
+            return await PlainTextResponse("this is another site's page", 403)(scope, receive, send)
+        return await self.app(scope, receive, send)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -73,14 +74,26 @@ def test_the_ui_serves_both_pages_stays_on_this_machine_and_ends(watched):
         ui = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=said, stderr=said)
         try:
             pages = [page(port, ui) for port in ports]
+            foreign = [refused(port) for port in ports]
         finally:
             ui.send_signal(signal.SIGINT)
             status = ui.wait(90)
     assert "<title>MLflow</title>" in pages[0] and "Prefect" in pages[1]
     assert status == 0 and outside(log) == []
+    assert all(foreign)
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def refused(port: int) -> bool:
+    """A page whose name points here, as a browser would send its request."""
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"})
+    try:
+        urllib.request.urlopen(asked, timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code in (400, 403)
+    return False
 
 
 def free() -> int:

@@ -3,9 +3,12 @@
 import socket
 import sys
 import time
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
+from flows import server
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError
 
@@ -58,3 +61,27 @@ def assert_one_line(shown: str, variable: str) -> None:
 def test_the_servers_in_use_are_named(done):
     shown = done.flow()
     assert f"MLflow: sqlite:///mlflow.db   Prefect: {done.environment['PREFECT_API_URL']}\n" in shown
+
+
+def asked(address: str, **headers: str) -> int:
+    try:
+        with urlopen(
+            Request(f"{address}/deployments/count", b"{}", {"Content-Type": "application/json"} | headers)
+        ) as said:
+            return said.status
+    except HTTPError as error:
+        return error.code
+
+
+def test_a_page_of_another_site_is_refused_by_whatever_name(prefect_server):
+    address = prefect_server["PREFECT_API_URL"]
+    here = address.removeprefix("http://").removesuffix("/api")
+    assert asked(address) == asked(address, Origin=f"http://{here}") == 200
+    assert asked(address, Origin="http://evil.example") == asked(address, Origin="null") == 403
+    assert asked(address, Origin=f"http://{here.partition(':')[0]}:1") == 403
+    assert asked(address, Host="evil.example", Origin="http://evil.example") == 400  # a name that points here
+
+
+def test_only_what_says_that_it_is_prefect_is_taken_for_it(prefect_server, dead, answering):
+    assert server.is_prefect(prefect_server["PREFECT_API_URL"])
+    assert not server.is_prefect(dead) and not server.is_prefect(answering.url)

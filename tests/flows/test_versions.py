@@ -1,5 +1,6 @@
 """What the registry took in can be had again: real git, DVC, MLflow on SQLite; the toy project's real artefacts."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps.parts import catalog
-from flows import fetch, gc, promote, rollback, versions
+from flows import fetch, gc, promote, rollback, verify, versions
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError
 
@@ -165,3 +166,47 @@ def test_the_chat_opens_the_champion_whatever_lies_at_its_path(project):
     for _ in range(2):
         place = catalog.find("orchard-final@champion")
         assert (place / "text").read_text() == "raw wordsle" and "releases" in place.parts
+
+
+def damage(path: Path, text: str) -> None:
+    """As a bad disk does: same size, same times."""
+    before = path.stat()
+    path.chmod(0o644)
+    path.write_text(text)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.chmod(before.st_mode)
+
+
+def cached(text: str) -> Path:
+    [path] = [file for file in Path(".dvc/cache/files").rglob("*") if file.is_file() and file.read_text() == text]
+    return path
+
+
+def verified(capsys) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as end:
+        verify.main()
+    return end.value.code, capsys.readouterr().out
+
+
+def test_what_a_disk_changed_in_place_is_found_and_put_right(project, capsys):
+    promote.offer()
+    assert verified(capsys)[0] == 0
+    damage(FINAL / "text", "raw Wordsle")
+    assert verified(capsys)[0] == 1
+    project.run("dvc", "repro", "-q")
+    assert (FINAL / "text").read_text() == "raw wordsle" and verified(capsys)[0] == 0
+    damage(cached("raw wordsle"), "raw Wordsle")
+    code, said = verified(capsys)
+    assert code == 0 and "put back from artifacts/export/final/model" in said
+    assert cached("raw wordsle")
+
+
+def test_a_version_that_a_disk_has_damaged_is_named(project, capsys):
+    promote.offer()
+    tag = versions.find("orchard-final@champion").tag
+    make(project, "E")
+    damage(cached("raw wordsle"), "raw Wordsle")
+    code, said = verified(capsys)
+    assert code == 1 and f"artifacts/export/final/model of {tag} is damaged in DVC's cache or missing" in said
+    shutil.rmtree("artifacts/prune")
+    assert "artifacts/prune/left/model is deleted: make run" in verified(capsys)[1]
