@@ -42,6 +42,7 @@ def read(targets: Iterable[str] = ()) -> list[Step]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo, lock_repo
 
+    recovery.mend_memory()
     try:
         with Repo() as repo, lock_repo(repo):
             recovery.repair(repo)

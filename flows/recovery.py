@@ -2,10 +2,11 @@
 
 import json
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.lib.frame import files
+from stages.lib.frame import files, sqlite
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -16,6 +17,25 @@ def repair(repo: "Repo") -> None:
     assert repo.lock.is_locked
     release_dead(Path(str(repo.tmp_dir)) / "rwlock")
     restore(Path(repo.root_dir) / "dvc.lock")
+
+
+@cache
+def mend_memory() -> None:
+    """What DVC remembers of sizes and times lies in databases whose place it knows only when it opens them, and then
+    fails if they are damaged; all of it can be hashed anew."""
+    from dvc_data.hashfile.cache import Cache
+
+    opened = Cache.__init__
+
+    def open_whole(self: Cache, directory: str | None = None, *args: Any, **kwargs: Any) -> None:
+        assert directory
+        database = Path(directory, "cache.db")
+        if database.exists() and not sqlite.whole(database, "Settings"):
+            files.remove(Path(directory))
+            print(f"{database} is damaged: removed, and DVC hashes everything anew")
+        opened(self, directory, *args, **kwargs)
+
+    Cache.__init__ = open_whole  # pyright: ignore[reportAttributeAccessIssue]  (which says what *args stand for)
 
 
 def release_dead(rwlock: Path) -> None:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from threading import Thread
 from typing import Any
 
-from stages.lib.frame import tracking
+from stages.lib.frame import sqlite, tracking
 
 HOST = "127.0.0.1"
 ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:4200/api"  # environment variable; where `make ui` has it
@@ -94,6 +94,7 @@ def serve(descriptor: int) -> None:
     from prefect.server.api.server import create_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    keep_whole()
     app = create_app()
     app.add_middleware(OwnPages)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"], www_redirect=False)
@@ -107,6 +108,16 @@ def serve(descriptor: int) -> None:
     gc.enable()
     Thread(target=stop_with_the_flow, daemon=True).start()
     server.run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def keep_whole() -> None:
+    """A damaged database is kept aside: with it no server starts."""
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+    place = sqlite.place(str(PREFECT_API_DATABASE_CONNECTION_URL.value()))
+    if place and place.exists() and not sqlite.whole(place, "alembic_version"):
+        aside = sqlite.keep_aside(place)
+        print(f"{place}, Prefect's, is damaged: kept as {aside}, and begun anew without earlier runs", file=sys.stderr)
 
 
 class OwnPages:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 
 STAGE = """
+import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(variant: str, *, source: list[Path], code: Path, out: Path, params_file
         with open("ran.log", "a") as log:
             log.write("STAGE@" + variant + "\\n")
         time.sleep(technique.seconds)
+        if technique.text == "killed":
+            os.kill(os.getpid(), 9)
         if technique.text == "fail":
             raise UserError("told to fail")
         read = [file for folder in source for file in [folder, *folder.rglob("*")] if file.is_file()]

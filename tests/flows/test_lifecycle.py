@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 pytestmark = pytest.mark.slow
 
@@ -142,6 +143,39 @@ def test_a_damaged_record_of_a_run_is_none(done, damage):
     shutil.rmtree("artifacts")
     done.flow()
     assert len(done.ran()) == 8 and done.lock() == lock
+
+
+def databases(project) -> list[Path]:
+    """DVC's and Prefect's; the latter of a home of the project's own."""
+    home = project.folder / ".prefect"
+    shutil.copytree(project.environment["PREFECT_HOME"], home)
+    for part in home.glob("prefect.db-*"):
+        part.unlink()
+    project.environment["PREFECT_HOME"] = str(home)
+    project.environment.pop("PREFECT_API_URL")
+    with Repo() as repo:
+        return [home / "prefect.db", *Path(repo.site_cache_dir).rglob("cache.db")]
+
+
+@pytest.mark.parametrize("damage", [halved, lambda _: b"garbage" * 1000], ids=["cut", "garbage"])
+def test_damaged_databases_are_mended(done, damage):
+    found = databases(done)
+    assert len(found) == 3
+    for database in found:
+        database.write_bytes(damage(database.read_bytes()))
+    done.params("prune.right.text", "R")
+    shown = done.flow()
+    assert done.ran() == ["prune@right"] and "Traceback" not in shown
+    assert shown.count("is damaged: removed, and DVC hashes everything anew") == 2
+    assert "prefect.db, Prefect's, is damaged: kept as" in shown
+    assert (done.folder / ".prefect/prefect.db.damaged-1").read_bytes() and "is damaged" not in done.flow()
+
+
+def test_what_the_system_killed_says_so(project):
+    project.params("prune.left.text", "killed")
+    assert "prune@left failed: SIGKILL ended it, as the system does with what needs more memory" in project.flow(
+        check=1
+    )
 
 
 def test_bad_params_stop_before_anything_runs(project):

@@ -10,16 +10,15 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from stages.lib.frame import energy, files
+from stages.lib.frame import energy, files, sqlite
 from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
@@ -171,35 +170,15 @@ def prepare(address: str) -> None:
     """A file of SQLite that is whole: a damaged one is kept aside, and a new one made beside its place, since tables
     that a kill has left half made would fail every later run."""
     import mlflow
-    from sqlalchemy.engine import make_url
 
-    url = make_url(address)
-    if not url.drivername.startswith("sqlite") or url.database in (None, "", ":memory:"):
+    if (place := sqlite.place(address)) is None:
         return
-    place = Path(url.database)
-    if place.exists() and not whole(place):
-        aside = next(name for n in count(1) if not (name := place.with_name(f"{place.name}.damaged-{n}")).exists())
-        for end in ("-journal", "-wal", "-shm", ""):  # what belongs to it goes with it
-            if (part := place.with_name(place.name + end)).exists():
-                part.rename(aside.with_name(aside.name + end))
+    if place.exists() and not sqlite.whole(place, "alembic_version"):
+        aside = sqlite.keep_aside(place)
         print(f"{place} is damaged: kept as {aside}, and begun anew; `python -m flows.promote` registers what is here")
     if not place.exists():
         with files.writing(place) as beside:
             mlflow.MlflowClient(f"sqlite:///{beside}").search_experiments(max_results=1)
-
-
-def whole(database: Path) -> bool:
-    """Whether SQLite finds nothing wrong in it, and MLflow has made all its tables; raises where it is only busy."""
-    import sqlite3
-
-    try:
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=rw", uri=True, timeout=60)) as opened:
-            sound = opened.execute("PRAGMA quick_check(1)").fetchone() == ("ok",)
-            return sound and opened.execute("SELECT version_num FROM alembic_version").fetchone() is not None
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname in ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"):  # the last: no such table
-            return False
-        raise
 
 
 def experiment(mlflow: "MlflowClient") -> str:
