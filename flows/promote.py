@@ -111,20 +111,23 @@ def outdated(tree: Tree, export: str, name: str) -> list[str]:
         if dep["path"] == path
         for out in stage.get("outs", [])
     }
-    places = {
-        measure: str(ARTIFACTS / "eval" / name / measure / "metrics.json") for measure in params.variants(tree, "eval")
-    }
+    places = {measure: str(ARTIFACTS / "eval" / name / measure / "metrics.json") for measure in measures(tree, name)}
     return [measure for measure, place in places.items() if place in then and then[place] not in now]
 
 
 def measured(tree: Tree, name: str) -> bool:
     """Whether a model has been put to every measure."""
-    return all(made(f"eval/{name}/{measure}") for measure in params.variants(tree, "eval"))
+    return all(made(f"eval/{name}/{measure}") for measure in measures(tree, name))
+
+
+def measures(tree: Tree, name: str) -> list[str]:
+    """Those that a model is put to: some name the models that they measure."""
+    return [measure for measure, p in params.variants(tree, "eval").items() if name in p.get("models", [name])]
 
 
 def evaluated(tree: Tree, name: str, file: str = "metrics.json") -> dict[str, Any]:
     """What eval says of a model, the numbers of all its measures; no two measures use one name."""
-    places = [ARTIFACTS / "eval" / name / measure / file for measure in params.variants(tree, "eval")]
+    places = [ARTIFACTS / "eval" / name / measure / file for measure in measures(tree, name)]
     return {key: value for place in places if place.is_file() for key, value in files.read_json(place).items()}
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import profiles
+from flows import profiles, promote
+from stages.lib.frame import gates, params, tracking
 
 ROOT = Path(__file__).parents[1]
 NETWORK = ROOT / "tests/network"  # its sitecustomize.py notes what leaves this machine
@@ -130,6 +131,16 @@ def test_the_end_of_a_run_fits_a_terminal(finished):
     end = lines[: last + 1]
     assert end[0].startswith("model") and len(end) > 12 and all(len(line) <= 80 for line in end)
     assert "make chat" in end[-1] and "artifacts/export/gguf-q8_0/model" in end[-3]
+
+
+def test_the_gates_judge_every_export(finished, monkeypatch):
+    monkeypatch.chdir(finished)
+    tree = params.read()
+    verdicts = promote.judge(tree)
+    assert {verdict.export for verdict in verdicts} == set(gates.measured(tree)) and len(verdicts) > 2
+    for verdict in verdicts:
+        known = tracking.registered(f"orchard-{verdict.export.partition('/')[2]}")
+        assert (known is None) == (verdict.standing == "refused")
 
 
 def test_the_model_that_ships_talks(finished):

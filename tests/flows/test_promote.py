@@ -60,3 +60,10 @@ def test_an_export_made_anew_is_not_judged_by_what_was_measured_before(project):
     assert promote.offer() == ["export/final is refused: speed was measured of an earlier export/final: make run"]
     project.run("dvc", "repro", "-q")
     assert promote.offer() == ["export/final is champion: orchard-final version 1"]
+
+
+def test_a_measure_that_names_its_models_is_asked_of_no_other(project):
+    project.params("eval.harness", {"models": {}})
+    assert promote.offer() == ["export/final is champion: orchard-final version 1"]
+    project.params("eval.harness", {"models": {"student": "export/final"}})
+    assert promote.offer() == []  # not measured yet
