@@ -10,7 +10,7 @@ PROFILE ?=
 MODEL ?=
 PORT ?=
 
-run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model own-tries specialist specialist-seeds,$(PROFILE)),models/smollm2.gguf) $(if $(filter specialist specialist-seeds,$(PROFILE)),models/reviews) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
+run: $(BIN)/ready $(if $(filter real-teacher boards other-models own-model own-tries specialist specialist-seeds specialist-bits,$(PROFILE)),models/smollm2.gguf) $(if $(filter specialist specialist-seeds specialist-bits,$(PROFILE)),models/reviews) $(if $(filter other-models,$(PROFILE)),models/gemma3.gguf)
 	$(BIN)/python -m flows.lifecycle $(if $(PROFILE),--profile $(PROFILE))
 
 test: $(BIN)/ready
