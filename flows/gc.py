@@ -27,9 +27,8 @@ def main(*, days: float = 30) -> None:
         if time.time() - max(file.stat().st_mtime for file in [folder, *files.inside(folder)]) > days * DAY:
             files.remove(folder)
     for name, size in before.items():
-        print(
-            f"{name}: {(size - files.size(Path(name))) / 1e6:,.1f} MB removed, {files.size(Path(name)) / 1e6:,.1f} kept"
-        )
+        kept = files.size(Path(name))
+        print(f"{name}: {(size - kept) / 1e6:,.1f} MB removed, {kept / 1e6:,.1f} kept")
 
 
 def collect() -> None:

@@ -61,11 +61,11 @@ def workspace(out: "Output") -> str:
 
 
 def kept(out: "Output", revision: str) -> str:
-    if out.use_cache and out.changed_cache():
-        return (
-            f"{out} of {revision} is damaged in DVC's cache or missing there: dvc fetch --all-tags, if a remote has it"
-        )
-    return ""
+    """`revision`: the tags of one commit."""
+    if not out.use_cache or not out.changed_cache():
+        return ""
+    named = ", ".join(name for name in revision.split(",") if "#" not in name)
+    return f"{out} of {named} is damaged in DVC's cache or missing there: dvc fetch --all-tags, if a remote has it"
 
 
 if __name__ == "__main__":

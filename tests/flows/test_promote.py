@@ -20,6 +20,7 @@ def export(project, name, kl=0.1, accuracy=0.45):
     project.run("dvc", "repro", "-q")
 
 
+@pytest.mark.slow
 def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(project):
     export(project, "small")
     export(project, "strays", kl=0.6)
@@ -36,6 +37,7 @@ def test_what_passes_is_candidate_what_ships_is_champion_the_rest_stays_out(proj
         assert tracking.registered(name, "champion") == ("1", folder, files.digest(folder))
 
 
+@pytest.mark.slow
 def test_a_worse_model_leaves_the_champion_where_it_is(project):
     promote.offer()
     champion = tracking.registered("orchard-final", "champion")
@@ -54,6 +56,7 @@ def test_what_was_not_made_is_not_offered(project, missing):
     assert promote.offer() == []
 
 
+@pytest.mark.slow
 def test_an_export_made_anew_is_not_judged_by_what_was_measured_before(project):
     project.params("export.final.text", "E")
     project.run("dvc", "repro", "-q", "export@final", "accuracy@student")

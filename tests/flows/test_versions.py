@@ -13,6 +13,7 @@ from flows import fetch, gc, promote, rollback, verify, versions
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError
 
+pytestmark = pytest.mark.slow
 FINAL = Path("artifacts/export/final/model")
 
 
@@ -69,9 +70,7 @@ def test_a_flow_does_not_undo_a_rollback_and_a_person_can(project):
     rollback.main("orchard-final")
     for _ in range(2):
         [said] = promote.offer()
-        assert said.startswith(
-            "export/final is candidate: orchard-final version 2 (it was champion and was rolled back;"
-        )
+        assert said.startswith("export/final is candidate: orchard-final version 2 (it was champion and rolled back;")
         assert tracking.registered("orchard-final", "champion")[0] == "1"
     assert promote.offer(again=True) == ["export/final is champion: orchard-final version 2"]
     assert promote.offer() == ["export/final is champion: orchard-final version 2"]
