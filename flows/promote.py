@@ -39,15 +39,15 @@ def judge(tree: Tree, again: bool = False) -> list[Verdict]:
     exports = gates.measured(tree)
     exports.pop(gate.model, None)
     exports[gate.model] = gate.student
-    found = []
+    found, lock = [], plan.lock()
     for export, name in ((export, name) for export, name in exports.items() if made(export) and measured(tree, name)):
         teacher, student = evaluated(tree, gate.teacher), evaluated(tree, name)
         reasons = gates.refusals(gate, teacher, student, kl(export))
-        reasons += [
-            f"{measure} was measured of an earlier {export}: make run" for measure in outdated(tree, export, name)
-        ]
+        earlier = outdated(tree, export, name, lock)
+        reasons += [f"{measure} was measured of an earlier {export}: make run" for measure in earlier]
         standing = "refused" if reasons else "champion" if export == gate.model else "candidate"
-        if standing == "champion" and not again and versions.rolled_back(at(export)):
+        fallen = [] if again else versions.rolled_back(registry_name(export))
+        if standing == "champion" and fallen and at(export) in fallen:
             standing = "candidate"
             reasons = ["it was champion and rolled back; python -m flows.promote undoes that"]
         found.append(Verdict(export, name, standing, reasons))
@@ -74,16 +74,21 @@ def admit(tree: Tree, verdict: Verdict) -> str:
     return f"{verdict.export} is {verdict.standing}: {version.name} version {number}{f' ({said})' if said else ''}"
 
 
-def crown(version: Version, source: Version) -> None:
-    versions.crown(version, source)
-    for each in (version, source):
+def crown(version: Version, source: Version, rollback: bool = False) -> None:
+    """In git, and in the registry where there is one."""
+    versions.crown(version, source, rollback=rollback)
+    for each in (version, source) if tracking.present() else ():
         tracking.set_alias(each.name, versions.CHAMPION, each.sha256)
 
 
 def at(model: str, name: str = "") -> Version:
     """What lies there now, under the name that an export has in the registry."""
     path = ARTIFACTS / model / "model"
-    return Version(name or f"orchard-{model.split('/', 1)[1]}", str(path), files.digest(path))
+    return Version(name or registry_name(model), str(path), files.digest(path))
+
+
+def registry_name(export: str) -> str:
+    return f"orchard-{export.split('/', 1)[1]}"
 
 
 def register(version: Version, tags: dict[str, str]) -> str:
@@ -100,9 +105,9 @@ def made(variant: str) -> bool:
     return (ARTIFACTS / variant / "metrics.json").is_file()
 
 
-def outdated(tree: Tree, export: str, name: str) -> list[str]:
+def outdated(tree: Tree, export: str, name: str, lock: dict[str, Any]) -> list[str]:
     """Measures of what lay there before, by dvc.lock: a flow may have had other targets."""
-    stages, path = plan.lock().values(), str(ARTIFACTS / export / "model")
+    stages, path = lock.values(), str(ARTIFACTS / export / "model")
     now = {out["md5"] for stage in stages for out in stage.get("outs", []) if out["path"] == path}
     then = {
         out["path"]: dep["md5"]

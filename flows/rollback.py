@@ -1,8 +1,7 @@
 """The champion before this one is champion again, and so is its source: python -m flows.rollback orchard-gguf-q8_0"""
 
-from flows import versions
+from flows import promote, versions
 from flows.versions import CHAMPION
-from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError, command
 
 
@@ -11,9 +10,7 @@ def main(name: str) -> None:
     if len(standing) < 2:
         raise UserError(f"git knows of no champion of {name} before {standing[0].tag if standing else 'any'}")
     version, source = standing[-2], versions.champions(f"{name}-source")[-2]
-    versions.crown(version, source, rollback=True)
-    for each in (version, source) if tracking.present() else ():
-        tracking.set_alias(each.name, CHAMPION, each.sha256)
+    promote.crown(version, source, rollback=True)
     print(
         f"{name}@{CHAMPION} is {version.tag} again, as before {standing[-1].tag}: python -m flows.fetch gives its files"
     )

@@ -64,8 +64,9 @@ def champions(name: str) -> list[Version]:
     return reign(name)[0]
 
 
-def rolled_back(version: Version) -> bool:
-    return version in reign(version.name)[1]
+def rolled_back(name: str) -> list[Version]:
+    """Champions once, that nobody made champion again."""
+    return reign(name)[1]
 
 
 def reign(name: str) -> tuple[list[Version], list[Version]]:

@@ -18,7 +18,6 @@ from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from signal import SIGKILL
 from threading import Event, Lock, Thread
 from types import ModuleType
 from typing import Any
@@ -56,7 +55,9 @@ def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], N
     process.join()
     RUNNING.discard(process)
     if (code := process.exitcode or 0) < 0:
-        out_of_memory = ", as the system does with what needs more memory than there is" if code == -SIGKILL else ""
+        out_of_memory = (
+            ", as the system does with what needs more memory than there is" if code == -signal.SIGKILL else ""
+        )
         tell(f"{signal.Signals(-code).name} ended it{out_of_memory}\n".encode())
     return STATES.get(process.exitcode or 0)
 
@@ -73,7 +74,7 @@ def stopping() -> Iterator[None]:
             for process in list(RUNNING):
                 assert process.pid
                 with suppress(ProcessLookupError):  # it has not begun, or is done
-                    os.killpg(process.pid, SIGKILL)
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.kill()
         raise
 
@@ -94,7 +95,7 @@ def end_with_the_flow() -> None:
     parent = parent_process()
     assert parent
     parent.join()
-    os.killpg(0, SIGKILL)
+    os.killpg(0, signal.SIGKILL)
 
 
 def repro(stage: str) -> int:

@@ -124,11 +124,7 @@ def test_a_damaged_object_is_never_handed_out(project, tmp_path, remote):
     if remote:
         project.run("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
         project.run("dvc", "push", "-q", "--all-tags")
-    for file in Path(".dvc/cache/files").rglob("*"):
-        if file.is_file() and file.read_bytes() == b"raw wordsle":
-            file.chmod(0o644)
-            file.write_bytes(b"raw Wordsle")
-            file.chmod(0o444)
+    damage(cached("raw wordsle"), "raw Wordsle")
     if remote:
         assert fetched("orchard-final@champion", tmp_path / "new") == "raw wordsle"
         return
