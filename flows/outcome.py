@@ -17,7 +17,7 @@ def show(tree: Tree) -> str:
     lines = [*table(tree, gate.teacher if gate else None, verdicts), ""]
     for verdict in verdicts:
         if gate and verdict.export == gate.model and verdict.reasons:
-            lines += [f"{verdict.export} must not ship:", *(f"  {reason}" for reason in verdict.reasons), ""]
+            lines += [f"{verdict.export} is {verdict.standing}:", *(f"  {reason}" for reason in verdict.reasons), ""]
     after = ["make ui (all runs, in a browser)"]
     if gate and (model := ARTIFACTS / gate.model / "model").is_dir():
         lines.append(f"model that ships  {model}")

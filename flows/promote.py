@@ -2,8 +2,9 @@
 
 python -m flows.promote     register what lies in artifacts, or say why not
 
-Every evaluated export that passes is registered as candidate; the one that ships, and its source, also as champion.
-A champion that was rolled back stays a candidate when a flow offers it again; this command makes it champion again.
+Every evaluated export that passes is registered as candidate. The one that ships, and its source, become champion at
+the end of a flow if they are not worse than the champion (flows/challenge.py) and were not rolled back; by this command
+in any case.
 """
 
 import sys
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import plan, versions
+from flows import challenge, plan, versions
 from flows.versions import Version
 from stages.lib.frame import files, gates, params, tracking
-from stages.lib.frame.errors import command
+from stages.lib.frame.errors import UserError, command
 from stages.lib.frame.params import Tree
 
 ARTIFACTS = Path("artifacts")
+Standing = Literal["champion", "candidate", "refused"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,13 @@ class Verdict:
 
     export: str
     name: str  # under which eval measures it
-    standing: Literal["champion", "candidate", "refused"]
-    reasons: list[str]  # why it is refused, or no champion
+    standing: Standing
+    reasons: list[str]  # why it is refused, or no champion; how it compares with the champion
 
 
-def judge(tree: Tree, again: bool = False) -> list[Verdict]:
-    """A verdict on every export that was made and evaluated, the one that ships last. `again`: one that was rolled
-    back may be champion."""
+def judge(tree: Tree, by_hand: bool = False) -> list[Verdict]:
+    """A verdict on every export that was made and evaluated, the one that ships last. `by_hand`: what passes may be
+    champion whatever was champion before."""
     gate = gates.read(tree)
     if gate is None or not measured(tree, gate.teacher):
         return []
@@ -46,18 +48,32 @@ def judge(tree: Tree, again: bool = False) -> list[Verdict]:
         earlier = outdated(tree, export, name, lock)
         reasons += [f"{measure} was measured of an earlier {export}: make run" for measure in earlier]
         standing = "refused" if reasons else "champion" if export == gate.model else "candidate"
-        fallen = [] if again else versions.rolled_back(registry_name(export))
-        if standing == "champion" and fallen and at(export) in fallen:
-            standing = "candidate"
-            reasons = ["it was champion and rolled back; python -m flows.promote undoes that"]
+        if standing == "champion" and not by_hand:
+            standing, reasons = challenged(at(export), tree, gate.margin)
         found.append(Verdict(export, name, standing, reasons))
     return found
 
 
-def offer(again: bool = False) -> list[str]:
+def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, list[str]]:
+    """Whether it may take the champion's place, and why, or why not."""
+    by_hand = "python -m flows.promote makes it champion"
+    standing = versions.champions(version.name)
+    if version in versions.rolled_back(version.name):
+        return "candidate", [f"it was champion and rolled back; {by_hand}"]
+    if not standing or standing[-1] == version:
+        return "champion", []
+    try:
+        found = challenge.meet(standing[-1], version, tree)
+    except UserError as error:
+        return "candidate", [f"it could not be compared with the champion, for {error}; {by_hand}"]
+    verdict = found.standing(margin)
+    return verdict, [str(found), *([] if verdict == "champion" else [by_hand])]
+
+
+def offer(by_hand: bool = False) -> list[str]:
     """Register what the gates let pass; a line for every export."""
     tree = params.read()
-    return [admit(tree, verdict) for verdict in judge(tree, again)]
+    return [admit(tree, verdict) for verdict in judge(tree, by_hand)]
 
 
 def admit(tree: Tree, verdict: Verdict) -> str:
@@ -65,7 +81,7 @@ def admit(tree: Tree, verdict: Verdict) -> str:
     if verdict.standing == "refused":
         return f"{verdict.export} is refused: {said}"
     version, accuracy = at(verdict.export), evaluated(tree, verdict.name)["accuracy"]
-    number = register(version, {"kl": f"{kl(verdict.export):.4g}", "accuracy": f"{accuracy:.4g}"})
+    number = register(version, {"kl": f"{kl(verdict.export):.4g}", "accuracy": f"{accuracy:.4g}", "said": said})
     if verdict.standing == "champion":
         stage, variant = verdict.export.split("/", 1)
         source = at(tree[stage][variant]["model"], f"{version.name}-source")
@@ -137,8 +153,8 @@ def evaluated(tree: Tree, name: str, file: str = "metrics.json") -> dict[str, An
 
 
 def main() -> None:
-    print("\n".join(offer(again=True) or [f"{params.PARAMS_FILE} has no gates, or nothing was evaluated yet"]))
-    verdicts = judge(params.read())
+    print("\n".join(offer(by_hand=True) or [f"{params.PARAMS_FILE} has no gates, or nothing was evaluated yet"]))
+    verdicts = judge(params.read(), by_hand=True)
     sys.exit(not verdicts or verdicts[-1].standing != "champion")
 
 

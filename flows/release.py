@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from flows.promote import ARTIFACTS, evaluated
+from flows.versions import RELEASES
 from stages.lib.frame import files, gates, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
-RELEASES = Path("releases")
 ROWS = {  # what is measured of one machine -> how the card says it
     "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),
     "decode_tokens_per_second": ("decode, one stream", "{:,.0f} tokens/s"),

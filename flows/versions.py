@@ -11,7 +11,8 @@ NAME#champion#N   the N-th time that a version became champion, or was again aft
 import json
 import os
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ from stages.lib.frame.errors import UserError
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-CHAMPION = "champion"
+CHAMPION, RELEASES = "champion", Path("releases")
 ITSELF = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
           for what, value in {"NAME": "Orchard", "EMAIL": "orchard@localhost"}.items()}  # fmt: skip
 
@@ -107,27 +108,66 @@ def find(named: str) -> Version:
 
 def fetch(version: Version, folder: Path) -> None:
     """Its files, from DVC's cache or else its remote; nothing is written unless their sha256 is the registered one."""
+    if folder.exists():
+        raise UserError(f"{folder} is there already: name a new folder")
+    with then(version) as artefacts, TemporaryDirectory(dir=parent(folder), prefix=f".{folder.name}.") as beside:
+        artefacts.get(version.path, f"{beside}/model")
+        if (found := files.digest(Path(beside, "model"))) != version.sha256:
+            raise UserError(f"{version.tag}: DVC has {version.path} with the sha256 {found[:12]}, another one")
+        Path(beside, "model").rename(folder)
+
+
+def at_hand(version: Version) -> Path:
+    """Where its files are; fetched beside the releases where another run has written over those of its stage."""
+    places = Path(version.path), RELEASES / version.tag / "model"
+    for place in places:
+        if place.exists() and files.digest(place) == version.sha256:
+            return place
+    files.remove(places[-1])
+    fetch(version, places[-1])
+    return places[-1]
+
+
+def parent(folder: Path) -> Path:
+    (above := folder.absolute().parent).mkdir(parents=True, exist_ok=True)
+    return above
+
+
+class Artefacts:
+    """Those of the project as it was when a version was registered, from DVC's cache or else its remote."""
+
+    def __init__(self, repo: "Repo"):
+        self.repo = repo
+
+    def get(self, path: str, target: str) -> None:
+        check(self.repo, path)
+        self.repo.dvcfs.get(path, target)
+
+    def lines(self, path: str) -> Iterator[bytes]:
+        """Of a file in a folder that a stage wrote."""
+        check(self.repo, str(Path(path).parent))
+        with self.repo.dvcfs.open(path, "rb") as file:
+            yield from file
+
+    def records(self) -> dict[str, str]:
+        """The folders of records that stages wrote, with DVC's hash of each."""
+        outs = ((str(out), out.hash_info) for out in self.repo.index.outs)
+        return {path: str(found.value) for path, found in outs if found and Path(path).name == "records"}
+
+
+@contextmanager
+def then(version: Version) -> Iterator[Artefacts]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
-    if folder.exists():
-        raise UserError(f"{folder} is there already: name a new folder")
     if not tags(version.tag):
         raise UserError(f"git has no tag {version.tag}: git fetch --tags brings those of other machines")
-    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     distrust_cache()
     try:
         with Repo(_wait_for_lock=True) as here:
             config = dict(here.config)  # remotes are today's
-        with (
-            Repo(rev=version.tag, config=config) as then,
-            TemporaryDirectory(dir=folder.absolute().parent, prefix=f".{folder.name}.") as beside,
-        ):
-            check(then, version.path)
-            then.dvcfs.get(version.path, f"{beside}/model")
-            if (found := files.digest(Path(beside, "model"))) != version.sha256:
-                raise UserError(f"{version.tag}: DVC has {version.path} with the sha256 {found[:12]}, another one")
-            Path(beside, "model").rename(folder)
+        with Repo(rev=version.tag, config=config) as repo:
+            yield Artefacts(repo)
     except (DvcException, FileNotFoundError) as error:
         raise UserError(f"{version.tag}: DVC has not all its files, neither here nor in a remote: {error}") from error
 

@@ -6,7 +6,7 @@ from flows import versions
 from stages.lib.frame import files, gates, params, tracking
 from stages.lib.frame.errors import UserError
 
-ARTIFACTS, RELEASES, EXPORTS = Path("artifacts"), Path("releases"), "export"
+ARTIFACTS, EXPORTS = Path("artifacts"), "export"
 ALIASES = ("champion", "candidate")  # the better one first
 
 
@@ -46,15 +46,8 @@ def inside(folder: Path) -> Path:
 
 
 def registered(name: str) -> Path:
-    """Of NAME@ALIAS; where another run has written over its files, they are fetched once more, beside the releases."""
-    version = versions.find(name)
-    places = Path(version.path), RELEASES / version.tag / "model"
-    for place in places:
-        if place.exists() and files.digest(place) == version.sha256:
-            return inside(place)
-    files.remove(places[-1])
-    versions.fetch(version, places[-1])
-    return inside(places[-1])
+    """Of NAME@ALIAS."""
+    return inside(versions.at_hand(versions.find(name)))
 
 
 def exports() -> list[str]:

@@ -21,6 +21,15 @@ from pathlib import Path
 from stages.STAGE import Toy
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import UserError, command
+from stages.lib.store import records
+
+
+def write_records(place: Path, text: str, more: int) -> None:
+    prompts = [f"What is {number} in {text}?" for number in range(200)]
+    prompts += [f"How much does number {number} weigh?" for number in range(more)]
+    rows = [{"id": str(n), "family": "f", "prompt": prompt, "solution": "s"} for n, prompt in enumerate(prompts)]
+    with files.writing(place) as folder:
+        records.save(folder, train=rows[::2], held_out=rows[1::2])
 
 
 def main(variant: str, *, source: list[Path], code: Path, out: Path, params_file: Path = params.PARAMS_FILE) -> None:
@@ -38,6 +47,8 @@ def main(variant: str, *, source: list[Path], code: Path, out: Path, params_file
         text = technique.made("".join(file.read_text() for file in read))
         with files.writing(out / "model") as folder:
             (folder / "text").write_text(text)
+        if "STAGE" == "data":
+            write_records(out / "records", technique.text, technique.more)
         run.metrics |= {"length": len(text), "format": "text", **technique.metrics}
         with open("ended.log", "a") as log:
             log.write("STAGE@" + variant + "\\n")
@@ -55,6 +66,7 @@ class Toy(Variant):
     text: str
     model: Parent | None = None
     seconds: float = 0
+    more: int = 0
     metrics: dict[str, float] = {}
 
     def made(self, text: str) -> str:
@@ -82,14 +94,28 @@ from pathlib import Path
 from stages.eval import Measure
 from stages.lib.frame import files, params, tracking
 from stages.lib.frame.errors import command
+from stages.lib.store.records import load
 
 
-def main(measure: str, name: str, *, model: Path, records: Path, code: Path, out: Path) -> None:
-    technique = params.load(Measure, measure)
+def main(
+    measure: str,
+    name: str,
+    *,
+    model: Path,
+    records: Path,
+    code: Path,
+    out: Path,
+    params_file: Path = params.PARAMS_FILE,
+) -> None:
+    technique = params.load(Measure, measure, params_file)
     with tracking.run("eval", f"{name}/{measure}", technique, out, code, [model, records]) as run:
         with open("ran.log", "a") as log:
             log.write(measure + "@" + name + "\\n")
         run.metrics |= technique.of(name, model)
+        held_out = load(records, "held_out")
+        share = run.metrics.get("accuracy", 0)
+        right = {row["id"]: number < share * len(held_out) for number, row in enumerate(held_out)}
+        files.write_json(out / "samples.json", {"right": right})
         run.timings["decode_tokens_per_second"] = 100.0
         with open("ended.log", "a") as log:
             log.write(measure + "@" + name + "\\n")
@@ -118,9 +144,11 @@ from stages.eval import Measure
 
 class Accuracy(Measure):
     by_name: dict[str, float] = {}
+    by_text: dict[str, float] = {}
+    per_family: int = 24
 
     def of(self, name, model):
-        share = self.by_name.get(name, 0.5)
+        share = self.by_text.get((model / "text").read_text()[-1], self.by_name.get(name, 0.5))
         return {"accuracy": share, "accuracy_low": share - 0.05, "accuracy_high": share + 0.05}
 """
 
@@ -152,7 +180,7 @@ export:
   final: {method: appends, text: e, model: prune/left, metrics: {kl: 0.1}}
 eval:
   models: {teacher: prune/left, student: export/final}
-  accuracy: {records: data/words, by_name: {student: 0.45}}
+  accuracy: {records: data/words, per_family: 50, by_name: {student: 0.45}}
   speed: {records: data/words}
 gates: {model: export/final, teacher: teacher, student: student, accuracy_kept: 0.8, kl: 0.5, bytes: 95}
 """
@@ -173,7 +201,7 @@ DATA = """
       cmd: python -m stages.data ${key} --source raw --code artifacts/code/data/${item.method}.json --out artifacts/data/${key}
       deps: ["artifacts/code/data/${item.method}.json", raw]
       params: ["data.${key}"]
-      outs: ["artifacts/data/${key}/model"]
+      outs: ["artifacts/data/${key}/model", "artifacts/data/${key}/records"]
       metrics: ["artifacts/data/${key}/metrics.json"]
 """  # noqa: E501
 OTHER = """
@@ -194,13 +222,14 @@ EVAL = """
     do:
       cmd: >-
         python -m stages.eval MEASURE ${key} --model artifacts/${item}/model
-        --records artifacts/${eval.MEASURE.records}/model
+        --records artifacts/${eval.MEASURE.records}/records
         --code artifacts/code/eval/MEASURE.json --out artifacts/eval/${key}/MEASURE
       deps:
         - artifacts/code/eval/MEASURE.json
         - artifacts/${item}/model
-        - artifacts/${eval.MEASURE.records}/model
+        - artifacts/${eval.MEASURE.records}/records
       params: [eval.MEASURE]
+      outs: ["artifacts/eval/${key}/MEASURE/samples.json"]
       metrics: ["artifacts/eval/${key}/MEASURE/metrics.json"]
 """
 

@@ -17,6 +17,7 @@ class Gates(Params):
     accuracy_kept: float = Field(ge=0, le=2)  # student's accuracy over the teacher's
     kl: PositiveFloat  # nats a token, against the model it was made from
     bytes: PositiveInt
+    margin: float = Field(0.03, ge=0, lt=1)  # of accuracy: what a new champion may lose on the old one at most (95 %)
 
 
 def read(tree: Tree, file: Path = params.PARAMS_FILE) -> Gates | None:
