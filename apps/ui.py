@@ -23,7 +23,8 @@ def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         with servers(mlflow_port, prefect_port) as started:
-            print(f"MLflow   http://{HOST}:{mlflow_port}\nPrefect  http://{HOST}:{prefect_port}\nCtrl-C ends both.")
+            print(f"MLflow   http://{HOST}:{mlflow_port}\nPrefect  http://{HOST}:{prefect_port}")
+            print(f"         its password, asked once: {server.password()}\nCtrl-C ends both.")
             while not (ended := [name for name, server in started.items() if server.poll() is not None]):
                 time.sleep(0.2)
     except KeyboardInterrupt:

@@ -104,7 +104,7 @@ def meet(champion: Version, challenger: Version, tree: Tree) -> Comparison:
 
 
 def identity(champion: Version, challenger: Version, tree: Tree) -> list[Any]:
-    locked = {out["path"]: out["md5"] for stage in plan.lock().values() for out in stage.get("outs", [])}
+    locked = {out["path"]: out["md5"] for out in plan.outputs()}
     data = [locked.get(str(folder)) for folder in folders(tree)]
     return [champion.sha256, challenger.sha256, data, tree["eval"][MEASURE], files.digest(code())]
 

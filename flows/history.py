@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -13,7 +14,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State
-from prefect.states import Crashed
+from prefect.runtime import deployment, flow_run
+from prefect.states import Cancelled, Crashed
 
 from flows.outcome import REPORT, SUMMARY
 from flows.plan import Step
@@ -21,7 +23,7 @@ from stages.lib.frame.errors import UserError
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def alone(wait: bool = False) -> Iterator[None]:
     """One flow a project at a time; so every other one that Prefect believes to be running here was killed."""
     project = str(Path.cwd())
     if not (Path("dvc.yaml").is_file() and Path(".dvc").is_dir()):
@@ -30,7 +32,7 @@ def alone() -> Iterator[None]:
     lock.parent.mkdir(exist_ok=True)  # a fresh clone has none yet
     with lock.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(f"another flow is running in {project}") from None
         with tags(project):
@@ -43,7 +45,20 @@ def close_killed() -> None:
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [project]}})
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=running):
-            client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+            if run.id != flow_run.id:
+                client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
+
+
+def drop_waiting() -> None:
+    """Caller is alone(). Runs of the same deployment that were due while another one worked: this one sees all that
+    they would."""
+    if not deployment.id:
+        return
+    due = {"type": {"any_": ["SCHEDULED"]}}, {"before_": datetime.now(UTC).isoformat()}
+    waiting = {"state": due[0], "expected_start_time": due[1], "deployment_id": {"any_": [deployment.id]}}
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(waiting)):
+            client.set_flow_run_state(run.id, Cancelled(message="the run before it did its work"), force=True)
 
 
 def report(steps: list[Step], states: dict[str, State], verdicts: list[str]) -> list[Path]:

@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
-from flows import console, history, outcome, promote
+from flows import console, history, inherit, outcome, promote, sources
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
 from stages.lib.frame.errors import UserError, command
@@ -49,6 +49,8 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
         tree = params.read()
         params.check(tree)
         gates.read(tree)
+        sources.read(tree)
+        inherit.provide(tree)
     return steps
 
 
@@ -94,8 +96,8 @@ def follow(futures: dict[str, PrefectFuture]) -> None:
 
 
 @flow(name="lifecycle", persist_result=False)
-def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows the default in its UI)
-    """Bring the targets, or everything, up to date; then offer what was exported to the registry."""
+def lifecycle(targets: list[str] = [], register: bool = True) -> State:  # noqa: B006  (Prefect's UI shows the default)
+    """Bring the targets, or everything, up to date; then offer what was exported to the registry, if `register`."""
     steps, start, parent = prepare(tuple(targets)), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
@@ -107,7 +109,7 @@ def lifecycle(targets: list[str] = []) -> State:  # noqa: B006  (Prefect shows t
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
-    verdicts = promote.offer() if busy and not failed else []
+    verdicts = promote.offer() if register and busy and not failed else []
     reports = history.report(steps, states, verdicts)
     if busy:
         tracking.finish_pipeline(parent, not failed, time.time() - start, reports)

@@ -60,6 +60,11 @@ def lock() -> dict[str, Any]:
     return (YAML(typ="safe").load(file) or {}).get("stages", {}) if file.exists() else {}
 
 
+def outputs() -> Iterator[dict[str, Any]]:
+    """What stages have written, by dvc.lock."""
+    return (out for stage in lock().values() for out in stage.get("outs", []))
+
+
 def sort_lock() -> None:
     """Give dvc.lock the order that a serial `dvc repro` writes, whatever order parallel stages ended in."""
     from dvc.repo import Repo, lock_repo

@@ -3,15 +3,18 @@
 Prefect starts such a server by itself, but only when the flow is called, and leaves it behind when the flow is killed.
 This one listens at once (a request waits until the server is up) and ends when the pipe from its flow closes. Prefect's
 own answers whoever asks: a page in somebody's browser could plant a deployment, whose commands the next worker runs.
-This one refuses pages of other sites, under whatever name they know it.
+This one refuses pages of other sites, under whatever name they know it, and who does not know its password: a file in
+Prefect's folder that only its owner can read.
 """
 
 import gc
 import os
+import secrets
 import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -19,6 +22,7 @@ from stages.lib.frame import sqlite, tracking
 
 HOST = "127.0.0.1"
 ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:4200/api"  # environment variable; where `make ui` has it
+CLIENT, SERVER = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"  # environment variables
 SETTINGS = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -47,6 +51,7 @@ def start() -> None:
         return
     if is_prefect(USUAL):
         os.environ[ADDRESS] = USUAL
+        os.environ.setdefault(CLIENT, password())
     else:
         own()
 
@@ -73,6 +78,7 @@ def require() -> str:
 def own() -> subprocess.Popen:
     with socket.create_server((HOST, 0), backlog=128) as listener:
         os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
+        os.environ[CLIENT] = password()
         own_addresses.add(os.environ[ADDRESS])
         return process(listener, SETTINGS)
 
@@ -81,11 +87,25 @@ def process(listener: socket.socket, settings: dict[str, str]) -> subprocess.Pop
     """A server that lives until its standard input closes."""
     return subprocess.Popen(
         [sys.executable, "-m", "flows.server", str(listener.fileno())],
-        env=os.environ | settings,
+        env=os.environ | settings | {SERVER: password()},
         stdin=subprocess.PIPE,
         pass_fds=[listener.fileno()],
         start_new_session=True,
     )
+
+
+def password() -> str:
+    """Of this user's servers, NAME:SECRET; made when it is first needed."""
+    place = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "orchard.password"
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        made = place.with_name(f".{place.name}.{os.getpid()}")
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"orchard:{secrets.token_urlsafe(24)}")
+        with suppress(FileExistsError):  # of two processes the first one's
+            os.link(made, place)
+        made.unlink()
+    return place.read_text()
 
 
 def serve(descriptor: int) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field, model_validator
 
-from stages.lib.frame.params import Examples, Model, Records, Variant
+from stages.lib.frame.params import Examples, Records, Start, Variant
 from stages.lib.store.adapters import LoRA
 from stages.lib.training.config import Training
 
@@ -50,7 +50,7 @@ class Given(NamedTuple):
 class Alignment(Variant, ABC):
     """The contract of a technique. Without `lora` all weights are trained."""
 
-    model: Model
+    model: Start
     problems: Records
     examples: Examples
     training: Training

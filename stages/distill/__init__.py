@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from stages.lib.frame.errors import UserError
-from stages.lib.frame.params import Model, Parent, Tokens, Variant
+from stages.lib.frame.params import Model, Parent, Start, Tokens, Variant
 from stages.lib.store import records
 from stages.lib.training.config import Training
 
@@ -47,7 +47,7 @@ class Taught(Parent):
 class Distillation(Variant, ABC):
     """The contract of a technique."""
 
-    model: Model
+    model: Start
     teacher: Model
     traces: Taught
     tokens: Tokens

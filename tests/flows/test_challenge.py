@@ -65,7 +65,7 @@ def project(done, tmp_path, monkeypatch):
 def change(project, text: str, accuracy: float) -> list[str]:
     """Another export, how much it has right, and what is said of it."""
     project.params("export.final.text", text)
-    project.params("eval.accuracy.by_text", {"e": 0.5, text: accuracy})
+    project.params("eval.accuracy.by_text", {"e": 0.5, "B": 0.9, text: accuracy})
     project.run("dvc", "repro", "-q")
     return promote.offer()
 

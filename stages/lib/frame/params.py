@@ -21,7 +21,8 @@ PARAMS_FILE = Path("params.yaml")
 STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune", "quantize", "export", "eval")
 # A section of its own for some variants of a stage -> the stage.
 SECTIONS = {"hub": "data", "rlhf": "align", "endpoints": "traces"}
-BESIDE = ("compare", "gates")  # what params.yaml may hold besides variants
+BESIDE = ("compare", "gates", "retrain")  # what params.yaml may hold besides variants
+CHAMPION = "champion"  # champion/NAME as a parent: the champion of a registered model (flows/inherit.py)
 MODELS = "models"  # of eval: what is measured; its other keys are measures
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"  # a folder, an argument in a shell, a step of a path with dots in DVC's params
 
@@ -79,6 +80,12 @@ class Model(Parent):
     """A variant that leaves a model, in whatever format."""
 
     stages = ("pretrain", "align", "distill", "prune", "quantize", "export")
+
+
+class Start(Model):
+    """A model that training goes on from: another variant's, or a champion's of the model registry."""
+
+    stages = (*Model.stages, CHAMPION)
 
 
 class Exported(Parent):
@@ -238,7 +245,7 @@ def check_parent(tree: Tree, place: str, parent: object, file: Path, stages: tup
     stage, _, variant = str(parent).partition("/")
     if stage not in stages:
         raise UserError(f"{file}: {place} is '{parent}'; it must be stage/variant, stages are: {names(stages)}")
-    if variant not in variants(tree, stage):
+    if stage != CHAMPION and variant not in variants(tree, stage):
         raise UserError(f"{file}: {place} is '{parent}'; '{stage}' has: {names(variants(tree, stage))}")
 
 

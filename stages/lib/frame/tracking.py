@@ -290,7 +290,7 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def redact(text: str) -> str:
     """Error messages may quote an environment that holds keys; MLflow must not."""
     for name, value in os.environ.items():
-        if re.search("TOKEN|SECRET|PASSWORD|KEY", name) and len(value) >= 8:
+        if re.search("TOKEN|SECRET|PASSWORD|KEY|AUTH", name) and len(value) >= 8:
             text = text.replace(value, f"<{name}>")
     return text[:5000]
 
