@@ -213,7 +213,7 @@ class Forecast:
             f"{max(sizes):,} parameters, {min(counts):,} to {max(counts):,} tokens\n"
             f"fit        L = {law.E:.3g} + {law.A:.3g} N^-{law.alpha:.3f} + {law.B:.3g} D^-{law.beta:.3f} nats/token, "
             f"off by {off:.3f} (root mean square of {len(runs)})\n"
-            f"speed      {price.fixed * 1e6:.3g} us a token, {price.slope * 1e12:.3g} more for each million of "
+            f"speed      {price.fixed * 1e6:.3g} us a token and {price.slope * 1e12:.3g} us more for each million of "
             f"parameters, {price.watts:.1f} W"
         )
 

@@ -69,17 +69,21 @@ def resampled(runs: Sequence[Run], draws: int, seed: int = 0) -> Iterator[Law]:
 
 class Batches(NamedTuple):
     """What a batch adds to the law's loss: over its logarithm a parabola, whose lowest point moves with that of the
-    tokens. That it moves with them and hardly with the size: Zhang et al. 2024, arXiv:2410.21676."""
+    tokens. That it moves with them and hardly with the size: Zhang et al. 2024, arXiv:2410.21676.
+
+    Where it moves beyond what was tried nobody has seen: there it is taken to stand still.
+    """
 
     coefficients: tuple[float, ...]  # of x^2, x, x y, y and 1; x and y are log2 of batch and tokens
     tried: tuple[int, ...]
+    longest: int  # tokens
 
     def extra(self, batch: int, tokens: float) -> float:
         """Nats/token."""
-        return float(np.dot(self.coefficients, terms(batch, tokens)))
+        return float(np.dot(self.coefficients, terms(batch, min(tokens, self.longest))))
 
     def best(self, tokens: float) -> int:
-        """Among those that were tried; what lies beyond them nobody has seen."""
+        """Among those that were tried."""
         return min(self.tried, key=lambda batch: self.extra(batch, tokens))
 
 
@@ -92,4 +96,5 @@ def fit_batches(runs: Sequence[Run], law: Law) -> Batches:
     """To trainings of one size."""
     left = [run.loss - law.loss(run.parameters, run.tokens) for run in runs]
     found = np.linalg.lstsq(np.array([terms(run.batch, run.tokens) for run in runs]), np.array(left), rcond=None)[0]
-    return Batches(tuple(map(float, found)), tuple(sorted({run.batch for run in runs})))
+    tried = sorted({run.batch for run in runs})
+    return Batches(tuple(map(float, found)), tuple(tried), max(run.tokens for run in runs))
