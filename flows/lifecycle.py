@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
-from flows import console, history, inherit, outcome, promote, sources
+from flows import console, history, inherit, outcome, promote, sources, webhook
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
 from stages.lib.frame.errors import UserError, command
@@ -50,6 +50,7 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
         params.check(tree)
         gates.read(tree)
         sources.read(tree)
+        webhook.check()
         inherit.provide(tree)
     return steps
 
@@ -96,8 +97,8 @@ def follow(futures: dict[str, PrefectFuture]) -> None:
 
 
 @flow(name="lifecycle", persist_result=False)
-def lifecycle(targets: list[str] = [], register: bool = True) -> State:  # noqa: B006  (Prefect's UI shows the default)
-    """Bring the targets, or everything, up to date; then offer what was exported to the registry, if `register`."""
+def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B006  (Prefect's UI shows the default)
+    """Bring the targets, or everything, up to date; then offer what was exported to the registry, if `offer`."""
     steps, start, parent = prepare(tuple(targets)), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
@@ -109,7 +110,7 @@ def lifecycle(targets: list[str] = [], register: bool = True) -> State:  # noqa:
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
-    verdicts = promote.offer() if register and busy and not failed else []
+    verdicts = promote.offer() if offer and busy and not failed else []
     reports = history.report(steps, states, verdicts)
     if busy:
         tracking.finish_pipeline(parent, not failed, time.time() - start, reports)

@@ -3,19 +3,42 @@
 python -m flows.lineage orchard-gguf-q4_k_m            a registered model (its candidate; name@champion: that alias)
 python -m flows.lineage export/gguf-q4_k_m             a variant
 python -m flows.lineage artifacts/align/dpo/model      an artefact
+python -m flows.lineage MODEL --json                   the same for programs
+python -m flows.lineage MODEL --picture lineage.svg    the same to look at (or .png, .html)
 """
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from flows import plan
 from flows.plan import CODE
 from stages.lib.frame import files, tracking
 from stages.lib.frame.errors import UserError, command
 
-ARTIFACTS = Path("artifacts")
+ARTIFACTS, PICTURES = Path("artifacts"), (".svg", ".png", ".html")
+Content = tuple[str, str]  # path, sha256
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What lay at a path, and where it came from. Without `stage` it is raw: no stage makes it."""
+
+    path: str
+    sha256: str
+    stage: str = ""  # stage/variant
+    run: str = ""  # of MLflow; without one only dvc.lock says what made it
+    git: str = ""
+    code: str = ""
+    seconds: float | None = None
+    joules: float | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    inputs: list[Content] = field(default_factory=list)
 
 
 def find(model: str) -> tuple[Path, str]:
@@ -31,34 +54,105 @@ def find(model: str) -> tuple[Path, str]:
     raise UserError(f"'{model}' is no registered model, no variant under {ARTIFACTS} and no path")
 
 
-def tree(path: Path, sha256: str, seen: set[str], indent: str = "") -> Iterator[str]:
+def trace(path: Path, sha256: str) -> dict[Content, Artefact]:
+    """The artefact and whatever it was made from, each once, parents behind what was made of them."""
+    found: dict[Content, Artefact] = {}
+    waiting = [(str(path), sha256)]
+    while waiting:
+        content = waiting.pop()
+        if content not in found:
+            found[content] = artefact(*content)
+            waiting += reversed(found[content].inputs)
+    return found
+
+
+def artefact(path: str, sha256: str) -> Artefact:
+    if run := tracking.producer(Path(path), sha256):
+        made_by = f"{run.stage}/{run.variant}"
+        shown = {key: value for key, value in sorted(run.params.items()) if value not in ("None", "")}
+        spent = run.seconds, run.joules
+        return Artefact(path, sha256, made_by, run.id, commit(run.git), run.code, *spent, shown, run.inputs)
+    if entry := locked(Path(path)):
+        inputs = [(each, files.digest(Path(each))) for each in entry["inputs"] if Path(each).exists()]
+        return Artefact(path, sha256, entry["name"], inputs=inputs)
+    return Artefact(path, sha256)
+
+
+def tree(found: dict[Content, Artefact]) -> Iterator[str]:
     """The artefact, who made it, then the same for each of its inputs; one that was shown is only named again."""
-    yield f"{indent}{path}  sha256 {sha256[:12]}{'  (see above)' if sha256 in seen else ''}"
-    if sha256 in seen:
+    yield from lines(next(iter(found)), found, set(), "")
+
+
+def lines(content: Content, found: dict[Content, Artefact], seen: set[Content], indent: str) -> Iterator[str]:
+    path, sha256 = content
+    yield f"{indent}{path}  sha256 {sha256[:12]}{'  (see above)' if content in seen else ''}"
+    if content in seen:
         return
-    seen.add(sha256)
-    inner = f"{indent}    "
-    if run := tracking.producer(path, sha256):
-        yield f"{inner}made by {run.stage}/{run.variant}, run {run.id[:8]}, git {commit(run.git)}{values(run.params)}"
-        yield f"{inner}code {run.code[:12]}"
-        inputs = [(Path(name), content) for name, content in run.inputs]
-    elif entry := locked(path):
-        yield f"{inner}made by {entry['name']}; no run of it is recorded here, so this is from dvc.lock"
-        inputs = [(each, files.digest(each)) for each in map(Path, entry["inputs"]) if each.exists()]
+    seen.add(content)
+    made, inner = found[content], f"{indent}    "
+    if made.run:
+        values = "".join(f", {key}={value}" for key, value in made.params.items())
+        yield f"{inner}made by {made.stage}, run {made.run[:8]}, git {made.git}{values}"
+        spent = [f"{value:,.0f} {unit}" for value, unit in ((made.seconds, "s"), (made.joules, "J")) if value]
+        yield f"{inner}{', '.join([f'code {made.code[:12]}', *spent])}"
+    elif made.stage:
+        yield f"{inner}made by {made.stage}; no run of it is recorded here, so this is from dvc.lock"
     else:
         yield f"{inner}raw: no stage makes it"
-        return
-    for parent, content in inputs:
-        yield from tree(parent, content, seen, inner)
+    for parent in made.inputs:
+        yield from lines(parent, found, seen, inner)
+
+
+def draw(found: dict[Content, Artefact], target: Path) -> None:
+    """A column for each step from the model back to raw data, an arrow for each input."""
+    import altair as alt
+
+    depth: dict[Content, int] = {}
+    for content in found:
+        settle(content, 0, found, depth)
+    columns: dict[int, list[Content]] = {}
+    for content in found:
+        columns.setdefault(depth[content], []).append(content)
+    tallest = max(map(len, columns.values()))
+    place = {
+        content: (-number, (row + 0.5) * tallest / len(column))
+        for number, column in columns.items()
+        for row, content in enumerate(column)
+    }
+    boxes = [
+        {"x": place[each][0], "y": place[each][1], "name": made.stage or made.path, "content": made.sha256[:12],
+         "kind": "raw" if not made.stage else made.stage.split("/")[0]}
+        for each, made in found.items()
+    ]  # fmt: skip
+    arrows = [
+        {"x": place[parent][0], "y": place[parent][1], "x2": place[each][0], "y2": place[each][1]}
+        for each, made in found.items()
+        for parent in made.inputs
+    ]
+    x, y = alt.X("x:Q", axis=None, scale=alt.Scale(padding=90)), alt.Y("y:Q", axis=None, scale=alt.Scale(padding=20))
+    rules = alt.Chart(alt.Data(values=arrows)).mark_rule(color="#bbb").encode(x=x, y=y, x2="x2:Q", y2="y2:Q")
+    points = alt.Chart(alt.Data(values=boxes)).encode(x=x, y=y)
+    dots = points.mark_circle(size=120).encode(color=alt.Color("kind:N", title=None), tooltip=["name:N", "content:N"])
+    names, contents = (
+        points.mark_text(dy=dy, size=size, color=color).encode(text=f"{key}:N")
+        for key, dy, size, color in (("name", -12, 11, "black"), ("content", 14, 9, "#777"))
+    )
+    size = {"width": 190 * len(columns), "height": 55 * tallest + 40}
+    with files.writing(target) as partial:
+        chart = alt.layer(rules, dots, names, contents).properties(**size)
+        chart.save(str(partial), format=target.suffix[1:])  # pyright: ignore[reportArgumentType]  (one of PICTURES)
+
+
+def settle(content: Content, least: int, found: dict[Content, Artefact], depth: dict[Content, int]) -> None:
+    """Its column: one farther than what is made of it."""
+    if depth.get(content, -1) < least:
+        depth[content] = least
+        for parent in found[content].inputs:
+            settle(parent, least + 1, found, depth)
 
 
 def commit(revision: str) -> str:
     return revision if revision == "no git" else f"{revision[:7]}{revision[40:]}"
-
-
-def values(params: dict[str, str]) -> str:
-    shown = ", ".join(f"{key}={value}" for key, value in sorted(params.items()) if value not in ("None", ""))
-    return f", {shown}" if shown else ""
 
 
 def locked(path: Path) -> dict[str, Any] | None:
@@ -73,8 +167,22 @@ def locked(path: Path) -> dict[str, Any] | None:
 lock = cache(plan.lock)
 
 
-def main(model: str) -> None:
-    print("\n".join(tree(*find(model), set())))
+def main(model: str, *, json_: Annotated[bool, Parameter("--json")] = False, picture: Path | None = None) -> None:
+    """
+    Args:
+        model: A registered model, a variant or a path.
+        json_: Print all that is known of every artefact.
+        picture: Draw it into this .svg, .png or .html.
+    """
+    if picture and picture.suffix not in PICTURES:
+        raise UserError(f"--picture is {picture}; its name must end in {', '.join(PICTURES)}")
+    found = trace(*find(model))
+    if picture:
+        draw(found, picture)
+    elif json_:
+        print(json.dumps([asdict(each) for each in found.values()], indent=2))
+    else:
+        print("\n".join(tree(found)))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ in any case.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import challenge, plan, versions
+from flows import challenge, plan, versions, webhook
 from flows.versions import Version
 from stages.lib.frame import files, gates, params, tracking
 from stages.lib.frame.errors import UserError, command
@@ -73,7 +73,18 @@ def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, l
 def offer(by_hand: bool = False) -> list[str]:
     """Register what the gates let pass; a line for every export."""
     tree = params.read()
-    return [admit(tree, verdict) for verdict in judge(tree, by_hand)]
+    verdicts = judge(tree, by_hand)
+    return [*(admit(tree, verdict) for verdict in verdicts), *announce(tree, verdicts)]
+
+
+def announce(tree: Tree, verdicts: list[Verdict]) -> list[str]:
+    """Tell the webhook of the export that ships; what went wrong with that."""
+    found = []
+    for verdict in (each for each in verdicts if each.export == tree["gates"]["model"]):
+        version = at(verdict.export)
+        about = {**asdict(version), "standing": verdict.standing, "reasons": verdict.reasons}
+        found.append(webhook.send(f"model.{verdict.standing}", f"{version.tag}-{verdict.standing}", about))
+    return [line for line in found if line]
 
 
 def admit(tree: Tree, verdict: Verdict) -> str:

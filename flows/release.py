@@ -20,7 +20,6 @@ from stages.lib.frame import files, gates, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.store import manifest, signature
 
-
 SBOM = RELEASES / "sbom.json"
 ROWS = {  # what is measured of one machine -> how the card says it
     "prefill_tokens_per_second": ("prefill, one stream", "{:,.0f} tokens/s"),

@@ -39,7 +39,7 @@ def retrain() -> State:
             log(f"{target}: {'new from' if sources.refresh(target, origin) else 'nothing new in'} {origin}")
         inherit.provide(tree, renew=True)
         data = [section for section in params.sections("data") if tree.get(section)]
-        state = lifecycle(data, register=False, return_state=True)
+        state = lifecycle(data, offer=False, return_state=True)
         if state.is_completed():
             for row in (rows := list(profile(tree))):
                 log(", ".join(f"{key} {value}" for key, value in row.items()))

@@ -47,13 +47,11 @@ own_addresses: set[str] = set()  # of the servers that this process has started
 
 def start() -> None:
     """Point PREFECT_API_URL at a server: the one that is set, the one of `make ui`, or one of our own."""
-    if os.environ.get(ADDRESS):
-        return
-    if is_prefect(USUAL):
-        os.environ[ADDRESS] = USUAL
-        os.environ.setdefault(CLIENT, password())
-    else:
+    if not os.environ.get(ADDRESS) and not is_prefect(USUAL):
         own()
+    address = os.environ.setdefault(ADDRESS, USUAL)
+    if address.startswith(f"http://{HOST}:"):  # of `make ui`, or of a flow that started this process
+        os.environ.setdefault(CLIENT, password())
 
 
 def is_prefect(address: str) -> bool:
@@ -78,7 +76,6 @@ def require() -> str:
 def own() -> subprocess.Popen:
     with socket.create_server((HOST, 0), backlog=128) as listener:
         os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
-        os.environ[CLIENT] = password()
         own_addresses.add(os.environ[ADDRESS])
         return process(listener, SETTINGS)
 

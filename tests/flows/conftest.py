@@ -59,12 +59,17 @@ if __name__ == "__main__":
 """
 
 CONTRACT = """
-from stages.lib.frame.params import Parent, Variant
+from stages.lib.frame.params import CHAMPION, STAGES, Parent, Variant
+
+
+class Start(Parent):
+    stages = (*STAGES, CHAMPION)
 
 
 class Toy(Variant):
     text: str
-    model: Parent | None = None
+    source: str = ""
+    model: Start | None = None
     seconds: float = 0
     more: int = 0
     metrics: dict[str, float] = {}
@@ -165,7 +170,7 @@ class Speed(Measure):
 
 PARAMS = """\
 data:
-  words: {method: appends, text: words}
+  words: {method: appends, text: words, source: raw}
 tokenize: {}
 pretrain: {}
 align: {}
@@ -182,7 +187,7 @@ eval:
   models: {teacher: prune/left, student: export/final}
   accuracy: {records: data/words, per_family: 50, by_name: {student: 0.45}}
   speed: {records: data/words}
-gates: {model: export/final, teacher: teacher, student: student, accuracy_kept: 0.8, kl: 0.5, bytes: 95}
+gates: {model: export/final, teacher: teacher, student: student, accuracy_kept: 0.8, kl: 0.5, bytes: 95, margin: 0.2}
 """
 
 CODE = """\

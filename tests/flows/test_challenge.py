@@ -58,6 +58,7 @@ def project(done, tmp_path, monkeypatch):
     """Its champion has half of the problems right."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/registry.db")
     monkeypatch.setenv("PYTHONPATH", str(done.folder))
+    done.params("gates.margin", 0.03)
     assert promote.offer() == ["export/final is champion: orchard-final version 1"]
     return done
 

@@ -1,5 +1,6 @@
 """The whole flow on a toy project: real DVC, Prefect, MLflow on SQLite, real processes."""
 
+import json
 import os
 import shutil
 import signal
@@ -34,6 +35,14 @@ def test_same_lock_as_dvc_then_cached_then_only_what_changed(project, finished, 
     lineage = project.run(sys.executable, "-m", "flows.lineage", "orchard-final@champion")
     makers = [line.split()[2].rstrip(",") for line in lineage.splitlines() if "made by" in line]
     assert makers == ["export/final", "prune/left", "data/words"] and "raw: no stage makes it" in lineage
+    told = json.loads(project.run(sys.executable, "-m", "flows.lineage", "orchard-final@champion", "--json"))
+    assert [each["stage"] for each in told] == ["export/final", "prune/left", "data/words", ""]
+    contents = [[each["path"], each["sha256"]] for each in told]
+    assert [each["inputs"] for each in told] == [[content] for content in contents[1:]] + [[]]
+    assert all(each["seconds"] > 0 and len(each["run"]) == 32 for each in told[:3])
+    project.run(sys.executable, "-m", "flows.lineage", "export/final", "--picture", "lineage.svg")
+    picture = (project.folder / "lineage.svg").read_text()
+    assert picture.startswith("<svg") and all(name in picture for name in (*makers, "raw", told[0]["sha256"][:12]))
     elsewhere = project.environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/other.db"}
     lineage = type(project)(project.folder, elsewhere).run(sys.executable, "-m", "flows.lineage", "export/final")
     assert lineage.count("no run of it is recorded here, so this is from dvc.lock") == 3
@@ -56,7 +65,7 @@ def test_the_end_is_for_a_person(done):
     assert "model that ships  artifacts/export/final/model" in shown
     assert all(len(line) <= 80 for line in end)
     done.params("gates.bytes", 80)
-    assert "export/final must not ship:\n  it has 90 bytes; at most 80 allowed" in done.flow()
+    assert "export/final is refused:\n  it has 90 bytes; at most 80 allowed" in done.flow()
 
 
 def test_a_comment_reruns_nothing_and_code_only_what_can_run_it(done):

@@ -220,6 +220,8 @@ class Past:
     code: str
     params: dict[str, str]
     inputs: list[tuple[str, str]]  # path, sha256
+    seconds: float | None
+    joules: float | None
 
 
 def producer(path: Path, sha256: str) -> Past | None:
@@ -231,7 +233,8 @@ def producer(path: Path, sha256: str) -> Past | None:
         named = [data.tags[key].rpartition(" ") for key in sorted(data.tags) if key.startswith("orchard.input.")]
         inputs = [(path, sha256) for path, _, sha256 in named]
         stage, variant, git, code = (data.tags.get(f"orchard.{key}", "") for key in ("stage", "variant", "git", "code"))
-        return Past(info.run_id, stage, variant, git, code, data.params, inputs)
+        spent = data.metrics.get("seconds"), data.metrics.get("joules")
+        return Past(info.run_id, stage, variant, git, code, data.params, inputs, *spent)
     return None
 
 
