@@ -92,7 +92,7 @@ def test_new_data_make_a_new_champion_and_are_described(done):
     said = done.run(*retrain)
     assert "raw: new from there" in said
     assert "data words, new rows 100, rows gone 0, kind another (AUC 1.00, p 0.002)" in said
-    assert "of problems right" not in said and "points" in said
+    assert "problems right where the champion has 50.0%" in said and "on new data" in said
     assert versions.champions("orchard-final")[0] == first
     assert (done.folder / "raw").read_text() == "rawer "
 
