@@ -1,6 +1,7 @@
 """Orchestration: dvc.yaml as a Prefect flow, what would rerun and why, lineage, promotion. No stage knows of it.
 
 python -m flows.lifecycle [TARGETS] [--why] [--profile NAME]
+python -m flows.remote s3://BUCKET/PATH
 python -m flows.lineage MODEL
 python -m flows.promote
 python -m flows.fetch NAME@champion FOLDER
