@@ -11,10 +11,9 @@ import os
 import sys
 import time
 from functools import cache
-from threading import Semaphore
 from uuid import UUID
 
-from flows import plan, profiles, server, warm
+from flows import plan, profiles, remote, runners, server, warm
 from flows.plan import Step
 
 if __name__ == "__main__" and not {"--why", "--show", "-h", "--help"} & set(sys.argv):
@@ -33,8 +32,6 @@ from flows.console import Output
 from stages.lib.frame import gates, params, tracking
 from stages.lib.frame.errors import UserError, command
 
-HEAVY, LIGHT = Semaphore(1), Semaphore(os.cpu_count() or 1)  # heavy: trainings, `meta: {heavy: true}` in dvc.yaml
-
 
 @cache
 def prepare(targets: tuple[str, ...]) -> list[Step]:
@@ -52,6 +49,10 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
         sources.read(tree)
         webhook.check()
         inherit.provide(tree)
+        if reason := remote.why_down():
+            os.environ[remote.DOWN] = reason
+            print(f"{reason}; what this run makes is pushed by the next one that reaches it", file=sys.stderr)
+        runners.check(steps, tree)
     return steps
 
 
@@ -60,8 +61,7 @@ def bring_up_to_date(step: Step) -> State:
     if step.settled:
         return Completed(name="Cached")
     output = Output(step.name, get_run_logger().info)
-    with HEAVY if step.meta.get("heavy") else LIGHT:
-        state = warm.reproduce(step.name, dict(os.environ), output)
+    state = runners.of(step, params.read()).reproduce(step, dict(os.environ), output)
     return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
 
 
@@ -111,6 +111,8 @@ def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B0
     if busy:
         plan.sort_lock()
     verdicts = promote.offer() if offer and busy and not failed else []
+    with remote.forgiving():
+        remote.catch_up()
     reports = history.report(steps, states, verdicts)
     if busy:
         tracking.finish_pipeline(parent, not failed, time.time() - start, reports)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.warm import distrust_cache
+from flows.distrust import distrust_cache
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError, command
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from flows.warm import distrust_cache
+from flows.distrust import distrust_cache
 from stages.lib.frame import files, tracking
 from stages.lib.frame.errors import UserError
 

@@ -13,23 +13,26 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from multiprocessing import forkserver, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from threading import Event, Lock, Thread
 from types import ModuleType
 from typing import Any
 
+from flows import remote
+from flows.distrust import distrust_cache
+
 PRELOAD = [
     *("dvc.repo.reproduce", "dvc.repo.plots", "dvc.stage.run", "dvc.cachemgr", "dvc.lock", "scmrepo.git", "cyclopts"),
     *("codecarbon", "mlflow", "mlflow.store.tracking.sqlalchemy_store"),
-    *("torch", "transformers.models.llama.modeling_llama"),
+    *("torch", "transformers.models.llama.modeling_llama", "dvc_s3", "s3fs"),
 ]
 STARTING, STOPPED = Lock(), Event()
 RUNNING: set[BaseProcess] = set()
-STATES = {0: "Completed", 3: "Cached", 4: "Restored"}  # exit code -> what happened; Restored: from DVC's run-cache
+FAILED, RESTORED, OFFERED = 1, 4, 5
+# Exit code -> what happened; Restored: from DVC's run-cache; Offered: to another machine (flows/runners).
+STATES = {0: "Completed", 3: "Cached", RESTORED: "Restored", OFFERED: "Offered"}
 
 
 def start(preload: list[str] | None = None) -> None:
@@ -39,11 +42,17 @@ def start(preload: list[str] | None = None) -> None:
     forkserver.ensure_running()
 
 
-def reproduce(stage: str, environment: dict[str, str], tell: Callable[[bytes], None]) -> str | None:
-    """Bring one stage up to date, handing its output to `tell` as it comes; the state it ends in, None if it fails."""
+def reproduce(
+    stage: str,
+    environment: dict[str, str],
+    tell: Callable[[bytes], None],
+    work: Callable[[str], int] | None = None,
+) -> str | None:
+    """Bring one stage up to date, handing its output to `tell` as it comes; the state it ends in, None if it fails.
+    `work`: other than `repro`."""
     context = multiprocessing.get_context("forkserver")
     reader, writer = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(stage, environment, writer), name=stage)
+    process = context.Process(target=child, args=(work or repro, stage, environment, writer), name=stage)
     with STARTING:
         if STOPPED.is_set():
             return None
@@ -79,7 +88,7 @@ def stopping() -> Iterator[None]:
         raise
 
 
-def child(stage: str, environment: dict[str, str], writer: Connection) -> None:
+def child(work: Callable[[str], int], stage: str, environment: dict[str, str], writer: Connection) -> None:
     os.setsid()
     Thread(target=end_with_the_flow, daemon=True).start()
     os.dup2(writer.fileno(), 1)
@@ -88,7 +97,7 @@ def child(stage: str, environment: dict[str, str], writer: Connection) -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ.clear()
     os.environ.update(environment)
-    sys.exit(repro(stage))
+    sys.exit(work(stage))
 
 
 def end_with_the_flow() -> None:
@@ -98,82 +107,49 @@ def end_with_the_flow() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def repro(stage: str) -> int:
+def repro(stage: str, run_command: Callable[..., None] | None = None) -> int:
+    """As `dvc repro` does, with what the remote knows; `run_command(DVC's own, executable, command, **kwargs of Popen)`
+    is asked where a command must run, `here` by default."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
     from dvc.stage import run
     from dvc.stage.exceptions import StageCmdFailedError
 
     commands: list[str] = []
-    run._run = here(run._run, commands)
+    shell = run._run
+
+    def _run(executable: str | None, command: str, **kwargs: Any) -> None:
+        commands.append(command)
+        (run_command or here)(shell, executable, command, **kwargs)
+
+    run._run = _run
     distrust_cache()
     try:
         with Repo(_wait_for_lock=True) as repo:
             repo.scm_context.quiet = True  # no advice about git after every stage
+            remote.exchange(remote.get, repo, stage)
             changed = repo.reproduce(targets=[stage], single_item=True)  # type: ignore[call-arg]
+            remote.exchange(remote.put, repo, stage)
     except DvcException as error:
         if not isinstance(cause := error.__cause__ or error, StageCmdFailedError):  # of that the stage has said more
             print(cause, file=sys.stderr)
-        return 1
-    return 0 if commands else 4 if changed else 3
+        return FAILED
+    return 0 if commands else RESTORED if changed else 3
 
 
-@cache
-def distrust_cache() -> None:
-    """Have DVC hash what its cache holds before it is used: it takes for whole every file that is read-only, and every
-    record of a run that is YAML, and so gives a damaged stage back as a finished one. Hashed, such a file is removed,
-    and the stage runs."""
-    from dvc.stage.cache import StageCache, _get_cache_hash, _get_stage_hash
-    from dvc.utils.serialize import EncodingError
-    from dvc_data.hashfile.db import HashFileDB
-    from dvc_data.hashfile.db.local import LocalHashFileDB
-    from dvc_data.hashfile.state import StateNoop
-
-    read, newest = StageCache._load_cache, StageCache._load
-
-    def check(self: LocalHashFileDB, oid: str, check_hash: bool = True, _info: dict[str, Any] | None = None) -> Any:
-        known, self.state = self.state, StateNoop()  # it takes a file for the same by its size and times
-        try:
-            return HashFileDB.check(self, oid, check_hash, _info)
-        finally:
-            self.state = known
-
-    def load(self: StageCache, key: str, value: str) -> Any:
-        try:
-            found = read(self, key, value)
-        except EncodingError:
-            found = {}
-        if found is not None and _get_cache_hash(found) != value:
-            Path(self._get_cache_path(key, value)).unlink()
-            return None
-        return found
-
-    def load_newest(self: StageCache, stage: Any) -> Any:
-        if key := _get_stage_hash(stage):
-            with suppress(OSError):
-                Path(self._get_cache_dir(key)).rmdir()  # if its records are all gone: DVC would fail there
-        return newest(self, stage)
-
-    LocalHashFileDB.check, StageCache._load_cache, StageCache._load = check, load, load_newest
-
-
-def here(shell: Callable[..., None], seen: list[str]) -> Callable[..., None]:
-    """DVC's `_run(executable, command, **kwargs of Popen)`, with stage modules run in this process."""
+def here(shell: Callable[..., None], executable: str | None, command: str, /, **kwargs: Any) -> None:
+    """Run a stage's module in this process, and what is none as DVC does."""
     from dvc.stage.exceptions import StageCmdFailedError
 
-    def _run(executable: str | None, command: str, **kwargs: Any) -> None:
-        seen.append(command)
-        words = shlex.split(command)
-        if words[:2] != ["python", "-m"] or not words[2].startswith("stages."):
-            return shell(executable, command, **kwargs)
-        os.environ.update(kwargs["env"])
-        os.chdir(kwargs["cwd"])
-        sys.path.insert(0, kwargs["cwd"])
-        if status := execute(words[2], words[3:]):
-            raise StageCmdFailedError(command, status)
-        return None
-
-    return _run
+    words = shlex.split(command)
+    if words[:2] != ["python", "-m"] or not words[2].startswith("stages."):
+        return shell(executable, command, **kwargs)
+    os.environ.update(kwargs["env"])
+    os.chdir(kwargs["cwd"])
+    sys.path.insert(0, kwargs["cwd"])
+    if status := execute(words[2], words[3:]):
+        raise StageCmdFailedError(command, status)
+    return None
 
 
 def execute(module: str, arguments: list[str]) -> int:

@@ -1,9 +1,12 @@
 """A small real project: git, DVC, toy techniques in real stage packages, SQLite MLflow, a Prefect server of its own."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -239,6 +242,9 @@ EVAL = """
 """
 
 
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "no-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 class Project:
     def __init__(self, folder: Path, environment: dict[str, str]):
         self.folder, self.environment = folder, environment
@@ -251,6 +257,11 @@ class Project:
 
     def copy(self, folder: Path) -> "Project":
         shutil.copytree(self.folder, folder)
+        return Project(folder, self.environment | {"PYTHONPATH": str(folder)})
+
+    def clone(self, folder: Path) -> "Project":
+        """What git knows of it, as on another machine."""
+        self.run("git", "clone", "-q", str(self.folder), str(folder))
         return Project(folder, self.environment | {"PYTHONPATH": str(folder)})
 
     def commit(self) -> None:
@@ -365,3 +376,62 @@ def done(finished, tmp_path, monkeypatch) -> Project:
     copy = finished.copy(tmp_path / "project")
     monkeypatch.chdir(copy.folder)
     return copy
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """S3 as moto serves it: the address, and the file that it writes a line into for every request."""
+    pytest.importorskip("dvc_s3")
+    pytest.importorskip("moto")
+    log, port = tmp_path_factory.mktemp("s3") / "log", a_free_port()
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+        server = subprocess.Popen(command, stdout=file, stderr=file)
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert server.poll() is None
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}", log
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture
+def free_port():
+    """A function that gives one."""
+    return a_free_port
+
+
+def a_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+class Bucket:
+    """One of its own for a test."""
+
+    def __init__(self, address: str, log: Path, name: str):
+        import boto3
+
+        self.client, self.name, self.log = boto3.client("s3"), name, log
+        self.url, self.environment = f"s3://{name}/path", S3_KEYS | {"AWS_ENDPOINT_URL": address}
+        self.client.create_bucket(Bucket=name)
+
+    def put(self, key: str, content: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=content)
+
+    def get(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def names(self) -> list[str]:
+        return [each["Key"] for each in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
+
+    def puts(self) -> int:
+        """Since the beginning."""
+        return self.log.read_text().count('"PUT ')
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch, request) -> Bucket:
+    for name, value in (S3_KEYS | {"AWS_ENDPOINT_URL": s3_server[0]}).items():
+        monkeypatch.setenv(name, value)
+    return Bucket(*s3_server, re.sub("[^a-z]+", "-", request.node.name).strip("-")[:60])

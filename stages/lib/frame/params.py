@@ -21,7 +21,7 @@ PARAMS_FILE = Path("params.yaml")
 STAGES = ("data", "tokenize", "pretrain", "align", "traces", "distill", "prune", "quantize", "export", "eval")
 # A section of its own for some variants of a stage -> the stage.
 SECTIONS = {"hub": "data", "rlhf": "align", "endpoints": "traces"}
-BESIDE = ("compare", "gates", "retrain")  # what params.yaml may hold besides variants
+BESIDE = ("compare", "gates", "retrain", "runners")  # what params.yaml may hold besides variants
 CHAMPION = "champion"  # champion/NAME as a parent: the champion of a registered model (flows/inherit.py)
 MODELS = "models"  # of eval: what is measured; its other keys are measures
 NAME = "[A-Za-z0-9_][A-Za-z0-9_-]*"  # a folder, an argument in a shell, a step of a path with dots in DVC's params

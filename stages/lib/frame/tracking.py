@@ -30,6 +30,7 @@ PATIENCE = 5  # seconds a server may take to answer
 EXPERIMENT = "orchard"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on the runs, not on GenAI's empty one
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
+RECORD = "ORCHARD_RECORD"  # environment variable: the file that takes a stage's run, where no store is in reach
 BATCH = 1000  # metrics that MLflow takes in one call
 
 
@@ -54,7 +55,8 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inpu
 
     `code` is the technique's file of the `code` stage (stages/lib/frame/code.py).
     """
-    require_store()
+    if RECORD not in os.environ:
+        require_store()
     start, current = time.time(), Run(digests={path: files.digest(path) for path in [code, *inputs]})
     for stale in ("metrics.json", "curve.csv"):
         files.remove(out / stale)
@@ -68,9 +70,9 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inpu
         write(current, out)
         tags |= {f"orchard.output.{path.name}": f"{path} {files.digest(path)}" for path in outputs(out)}
     except BaseException as error:
-        log(f"{stage}/{variant}", start, params, Run(), tags | {"orchard.error": redact(repr(error))}, [], "FAILED")
+        log(out, f"{stage}/{variant}", start, params, Run(), tags | {"orchard.error": redact(repr(error))}, [])
         raise
-    log(f"{stage}/{variant}", start, params, current, tags, inputs, "FINISHED")
+    log(out, f"{stage}/{variant}", start, params, current, tags, inputs)
 
 
 def write(current: Run, out: Path) -> None:
@@ -88,25 +90,52 @@ def outputs(out: Path) -> list[Path]:
     return [path for path in sorted(out.iterdir()) if path.name != "timings.json" and not path.name.startswith(".")]
 
 
-def log(name: str, start: float, params: BaseModel, current: Run, tags: dict, inputs: list[Path], status: str) -> None:
+def log(out: Path, name: str, start: float, params: BaseModel, run: Run, tags: dict, inputs: list[Path]) -> None:
+    """A stage's run to MLflow, or into the file that RECORD names, from which another machine keeps it."""
+    now, values = int(time.time() * 1000), flat(run.metrics) | flat(run.timings)
+    metrics = [(key, value, now, 0) for key, value in values.items() if isinstance(value, int | float)]
+    metrics += [(key, row[key], now, int(row["step"])) for row in run.curve for key in row if key != "step"]
+    record = {
+        "out": str(out),
+        "name": name,
+        "start": int(start * 1000),
+        "end": now,
+        "params": {key: str(value)[:6000] for key, value in flat(params.model_dump()).items()},
+        "metrics": metrics,
+        "timings": run.timings,
+        "tags": tags,
+        "inputs": {str(path): tags[f"orchard.input.{n}"].split()[-1] for n, path in enumerate(inputs)},
+        "status": "FAILED" if "orchard.error" in tags else "FINISHED",
+    }
+    if place := os.environ.get(RECORD):
+        files.write_json(Path(place), record)
+    else:
+        keep(record)
+
+
+def keep(record: dict[str, Any]) -> None:
     from mlflow.entities import Dataset, DatasetInput, Metric, Param
 
-    now, metrics = int(time.time() * 1000), numbers(flat(current.metrics) | flat(current.timings))
-    for row in current.curve:
-        metrics += [Metric(key, row[key], now, int(row["step"])) for key in row if key != "step"]
-    if parent := os.environ.get(PIPELINE):
-        tags |= {"mlflow.parentRunId": parent}
-    described = [Param(key, str(value)[:6000]) for key, value in flat(params.model_dump()).items()]
-    sets = [Dataset(str(path), tags[f"orchard.input.{n}"].split()[-1][:36], "local", str(path))
-            for n, path in enumerate(inputs) if path.name != "model"]  # fmt: skip
-
+    metrics = [Metric(*each) for each in record["metrics"]]
+    tags = record["tags"] | ({"mlflow.parentRunId": parent} if (parent := os.environ.get(PIPELINE)) else {})
+    sets = [Dataset(path, sha256[:36], "local", path)
+            for path, sha256 in record["inputs"].items() if Path(path).name != "model"]  # fmt: skip
     with client() as mlflow:
-        run_id = mlflow.create_run(experiment(mlflow), int(start * 1000), tags, name).info.run_id
-        mlflow.log_batch(run_id, metrics[:BATCH], described)
+        run_id = mlflow.create_run(experiment(mlflow), record["start"], tags, record["name"]).info.run_id
+        mlflow.log_batch(run_id, metrics[:BATCH], [Param(*each) for each in record["params"].items()])
         for first in range(BATCH, len(metrics), BATCH):
             mlflow.log_batch(run_id, metrics[first : first + BATCH])
         mlflow.log_inputs(run_id, [DatasetInput(each) for each in sets])
-        mlflow.set_terminated(run_id, status)
+        mlflow.set_terminated(run_id, record["status"], record["end"])
+
+
+def take(file: Path) -> None:
+    """Keep the run of a stage whose outputs came from another machine, which knows no git and wrote `file`."""
+    record = files.read_json(file)
+    record["tags"]["orchard.git"] = revision()
+    if record["status"] == "FINISHED":
+        files.write_json(Path(record["out"], "timings.json"), record["timings"])
+    keep(record)
 
 
 def numbers(values: Mapping[str, Any]) -> "list[Metric]":
