@@ -4,6 +4,7 @@ python -m flows.lifecycle [TARGETS] [--why] [--profile NAME]
 python -m flows.planner --hours H
 python -m flows.remote s3://BUCKET/PATH
 python -m flows.lineage MODEL
+python -m flows.retrain
 python -m flows.promote
 python -m flows.fetch NAME@champion FOLDER
 python -m flows.rollback NAME

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from threading import Lock
 from typing import Any, Literal
 
@@ -30,9 +31,7 @@ class Ray(Elsewhere):
     def require(self) -> None:
         """Also refuse what no node has: Ray would wait for one for ever."""
         super().require()
-        connect()
-        import ray
-
+        ray = connect()
         asked = {"CPU": self.cpus, "GPU": self.gpus, "memory": self.memory * 1e9, **self.resources}
         wanted = {name: amount for name, amount in asked.items() if amount}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -43,20 +42,17 @@ class Ray(Elsewhere):
             )
 
     def run(self, stage: str, job: str, tell: Tell) -> bool:
-        from ray.exceptions import RayError
-
+        lost = import_module("ray.exceptions").RayError
         command = elsewhere.command(stage, job)
         for left in reversed(range(self.retries + 1)):
             try:
                 return self.follow(command, tell)
-            except RayError as error:
+            except lost as error:
                 tell(f"Ray lost it: {str(error).splitlines()[0]}{' Once more.' if left else ''}\n".encode())
         return False
 
     def follow(self, command: list[str], tell: Tell) -> bool:
-        connect()
-        import ray
-
+        ray = connect()
         task = ray.remote(worker).options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
@@ -76,10 +72,10 @@ class Ray(Elsewhere):
         return False
 
 
-def connect() -> None:
+def connect() -> Any:
+    """The library, in touch with the cluster."""
     try:
-        import ray
-        from ray.cloudpickle import register_pickle_by_value
+        ray, cloudpickle = import_module("ray"), import_module("ray.cloudpickle")
     except ImportError:
         raise UserError(
             "stages that run on ray need the extra `cluster`: pip install --no-deps -r infra/cluster.lock"
@@ -87,7 +83,7 @@ def connect() -> None:
 
     with CONNECTING:
         if ray.is_initialized():
-            return
+            return ray
         address = os.environ.get("RAY_ADDRESS", "auto")
         try:
             if address != "auto":  # Ray itself would try for minutes
@@ -96,7 +92,8 @@ def connect() -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
-        register_pickle_by_value(sys.modules[__name__])  # nodes have another version of this file, or none
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes have another version of this file, or none
+        return ray
 
 
 def worker(command: list[str]) -> Iterator[bytes | int]:
