@@ -103,6 +103,30 @@ def test_the_same_content_is_registered_once_and_found_by_its_hash(project):
     assert tracking.registered("orchard-unknown") is None
 
 
+def test_mlflow_knows_which_model_was_made_of_which(project):
+    """Its own edges: the run that made a model has it as output, the run that read it as input."""
+    prune()
+    made = files.digest(OUT / "model")
+    with tracking.run("export", "e", Technique(), Path("artifacts/export/e"), CODE, [OUT / "model"]):
+        files.write_json(Path("artifacts/export/e/model/weights.json"), "exported")
+    prune()  # the same content once more: no other model
+    tracking.register("orchard-w", OUT / "model", made, {})
+    ids = [run.info.run_id for run in runs()]
+    with tracking.client() as mlflow:
+        known = {each.model_id: each for each in mlflow.search_logged_models([tracking.experiment(mlflow)])}
+        version = mlflow.get_model_version("orchard-w", "1")
+        whole = [mlflow.get_run(each) for each in ids]
+    assert sorted(each.name for each in known.values()) == ["export-e", "in", "prune-w"]
+    edges = [
+        {way: [known[each.model_id].name for each in models] for way, models in ends.items()}
+        for run in whole
+        for ends in [{"in": run.inputs.model_inputs, "out": run.outputs.model_outputs}]
+    ]
+    first = {"in": ["in"], "out": ["prune-w"]}
+    assert edges == [first, {"in": ["prune-w"], "out": ["export-e"]}, first]
+    assert known[version.model_id].tags["sha256"] == made
+
+
 def test_the_experiment_opens_on_its_runs_old_or_new(project):
     """As MLflow's own page reads it: ExperimentKind.CUSTOM_MODEL_DEVELOPMENT in its bundle."""
     with tracking.client() as mlflow:

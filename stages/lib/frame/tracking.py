@@ -23,7 +23,7 @@ from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
+    from mlflow.entities import LoggedModelInput, Metric
 
 STORE, LOCAL_STORE = "MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"  # environment variable, and MLflow's own default
 PATIENCE = 5  # seconds a server may take to answer
@@ -114,7 +114,7 @@ def log(out: Path, name: str, start: float, params: BaseModel, run: Run, tags: d
 
 
 def keep(record: dict[str, Any]) -> None:
-    from mlflow.entities import Dataset, DatasetInput, Metric, Param
+    from mlflow.entities import Dataset, DatasetInput, LoggedModelOutput, Metric, Param
 
     metrics = [Metric(*each) for each in record["metrics"]]
     tags = record["tags"] | ({"mlflow.parentRunId": parent} if (parent := os.environ.get(PIPELINE)) else {})
@@ -125,8 +125,31 @@ def keep(record: dict[str, Any]) -> None:
         mlflow.log_batch(run_id, metrics[:BATCH], [Param(*each) for each in record["params"].items()])
         for first in range(BATCH, len(metrics), BATCH):
             mlflow.log_batch(run_id, metrics[first : first + BATCH])
-        mlflow.log_inputs(run_id, [DatasetInput(each) for each in sets])
+        mlflow.log_inputs(run_id, [DatasetInput(each) for each in sets], read_models(mlflow, record))
+        if made := record["tags"].get("orchard.output.model"):
+            path, _, sha256 = made.rpartition(" ")
+            mlflow.log_outputs(run_id, [LoggedModelOutput(logged(mlflow, path, sha256, run_id), step=0)])
         mlflow.set_terminated(run_id, record["status"], record["end"])
+
+
+def read_models(mlflow: "MlflowClient", record: dict[str, Any]) -> "list[LoggedModelInput]":
+    """The models that a run read, as MLflow has them."""
+    from mlflow.entities import LoggedModelInput
+
+    models = {path: sha256 for path, sha256 in record["inputs"].items() if Path(path).name == "model"}
+    return [LoggedModelInput(logged(mlflow, path, sha256)) for path, sha256 in models.items()]
+
+
+def logged(mlflow: "MlflowClient", path: str, sha256: str, run_id: str | None = None) -> str:
+    """The id of MLflow's model of this content: it is one, whichever runs have made and read it."""
+    import mlflow as library
+
+    found = mlflow.search_logged_models([experiment(mlflow)], f"tags.sha256 = '{sha256}'", max_results=1)
+    for model in found:
+        return model.model_id
+    name = "-".join(Path(path).parts[-3:-1])  # MLflow allows no stroke
+    labels = {"path": path, "sha256": sha256}
+    return library.create_external_model(name, run_id, labels, experiment_id=experiment(mlflow)).model_id
 
 
 def take(file: Path) -> None:
@@ -269,8 +292,6 @@ def producer(path: Path, sha256: str) -> Past | None:
 
 def register(name: str, path: Path, sha256: str, tags: Mapping[str, str]) -> str:
     """A version of the registered model `name` for the artefact at `path`, alias `candidate`; the same content once."""
-    import mlflow as library
-
     made_by = producer(path, sha256)
     with client() as mlflow:
         version = numbered(mlflow, name, sha256)
@@ -278,10 +299,11 @@ def register(name: str, path: Path, sha256: str, tags: Mapping[str, str]) -> str
             if not mlflow.search_registered_models(f"name = '{name}'"):
                 mlflow.create_registered_model(name)
             run_id = made_by.id if made_by else None
-            model = library.create_external_model(name, run_id, experiment_id=experiment(mlflow))
+            model_id = logged(mlflow, str(path), sha256, run_id)
             labels = {"path": str(path), "sha256": sha256, **tags}
-            source = f"models:/{model.model_id}"
-            version = mlflow.create_model_version(name, source, run_id, labels, model_id=model.model_id).version
+            version = mlflow.create_model_version(
+                name, f"models:/{model_id}", run_id, labels, model_id=model_id
+            ).version
         mlflow.set_registered_model_alias(name, "candidate", version)
     return str(version)
 
