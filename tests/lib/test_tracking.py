@@ -124,7 +124,7 @@ def test_mlflow_knows_which_model_was_made_of_which(project):
     ]
     first = {"in": ["in"], "out": ["prune-w"]}
     assert edges == [first, {"in": ["prune-w"], "out": ["export-e"]}, first]
-    assert known[version.model_id].tags["sha256"] == made
+    assert known[version.source.removeprefix("models:/")].tags["sha256"] == made
 
 
 def test_the_experiment_opens_on_its_runs_old_or_new(project):
