@@ -216,6 +216,10 @@ OTHER: dict[str, Any] = {
 # Fields that change nothing DVC keeps, and why that is right. Keys are ends as above.
 WITHOUT = {
     ".method": "it is another technique",
+    ".training.devices": "more processes sum in another order at most; tests/test_devices.py",
+    ".training.parallel": "the same",
+    ".training.checkpoint_activations": "the same numbers in less memory; tests/lib/test_distributed.py",
+    ".training.compile": "the same numbers but for rounding; the same",
     ".training.checkpoint_seconds": "how often a training is saved: a resumed one ends in the same weights",
     ".concurrency": "how fast an endpoint is asked",
     ".requests_per_second": "how fast an endpoint is asked",

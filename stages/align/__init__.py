@@ -69,6 +69,12 @@ class Alignment(Variant, ABC):
     ) -> "tuple[Tensor, dict[str, Tensor]]":
         """The mean loss of a part, and measures of it for the curve."""
 
+    def terms(self, batch: "Batch") -> "Tensor | int":
+        """How many terms that mean is over, which a part weighs beside the others of its batch; as told here, all weigh
+        the same. What is no mean, as of kto the drift, of ppo the spread of the advantages, is of a part in any case.
+        """
+        return 1
+
     def scaffold(self, policy: "PreTrainedModel") -> "Module | None":
         """What is trained beside the model and then left out of it."""
 

@@ -14,7 +14,7 @@ from stages.lib.frame.errors import UserError, command
 from stages.lib.nets import packed
 from stages.lib.store import adapters, models, records
 from stages.lib.text import labels, packing
-from stages.lib.training import loop
+from stages.lib.training import distributed, loop
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,9 +33,11 @@ def main(
     reward_model: Path | None = None,
     params_file: Path = params.PARAMS_FILE,
 ) -> None:
+    arguments = dict(locals())
     technique = params.load(Alignment, variant, params_file)
     inputs = [model, problems, examples, *([reward_model] if reward_model else [])]
     with tracking.run("align", variant, technique, out, code, inputs) as run:
+        distributed.start(main, arguments, technique.training)
         net, tokenizer, lora = models.load(model), models.load_tokenizer(model), technique.lora
         unseen = records.load(problems, "held_out")
         rows = packing.batches(tokenizer, unseen, technique.context, technique.held_out_rows, seed=0)(0)
@@ -61,6 +63,7 @@ def main(
             run.place(checkpoints, technique),
             technique.watch,
             technique.cycle(),
+            technique.terms,
         )
         if scaffold:
             delattr(policy, SCAFFOLD)

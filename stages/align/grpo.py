@@ -65,6 +65,10 @@ class GRPO(online.Repeated):
         loss_N = online.surrogate(ratio_N, advantage_N, self.clip_low, self.clip_high)
         return loss_N, {"clipped": idle_N.float().mean()}
 
+    def counted(self, lengths_B: Tensor, stopped_B: Tensor) -> Tensor:
+        counts_B = torch.ones_like(stopped_B) if self.truncated else stopped_B
+        return lengths_B[counts_B].sum() if self.average_over == "token" else counts_B.sum()
+
     def average(self, loss_N: Tensor, tokens: online.Tokens) -> Tensor:
         counts_B = torch.ones_like(tokens.stopped) if self.truncated else tokens.stopped
         if not counts_B.any():

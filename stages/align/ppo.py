@@ -79,5 +79,8 @@ class PPO(online.Repeated):
             found_BR[:, place] = later_B
         return found_BR[said_BR]
 
+    def counted(self, lengths_B: Tensor, stopped_B: Tensor) -> Tensor:
+        return lengths_B.sum()
+
     def average(self, loss_N: Tensor, tokens: online.Tokens) -> Tensor:
         return loss_N.mean()

@@ -62,6 +62,9 @@ class ProcessReward(Alignment):
         right = ((score_S > 0) == (said_S > 0.5)).float().mean()
         return F.binary_cross_entropy_with_logits(score_S, said_S), {"accuracy": right}
 
+    def terms(self, batch: packing.Batch) -> Tensor:
+        return (batch["steps"] != NONE).sum()
+
 
 def together(replies: list[Reply]) -> packing.Batch:
     """ids, labels, positions and `steps`, (B, T)."""

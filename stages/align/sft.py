@@ -29,3 +29,6 @@ class SFT(Alignment):
         self, policy: "PreTrainedModel", reference: Reference, batch: packing.Batch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         return packed.loss(policy, batch), {}
+
+    def terms(self, batch: packing.Batch) -> Tensor:
+        return packing.learnt(batch)

@@ -21,6 +21,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from stages.lib.frame.errors import UserError
 from stages.lib.frame.params import Model, Parent, Start, Tokens, Variant
 from stages.lib.store import records
+from stages.lib.text import packing
 from stages.lib.training.config import Training
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ class Distillation(Variant, ABC):
     @abstractmethod
     def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> "Tensor":
         """The mean loss of a part: zero, or the entropy of the data, when the student equals its teacher."""
+
+    def terms(self, batch: Batch) -> "Tensor":
+        """How many terms that mean is over, which a part weighs beside the others of its batch: learnt tokens. What is
+        no mean over them, such as a distance of states relative to their size, is of a part in any case."""
+        return packing.learnt(batch)
 
     def one_vocabulary(self) -> bool:
         """Whether the teacher reads the student's token numbers."""

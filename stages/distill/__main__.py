@@ -14,7 +14,7 @@ from stages.lib.store import models, records
 from stages.lib.store import tokens as token_rows
 from stages.lib.store import traces as recordings
 from stages.lib.text import labels, packing
-from stages.lib.training import config, loop
+from stages.lib.training import config, distributed, loop
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,8 +32,10 @@ def main(
     out: Path,
     params_file: Path = params.PARAMS_FILE,
 ) -> None:
+    arguments = dict(locals())
     technique = params.load(Distillation, variant, params_file)
     with tracking.run("distill", variant, technique, out, code, [model, teacher, traces, tokens]) as run:
+        distributed.start(main, arguments, technique.training)
         held_out = token_rows.held_out(tokens, technique.held_out_rows, model)
         if technique.one_vocabulary():
             models.require_same_tokenizer(model, teacher)
@@ -62,7 +64,7 @@ def main(
         first = loop.to_device(batch(0), student.device)
         run.metrics |= cost(student, master.model, lambda: loss(first), technique.training)
         place = run.place(checkpoints, technique)
-        run.timings |= loop.fit(student, batch, loss, technique.training, run.curve, place)
+        run.timings |= loop.fit(student, batch, loss, technique.training, run.curve, place, terms=technique.terms)
         if scaffold:
             delattr(student, SCAFFOLD)
         measure("after")
@@ -95,7 +97,7 @@ def cost(
     work()
     for hook in hooks:
         hook.remove()
-    parts = p.steps * p.accumulation
+    parts = p.steps * p.parts
     return {"tokens_seen": float(learnt * parts)} | {f"{name}_flops": each * parts for name, each in flops.items()}
 
 

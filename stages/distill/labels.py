@@ -88,7 +88,7 @@ class Labels(Distillation):
             """The step travels with the batch: a resumed run must be in the phase where it was."""
             batch = packs(index)
             numbers_N = batch["labels"][(batch["labels"] >= 0) & (batch["labels"] < len(rows))]
-            more = {"texts": torch.tensor(len(rows)), "step": torch.tensor(index // p.accumulation)}
+            more = {"texts": torch.tensor(len(rows)), "step": torch.tensor(index // p.parts)}
             return batch | {"targets": likely_RL[numbers_N], "tokens": token_L} | more
 
         return with_targets
@@ -112,6 +112,11 @@ class Labels(Distillation):
         hinted = self.distance(student, teacher, batch, output.hidden_states)
         first = bool(batch["step"] < self.hints.first * self.training.steps)
         return hinted if first else labelled + self.hints.weight * hinted
+
+    def terms(self, batch: Batch) -> Tensor:
+        """Labelled texts."""
+        labels_BT = batch["labels"]
+        return ((labels_BT >= 0) & (labels_BT < batch["texts"])).sum()
 
     def distance(
         self, student: "PreTrainedModel", teacher: Teacher, batch: Batch, states: "tuple[Tensor, ...]"

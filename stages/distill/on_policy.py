@@ -52,7 +52,9 @@ class OnPolicy(Distillation):
         if self.on_policy == 0:
             for name in ("temperature", "max_new_tokens", "warm_up", "cut_off"):
                 self.refuse_idle(name, "with on_policy above 0")
-        elif self.text_rows:
+        else:
+            self.training.require_whole_model()
+        if self.on_policy and self.text_rows:
             raise ValueError("text_rows stand beside packed replies, not beside what the student writes: leave it out")
         return self
 
@@ -76,7 +78,7 @@ class OnPolicy(Distillation):
         index: int,
     ) -> Batch:
         """The data's rows, or prompts and the seed of their replies; a function of the index, so that runs resume."""
-        if index < self.warm_up * self.training.steps * self.training.accumulation:
+        if index < self.warm_up * self.training.steps * self.training.parts:
             return data(index) | {"forward": torch.tensor(True)}
         random = np.random.default_rng((self.training.seed, index))
         if random.random() >= self.on_policy:
@@ -88,11 +90,14 @@ class OnPolicy(Distillation):
 
     def loss(self, student: "PreTrainedModel", teacher: Teacher, batch: Batch) -> Tensor:
         if "seed" in batch:
-            batch = self.written(student, batch)
+            batch["written"] = batch = self.written(student, batch)
         student_NV = packed.logits(student, batch)[0]
         with torch.no_grad():
             teacher_NV = packed.logits(teacher.model, batch)[0]
         return divergence(student_NV, teacher_NV, 0.0 if "forward" in batch else self.beta, self.top_k)
+
+    def terms(self, batch: Batch) -> Tensor:
+        return packing.learnt(batch.get("written", batch))
 
     def written(self, student: "PreTrainedModel", batch: Batch) -> packing.Batch:
         """The student's replies to the prompts, as rows that are learnt from up to and with the stop token."""

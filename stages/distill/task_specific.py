@@ -56,7 +56,7 @@ class TaskSpecific(SoftTargets):
 
         def numbered(index: int) -> Batch:
             """The step travels with the batch: a resumed run must be in the phase where it was."""
-            return rows(index) | {"step": torch.tensor(index // p.accumulation)}
+            return rows(index) | {"step": torch.tensor(index // p.parts)}
 
         return numbered
 

@@ -8,7 +8,7 @@ from stages.lib.frame.errors import command
 from stages.lib.nets import losses
 from stages.lib.store import models
 from stages.lib.store import tokens as rows
-from stages.lib.training import loop
+from stages.lib.training import distributed, loop
 from stages.pretrain import Pretraining
 
 
@@ -22,8 +22,10 @@ def main(
     out: Path,
     params_file: Path = params.PARAMS_FILE,
 ) -> None:
+    arguments = dict(locals())
     technique = params.load(Pretraining, variant, params_file)
     with tracking.run("pretrain", variant, technique, out, code, [tokens, tokenizer]) as run:
+        distributed.start(main, arguments, technique.training)
         rows.require_tokenizer(tokens, tokenizer)
         vocabulary = models.load_tokenizer(tokenizer)
         model = models.place(technique.build(vocabulary))
@@ -31,8 +33,7 @@ def main(
 
         run.metrics["loss_before"] = losses.evaluate(model, held_out)
         if training := technique.training:
-            size = training.batch_size // training.accumulation
-            batch = rows.batches(rows.load(tokens, "train"), size, training.seed)
+            batch = rows.batches(rows.load(tokens, "train"), training.part_size, training.seed)
             place = run.place(checkpoints, technique)
             run.timings |= loop.fit(model, batch, partial(technique.loss, model), training, run.curve, place)
         else:

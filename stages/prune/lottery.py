@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from stages.lib.frame.params import Share
@@ -31,6 +31,12 @@ class Lottery(Pruning):
     rounds: PositiveInt = 4
     training: Training  # of every round
     calibration: None = None
+
+    @model_validator(mode="after")
+    def one_process(self) -> "Lottery":
+        if self.training.devices > 1:
+            raise ValueError("training: a ticket is found by many trainings in one process: leave out devices")
+        return self
 
     def prune(self, model: "PreTrainedModel", given: "Given") -> "PreTrainedModel":
         model = model.float()  # small steps are lost in 16 bits

@@ -254,7 +254,7 @@ def test_several_steps_on_one_draw_resume_where_the_draw_begins(name, unsure, to
         train(p, copy.deepcopy(unsure), tokenizer, tmp_path / "cut", stop_after=5)
     kept = []
     checkpoint.restore(
-        tmp_path / "cut", copy.deepcopy(unsure), loop.optimizers(copy.deepcopy(unsure), p.training), kept
+        tmp_path / "cut", copy.deepcopy(unsure), loop.optimizers(copy.deepcopy(unsure), p.training), kept, {}
     )
     assert len(kept) == 3  # not four or five
     assert train(p, cut, tokenizer, tmp_path / "cut") == curve

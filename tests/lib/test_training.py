@@ -104,7 +104,7 @@ def test_kill_9_leaves_a_whole_checkpoint(model, tmp_path):
     process.join()
     curve: list[dict[str, float]] = []
     steppers = optimizers.optimizers(model, Training(steps=1))
-    assert checkpoint.restore(tmp_path / "c", model, steppers, curve) == curve[-1]["step"] > 0
+    assert checkpoint.restore(tmp_path / "c", model, steppers, curve, {}) == curve[-1]["step"] > 0
 
 
 def test_accumulation_is_one_large_batch(model):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FAR = 10.0  # nats: further apart than this the estimate of a distance would be all that is learnt
+SEEDS = 2**62  # that a draw may have
 LEAST = 0.05  # share of groups that must have something to teach before anything is trained
 
 
@@ -74,6 +75,7 @@ class Online(Alignment, ABC):
         if self.training.part_size % self.group:
             said = f"{self.training.part_size} replies a part of the batch are no whole groups of {self.group}"
             raise ValueError(f"training: {said}: make batch_size / accumulation a multiple of `group`")
+        self.training.require_whole_model()
         if not (self.kl or self.max_kl):
             self.refuse_idle("kl_over", "with `kl` or `max_kl`")
         if bool(self.reward_model) != bool(self.rewards.model):
@@ -100,6 +102,15 @@ class Online(Alignment, ABC):
     def live(self, rewards_GK: Tensor) -> Tensor:
         """Which groups have something to teach, (G,)."""
         return rewards_GK.amax(1) > rewards_GK.amin(1)
+
+    def terms(self, batch: packing.Batch) -> Tensor:
+        """Of the replies that count, as many as `average` is over."""
+        kept_B = self.live(batch["reward"].view(-1, self.group)).repeat_interleave(self.group)
+        return self.counted((batch["labels"][:, 1:] != packing.IGNORE).sum(1)[kept_B], batch["stopped"][kept_B])
+
+    def counted(self, lengths_B: Tensor, stopped_B: Tensor) -> Tensor:
+        """Replies, unless a method's mean is over tokens."""
+        return torch.tensor(len(lengths_B))
 
     def batches(self, given: Given) -> Callable[[int], packing.Batch]:
         player = Player(self, given)
@@ -189,22 +200,30 @@ class Player:
             self.client = Client(p.judge, given.journals)
         asked = [(problem, chat.prompt_ids(given.tokenizer, problem["prompt"])) for problem in given.problems]
         self.asked = packing.fitting(asked, "prompts", p.context - p.max_new_tokens, lambda each: len(each[1]))
-        self.known: tuple[int, list[packing.Batch]] = (-1, [])
+        self.known: tuple[int, dict[int, packing.Batch]] = (-1, {})
 
     def part(self, index: int) -> packing.Batch:
-        """All parts of a cycle are drawn at its beginning."""
-        parts = self.p.cycle() * self.p.training.accumulation
+        """All parts of a cycle that this process works off are drawn at its beginning; what the others draw too is
+        skipped, so that a part is the same whoever draws it."""
+        p = self.p.training
+        parts = self.p.cycle() * p.parts
         cycle, number = divmod(index, parts)
         if self.known[0] != cycle:
-            dice = np.random.default_rng((self.p.training.seed, 1, cycle))
-            count = self.p.training.part_size // self.p.group
+            dice = np.random.default_rng((p.seed, 1, cycle))
+            count = p.part_size // self.p.group
             chosen = dice.choice(len(self.asked), count * parts, replace=count * parts > len(self.asked))
-            self.known = cycle, [self.played(some, dice) for some in np.split(chosen, parts)]
+            self.known = cycle, {}
+            for place, some in enumerate(np.split(chosen, parts)):
+                if place % p.devices == number % p.devices:
+                    self.known[1][place] = self.played(some, dice)
+                else:
+                    dice.integers(SEEDS)
+                    dice.random(p.part_size)  # a coin for every reply
         return self.known[1][number]
 
     def played(self, chosen: np.ndarray, dice: np.random.Generator) -> packing.Batch:
         p, asked = self.p, [self.asked[i] for i in chosen for _ in range(self.p.group)]
-        seed = int(dice.integers(2**62))
+        seed = int(dice.integers(SEEDS))
         said = rollouts.play(self.given.policy, self.given.tokenizer, asked, p.max_new_tokens, p.temperature, seed)
         batch = rollouts.rows(said.prompts, said.drawn.ids, said.drawn.said)
         words = zip(self.scores(batch), self.grades(asked, said.replies), strict=True)

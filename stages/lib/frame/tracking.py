@@ -31,6 +31,8 @@ EXPERIMENT = "orchard"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # its page opens on the runs, not on GenAI's empty one
 PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that stage runs nest under
 RECORD = "ORCHARD_RECORD"  # environment variable: the file that takes a stage's run, where no store is in reach
+RESUMES_ON_ANY: Any = {"training": {"devices", "parallel"}}
+SILENT = "ORCHARD_SILENT"  # environment variable: set in processes that help a stage, which itself says what they did
 BATCH = 1000  # metrics that MLflow takes in one call
 
 
@@ -44,8 +46,9 @@ class Run:
     digests: dict[Path, str] = field(default_factory=dict)  # of inputs and code: large files need to be read only once
 
     def place(self, folder: Path, params: BaseModel) -> Path:
-        """Where in a folder this work may keep what outlives a kill: it changes with inputs, code and params."""
-        identity = "".join([*self.digests.values(), params.model_dump_json()])
+        """Where in a folder this work may keep what outlives a kill: it changes with inputs, code and params, not with
+        the number of processes."""
+        identity = "".join([*self.digests.values(), params.model_dump_json(exclude=RESUMES_ON_ANY)])
         return folder / hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
@@ -55,6 +58,9 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inpu
 
     `code` is the technique's file of the `code` stage (stages/lib/frame/code.py).
     """
+    if SILENT in os.environ:
+        yield Run(digests={path: files.digest(path) for path in [code, *inputs]})
+        return
     if RECORD not in os.environ:
         require_store()
     start, current = time.time(), Run(digests={path: files.digest(path) for path in [code, *inputs]})

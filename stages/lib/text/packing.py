@@ -47,6 +47,11 @@ def _batch(columns: dict[str, np.ndarray], size: int, index: int) -> Batch:
     return {name: torch.from_numpy(rows[chosen]) for name, rows in columns.items()}
 
 
+def learnt(batch: Batch) -> Tensor:
+    """How many tokens of a batch are learnt; of rows that have ids alone, all."""
+    return (batch.get("labels", batch["ids"])[:, 1:] != IGNORE).sum()
+
+
 def beside(batch: Callable[[int], Batch], texts: np.ndarray | tokens.Translated, count: int) -> Callable[[int], Batch]:
     """Batches of replies and `count` whole texts, of which every token is learnt, (N, context): who learns to answer
     forgets what it no longer reads (rehearsal; mixed into fine-tuning as in Ouyang et al. 2022, arXiv:2203.02155,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stages.lib.frame import files, progress
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import anatomy, rounding
-from stages.lib.training import checkpoint
+from stages.lib.training import blocks, checkpoint, distributed, memory
 from stages.lib.training.config import Precision, Training
 from stages.lib.training.optimizers import optimizers
 from stages.lib.training.schedule import rate
@@ -34,9 +34,10 @@ def fit(
     checkpoints: Path,
     watch: Callable[[list[dict[str, float]]], str | None] = lambda curve: None,
     cycle: int = 1,
+    terms: Callable[[Any], Tensor | int] = lambda part: 1,
 ) -> dict[str, float]:
     """Train in place; `batch(i)` gives part i of the run, `loss(part)` its mean loss, alone or with measures, which the
-    curve then shows too. Returns this machine's speed.
+    curve then shows too, and `terms(part)` over how many terms that was the mean. Returns this machine's speed.
 
     `checkpoints` is a folder that only this run (these inputs, params and code) may use; it is empty again at the end.
     `watch` may say why it makes no sense to go on. `cycle`: steps on one batch of rollouts, which belong to the weights
@@ -44,35 +45,51 @@ def fit(
     """
     files.require_space(checkpoints, 16 * sum(w.numel() for w in model.parameters()))  # weights, moments, result
     torch.manual_seed(p.seed)
-    steppers = optimizers(model, p, torch.bfloat16 if mixed(p.precision) else torch.float32)
+    in_16_bits = mixed(p.precision)
+    batch = memory.guarded(batch, model, p, in_16_bits)
+    loss = distributed.sharded(model, loss, p, in_16_bits)
+    steppers = optimizers(model, p, torch.bfloat16 if in_16_bits else torch.float32)
     held = zeros(model) if p.keep_zeros else []
-    with rounding.rounding(model, p.fake_quantize):
-        first = checkpoint.restore(checkpoints, model, steppers, curve)
+    spent = {"seconds": 0.0, "tokens": 0.0}
+    with rounding.rounding(model, p.fake_quantize), blocks.computing(model, p):
+        loss = distributed.replicated(model, loss, p)
+        first = checkpoint.restore(checkpoints, model, steppers, curve, spent)
+        assert p.devices == 1 or distributed.active() or first == p.steps, "distributed.start comes before"
 
         def go_on() -> None:
             if reason := watch(curve):
-                checkpoint.save(checkpoints, model, steppers, curve)
+                checkpoint.save(checkpoints, model, steppers, curve, spent)
                 raise UserError(f"training stopped after step {len(curve)}: {reason}; its weights are in {checkpoints}")
 
         go_on()
         model.train()
-        started = saved = monotonic()
-        trained = 0
+        saved = monotonic()
+        started = saved - spent["seconds"]
         with progress.bar(p.steps, "step", first) as bar:
             for step in range(first, p.steps):
-                means, tokens = update(model, steppers, batch, loss, p, step, held)
-                trained += tokens
+                distributed.seed(p.seed, step)
+                means, tokens = update(model, steppers, batch, loss, p, step, held, terms)
+                spent = {"seconds": monotonic() - started, "tokens": spent["tokens"] + tokens}
                 curve.append({"step": step + 1, "loss": means.pop("loss"), "lr": p.lr * rate(step, p)} | means)
-                bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {trained / (monotonic() - started):,.0f} tok/s")
+                bar.set_postfix_str(f"loss {curve[-1]['loss']:.3f}, {speed(spent):,.0f} tok/s")
                 bar.update()
                 go_on()
-                if (step + 1) % cycle == 0 and monotonic() - saved > p.checkpoint_seconds:
-                    checkpoint.save(checkpoints, model, steppers, curve)
+                due = (step + 1) % cycle == 0 and monotonic() - saved > p.checkpoint_seconds
+                if distributed.decided(due):
+                    checkpoint.save(checkpoints, model, steppers, curve, spent)
                     saved = monotonic()
+        if distributed.active():
+            distributed.require_same(model, p)
+            checkpoint.save(checkpoints, model, steppers, curve, spent)
+            raise distributed.Trained
     model.eval()
     files.remove(checkpoints)
-    seconds = max(monotonic() - started, 1e-9)
-    return {"train_seconds": seconds, "train_tokens_per_s": trained / seconds}
+    return {"train_seconds": spent["seconds"], "train_tokens_per_s": speed(spent)}
+
+
+def speed(spent: checkpoint.Spent) -> float:
+    """Tokens a second."""
+    return spent["tokens"] / max(spent["seconds"], 1e-9)
 
 
 def update(
@@ -83,22 +100,32 @@ def update(
     p: Training,
     step: int,
     held: Sequence[tuple[Tensor, Tensor]] = (),
+    terms: Callable[[Any], Tensor | int] = lambda part: 1,
 ) -> tuple[dict[str, float], int]:
-    """One optimizer step, `held` weights left at zero; returns means, of "loss" and measures, and how many tokens."""
+    """One optimizer step, `held` weights left at zero; returns means, of "loss" over the terms of the batch and of
+    measures over its parts, and how many tokens. A part weighs as many terms as it has: a mean of means would give
+    those of short replies more weight than others."""
     for group in (group for stepper in steppers for group in stepper.param_groups):
         group["lr"] = p.lr * rate(step, p)
-    means, tokens, device = {"loss": 0.0}, 0, next(model.parameters()).device
-    for index in range(step * p.accumulation, (step + 1) * p.accumulation):
-        part = to_device(batch(index), device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p.precision)):
-            result = loss(part)
+    device = next(model.parameters()).device
+    sums = {"terms": 0.0, "tokens": 0.0, "loss": 0.0}
+    for number in range(p.accumulation):
+        part = to_device(batch((step * p.accumulation + number) * p.devices + distributed.rank()), device)
+        with distributed.unshared(loss, last=number + 1 == p.accumulation):
+            with torch.autocast(device.type, torch.bfloat16, enabled=mixed(p.precision)):
+                result = loss(part)
             value, measures = result if isinstance(result, tuple) else (result, {})
-            value = value / p.accumulation
-        value.backward()
-        means["loss"] += value.item()
-        for name, measure in measures.items():
-            means[name] = means.get(name, 0.0) + measure.item() / p.accumulation
-        tokens += count(part)
+            weight = float(terms(part)) if p.parts > 1 else 1.0
+            (value * weight).backward()
+        found = {"terms": weight, "tokens": count(part), "loss": value.item() * weight}
+        for name, each in (found | {name: measure.item() for name, measure in measures.items()}).items():
+            sums[name] = sums.get(name, 0.0) + each
+    sums = dict(zip(sums, distributed.totals(list(sums.values()), device), strict=True))
+    whole, tokens = sums.pop("terms") or 1.0, int(sums.pop("tokens"))
+    means = {"loss": sums.pop("loss") / whole} | {name: each / p.parts for name, each in sums.items()}
+    if p.parts > 1:
+        for gradient in (weight.grad for weight in model.parameters() if weight.grad is not None):
+            gradient.mul_(p.devices / whole)  # a sum over parts, and over devices a mean
     if not math.isfinite(means["loss"]):
         raise UserError(
             f"training diverged: the loss is {means['loss']} at step {step + 1}; try a smaller lr than {p.lr}"

@@ -6,10 +6,13 @@ as long for that as for all the rest of a step.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from stages.lib.training import distributed
 
 MOMENTUM = 0.95
 COEFFICIENTS = 3.4445, -4.7750, 2.0315  # a, b, c: steepest at 0, and all singular values end between 0.7 and 1.2
@@ -34,7 +37,8 @@ class Muon(torch.optim.Optimizer):
 
     def move(self, weight: Tensor, ahead: Tensor, lr: float, weight_decay: float) -> None:
         weight.mul_(1 - lr * weight_decay)
-        weight.add_(orthogonal(ahead, self.dtype), alpha=-0.2 * max(weight.shape) ** 0.5 * lr)
+        direction = distributed.of_whole(partial(orthogonal, dtype=self.dtype), ahead)
+        weight.add_(direction, alpha=-0.2 * max(weight.shape) ** 0.5 * lr)
 
 
 def nesterov(gradient: Tensor, state: dict[str, Any]) -> Tensor:

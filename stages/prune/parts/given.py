@@ -57,7 +57,7 @@ class Given:
         if files.sealed(result):
             load_model(model, result / "model.safetensors")
             return
-        batch = tokens.batches(self.training_rows, p.batch_size // p.accumulation, p.seed)
+        batch = tokens.batches(self.training_rows, p.part_size, p.seed)
 
         def loss(ids_BT: Tensor) -> Tensor:
             return losses.next_token(model(input_ids=ids_BT, use_cache=False).logits, ids_BT)
