@@ -34,7 +34,7 @@ def main(*, every: float = 60) -> None:
     sources.read(params.read())  # before anything starts
     try:
         with ExitStack() as stack:
-            if not server.is_prefect(server.USUAL):
+            if not os.environ.get(server.ADDRESS) and not server.is_prefect(server.USUAL):
                 stack.enter_context(ui.servers(ui.MLFLOW, ui.PREFECT))
             server.start()
             prefect("work-pool", "create", POOL, "--type", "process", "--overwrite")
@@ -43,9 +43,7 @@ def main(*, every: float = 60) -> None:
             worker = subprocess.Popen([*PREFECT, "worker", "start", "--pool", POOL], env=environment())
             stack.callback(worker.wait)
             stack.callback(worker.terminate)
-            print(
-                f"Prefect  http://{ui.HOST}:{ui.PREFECT}, password {server.password()}\n{FILE} says when; Ctrl-C ends."
-            )
+            print(f"Prefect  {server.require()}\n{FILE} says when; Ctrl-C ends it.", flush=True)
             watch(worker, every)
     except KeyboardInterrupt:
         return

@@ -45,7 +45,7 @@ def close_killed() -> None:
     running = FlowRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING"]}}, "tags": {"all_": [project]}})
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=running):
-            if run.id != flow_run.id:
+            if str(run.id) != flow_run.id:
                 client.set_flow_run_state(run.id, Crashed(message="its process was killed"), force=True)
 
 

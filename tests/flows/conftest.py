@@ -330,6 +330,7 @@ def template(tmp_path_factory, prefect_server) -> Project:
     for package in ("flows", "apps", "stages/lib"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "stages/__init__.py", folder / "stages")
+    write(folder, {"infra/prefect.yaml": (ROOT / "infra/prefect.yaml").read_text()})
     for stage in ("data", "prune", "export"):
         write(folder / "stages" / stage, {
             "__main__.py": STAGE.replace("STAGE", stage),
