@@ -17,6 +17,7 @@ from stages.lib.training import loop
 from stages.lib.training.config import Training
 from stages.prune.parts.given import Given
 from stages.quantize.parts import compressed
+from tests.lib import test_distributed
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator is here")]
 PARENTS = {"model": "pretrain/base", "tokens": "tokenize/bpe"}
@@ -120,3 +121,13 @@ def test_answers_are_those_of_the_cpu(model_folder, tokenizer, texts):
     here.model.cpu()
     assert there.model.device.type == "cuda"
     assert there.generate(prompts, 8) == here.generate(prompts, 8)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two accelerators are not here")
+def test_two_accelerators_end_like_one(tmp_path):
+    for name, (weights, curve) in test_distributed.main(tmp_path).items():
+        if name in test_distributed.CASES:
+            wanted, alone = test_distributed.expected(test_distributed.CASES[name], tmp_path)
+            near = {"atol": max(1e-3, test_distributed.LOOSE.get(name, 0.0)), "rtol": 0}
+            torch.testing.assert_close([row["loss"] for row in curve], [row["loss"] for row in alone], **near)
+            torch.testing.assert_close(weights, wanted, **near)

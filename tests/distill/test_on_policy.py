@@ -191,6 +191,13 @@ def test_on_the_datas_solutions_it_is_the_divergence_of_their_replies(batches, t
     torch.testing.assert_close(p.loss(student, Teacher(tiny, tokenizer), batch), expected)
 
 
+def test_shares_of_a_student_write_nothing():
+    shared = {"training": TRAINING | {"batch_size": 4, "devices": 2, "parallel": "fsdp"}}
+    with pytest.raises(ValueError, match="no process can write replies with a share of the model"):
+        params(on_policy=1, **shared)
+    assert params(on_policy=0, temperature=1.0, max_new_tokens=64, **shared)
+
+
 def test_prompts_without_room_for_a_reply_are_refused(batches):
     with pytest.raises(UserError, match="no prompt leaves 60 tokens for a reply in a context of 64 tokens"):
         batches(params(max_new_tokens=60, context=64))

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks._families import make
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import packed
+from stages.lib.store import models
 from stages.lib.text import packing
 from stages.lib.training import distributed, loop
 from stages.lib.training.config import Training
@@ -45,8 +47,21 @@ LOOSE = {
 }
 
 
+FAMILIES = ["gemma3", "phi3", "qwen3_moe", "deepseek_v3", "mamba2", "falcon_h1"]
+SHORT = {"steps": 2, "lr": 1e-3}
+
+
 class Cut(Exception):
     pass
+
+
+class Vocabulary:
+    """What a model wants to know of a tokenizer."""
+
+    pad_token_id, bos_token_id, eos_token_id = 0, 1, 2
+
+    def __len__(self):
+        return 64
 
 
 def batch(size, index):
@@ -59,10 +74,10 @@ def batch(size, index):
     return {"ids": every_ids[chosen], "labels": labels, "positions": torch.arange(16).expand_as(labels)}
 
 
-def fit(training, place, stop_after=None):
-    """Weights and curve; with a checkpoint after every second step."""
-    p = Training.model_validate(ALONE | training)
-    model, curve = build_llama(64), []
+def fit(training, place, stop_after=None, family=None):
+    """Weights and curve; with a checkpoint after every step."""
+    p, curve = Training.model_validate(ALONE | training), []
+    model = models.place(make(family, Vocabulary()) if family else build_llama(64))
     if p.keep_zeros:
         for weight in model.model.layers.parameters():
             weight.data *= weight.data.abs() > 0.02
@@ -72,8 +87,9 @@ def fit(training, place, stop_after=None):
             raise Cut
         return batch(p.part_size, index)
 
-    loop.monotonic = iter(range(0, 10**9, 2000)).__next__
-    loop.fit(model, stopping, partial(packed.loss, model), p, curve, place, terms=packing.learnt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)
+        loop.fit(model, stopping, partial(packed.loss, model), p, curve, place, terms=packing.learnt)
     return [weight.detach() for weight in model.parameters()], curve
 
 
@@ -89,6 +105,11 @@ def main(folder: Path):
     for name, training in CASES.items():
         try:
             found[name] = fit(training, folder / name)
+        except distributed.Trained:
+            continue
+    for name in FAMILIES:
+        try:
+            found[name] = fit(FSDP | SHORT, folder / name, family=name)
         except distributed.Trained:
             continue
     for name, (first, second) in MOVES.items():
@@ -124,6 +145,13 @@ def test_two_processes_end_like_one(found, tmp_path, name):
     assert not torch.equal(wanted[0], build_llama(64).model.embed_tokens.weight), "it has learnt something"
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shares_of_any_family(found, tmp_path, name):
+    (weights, curve), (wanted, alone) = found[name], fit(SHORT, tmp_path / "one", family=name)
+    torch.testing.assert_close([row["loss"] for row in curve], [row["loss"] for row in alone], atol=1e-4, rtol=0)
+    torch.testing.assert_close(weights, wanted, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", MOVES)
 def test_a_checkpoint_resumes_on_another_number_of_processes(found, tmp_path, name):
     (weights, curve), (wanted, alone) = found[name], fit({}, tmp_path / "one")
@@ -143,6 +171,12 @@ def test_a_mean_of_means_would_have_been_seen(tmp_path):
     assert abs(first_loss(lambda part: 1) - whole) > 1e-3
 
 
+def test_compiled_blocks_learn_the_same(tmp_path):
+    (weights, curve), (wanted, alone) = (fit(SHORT | more, tmp_path / "c") for more in ({"compile": True}, {}))
+    torch.testing.assert_close([row["loss"] for row in curve], [row["loss"] for row in alone], **TIGHT)
+    torch.testing.assert_close(weights, wanted, **TIGHT)
+
+
 def killed(folder: Path):
     """The second of two processes is killed in the fourth step, once."""
     arguments = dict(locals())
@@ -157,8 +191,9 @@ def killed(folder: Path):
             os.kill(os.getpid(), signal.SIGKILL)
         return batch(p.part_size, index)
 
-    loop.monotonic = iter(range(0, 10**9, 2000)).__next__
-    loop.fit(model, dangerous, partial(packed.loss, model), p, curve, folder / "checkpoint", terms=packing.learnt)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "monotonic", iter(range(0, 10**9, 2000)).__next__)
+        loop.fit(model, dangerous, partial(packed.loss, model), p, curve, folder / "checkpoint", terms=packing.learnt)
     return [weight.detach() for weight in model.parameters()], curve
 
 

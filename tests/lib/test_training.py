@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from stages.distill.solutions import Solutions
+from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError
 from stages.lib.nets import calibrate, losses
 from stages.lib.training import checkpoint, loop, optimizers, schedule
@@ -18,6 +20,7 @@ from stages.lib.training.config import Training
 from stages.lib.training.muon import Muon, orthogonal
 
 VOCABULARY = 64
+PARENTS = {"model": "prune/a", "teacher": "align/a", "traces": "traces/a", "tokens": "tokenize/a"}
 
 
 @pytest.fixture
@@ -117,6 +120,29 @@ def test_accumulation_is_one_large_batch(model):
         loop.update(net, optimizers.optimizers(net, p), feed, partial(loss, net), p, 0)
     for x, y in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(x, y, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"batch_size": 4, "devices": 3}, "batch_size 4 can't be worked off in 3 equal parts"),
+        ({"batch_size": 6, "devices": 2, "accumulation": 2}, r"in 4 equal parts \(accumulation 2, devices 2\)"),
+        ({"parallel": "fsdp"}, "only with `devices` above 1"),
+        ({"devices": 2, "parallel": "fsdp", "fake_quantize": {"weights": "ternary"}}, "take `parallel: ddp`"),
+    ],
+    ids=str,
+)
+def test_what_devices_cannot_share_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        Training.model_validate({"steps": 1, **given})
+
+
+def test_a_checkpoint_is_looked_for_in_one_place_whatever_the_devices(tmp_path):
+    def place(**training):
+        p = Solutions.model_validate({"method": "solutions", **PARENTS, "training": {"steps": 1, **training}})
+        return tracking.Run().place(tmp_path, p)
+
+    assert place() == place(devices=2) == place(devices=4, parallel="fsdp") != place(accumulation=2)
 
 
 def test_schedules_by_hand():
