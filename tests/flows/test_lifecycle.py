@@ -260,6 +260,24 @@ def test_kill_9_leaves_no_orphan_and_the_next_run_converges(project, template, t
     assert plain.lock() == project.lock()
 
 
+def test_a_stage_ends_with_the_plain_dvc_that_runs_it(project):
+    project.params("prune.left.seconds", 6)
+    with (project.folder / "dvc.log").open("w") as log:
+        command = ["dvc", "repro", "prune@left"]
+        dvc = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=log, stderr=log)
+    ran = project.folder / "ran.log"
+    while not (ran.exists() and "prune@left" in ran.read_text()):
+        assert dvc.poll() is None
+        time.sleep(0.1)
+    os.kill(dvc.pid, signal.SIGKILL)
+    dvc.wait()
+    time.sleep(7)
+    assert "prune@left" not in (project.folder / "ended.log").read_text()
+    assert_nobody_works_in(project.folder)
+    project.flow("prune@left")
+    assert "prune@left" in (project.folder / "ended.log").read_text()
+
+
 def started(project, stage: str) -> subprocess.Popen:
     """A flow in which that stage has begun."""
     command = [sys.executable, "-m", "flows.lifecycle"]

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from threading import Thread
+from time import sleep
 from typing import TypeVar
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+SHELLS = ("sh", "dash", "bash", "zsh", "fish", "ksh")
 AHEAD = 2  # pieces that wait for each process
 
 
@@ -55,6 +57,23 @@ def in_order(work: Callable[[Piece], Result], pieces: Iterable[Piece], processes
 def end_with_the_stage() -> None:
     """A process whose stage was killed would wait for ever, or write where the next run writes."""
     Thread(target=follow, daemon=True).start()
+
+
+def end_with_dvc() -> None:
+    """Where DVC runs this stage, and DVC is killed: the stage would go on, and write where the next run writes."""
+    if "DVC_STAGE" not in os.environ or multiprocessing.parent_process():
+        return  # a person started it; or a flow did, whose children end with it anyway
+    import psutil
+
+    parents = psutil.Process().parents()
+    dvc = next((each for each in parents if each.name() not in SHELLS), parents[0])
+    Thread(target=follow_process, args=[dvc.is_running], daemon=True).start()
+
+
+def follow_process(is_running: Callable[[], bool]) -> None:
+    while is_running():
+        sleep(0.5)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def follow() -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from stages.lib.frame import energy, files, sqlite
+from stages.lib.frame import energy, files, processes, sqlite
 from stages.lib.frame.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def run(stage: str, variant: str, params: BaseModel, out: Path, code: Path, inpu
     if SILENT in os.environ:
         yield Run(digests={path: files.digest(path) for path in [code, *inputs]})
         return
+    processes.end_with_dvc()
     if RECORD not in os.environ:
         require_store()
     start, current = time.time(), Run(digests={path: files.digest(path) for path in [code, *inputs]})
