@@ -96,7 +96,7 @@ def password() -> str:
     place = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect") / "orchard.password"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
-        made = place.with_name(f".{place.name}.{os.getpid()}")
+        made = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
         with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"orchard:{secrets.token_urlsafe(24)}")
         with suppress(FileExistsError):  # of two processes the first one's

@@ -1,8 +1,11 @@
 """A server that is named and does not answer is told at once, not after minutes: real sockets."""
 
+import base64
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -76,10 +79,21 @@ def asked(address: str, **headers: str) -> int:
 def test_a_page_of_another_site_is_refused_by_whatever_name(prefect_server):
     address = prefect_server["PREFECT_API_URL"]
     here = address.removeprefix("http://").removesuffix("/api")
-    assert asked(address) == asked(address, Origin=f"http://{here}") == 200
+    known = base64.b64encode((Path(prefect_server["PREFECT_HOME"]) / "orchard.password").read_bytes()).decode()
+    assert asked(address) == asked(address, Authorization="Basic b3JjaGFyZDp4") == 401
+    assert asked(address, Authorization=f"Basic {known}", Origin=f"http://{here}") == 200
     assert asked(address, Origin="http://evil.example") == asked(address, Origin="null") == 403
     assert asked(address, Origin=f"http://{here.partition(':')[0]}:1") == 403
     assert asked(address, Host="evil.example", Origin="http://evil.example") == 400  # a name that points here
+
+
+def test_the_password_is_its_owners_alone_and_the_same_for_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
+    with ThreadPoolExecutor() as pool:
+        found = set(pool.map(lambda _: server.password(), range(8)))
+    assert found == {server.password()} and len(server.password()) > 30
+    [file] = (tmp_path / "home").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_only_what_says_that_it_is_prefect_is_taken_for_it(prefect_server, dead, answering):
