@@ -150,9 +150,9 @@ class Artefacts:
             yield from file
 
     def records(self) -> dict[str, str]:
-        """The folders of records that stages wrote, with DVC's hash of each."""
+        """The folders that the stage `data` wrote, with DVC's hash of each; of traces the prompts are in those."""
         outs = ((str(out), out.hash_info) for out in self.repo.index.outs)
-        return {path: str(found.value) for path, found in outs if found and Path(path).name == "records"}
+        return {path: str(found.value) for path, found in outs if found and Path(path).match("data/*/records")}
 
 
 @contextmanager
