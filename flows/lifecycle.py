@@ -111,6 +111,8 @@ def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B0
     if busy:
         plan.sort_lock()
     verdicts = promote.offer() if offer and busy and not failed else []
+    for verdict in verdicts:
+        get_run_logger().info(verdict)
     with remote.forgiving():
         remote.catch_up()
     reports = history.report(steps, states, verdicts)

@@ -7,7 +7,6 @@ what of the data is new since the champion was made and whether it is of another
 the champion.
 """
 
-import gc
 import sys
 from pathlib import Path
 
@@ -41,7 +40,12 @@ def retrain() -> State:
         data = [section for section in params.sections("data") if tree.get(section)]
         state = lifecycle(data, offer=False, return_state=True)
         if state.is_completed():
-            for row in (rows := list(profile(tree))):
+            try:
+                rows = profile(tree)
+            except UserError as error:  # nothing that follows needs it
+                rows = []
+                log(f"what is new in the data can't be told: {error}")
+            for row in rows:
                 log(", ".join(f"{key} {value}" for key, value in row.items()))
             create_table_artifact(rows, key="new-data", description="the data since the champion was made")
             state = lifecycle(return_state=True)
@@ -68,8 +72,6 @@ def compared(folder: Path, since: news.News) -> dict[str, str | int]:
 
 def main() -> None:
     """Run it here and now."""
-    gc.freeze()
-    gc.enable()
     tracking.require_store()
     print(f"MLflow: {tracking.store()}   Prefect: {server.require()}", file=sys.stderr)
     console.quieten()
