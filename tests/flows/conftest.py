@@ -343,7 +343,7 @@ def template(tmp_path_factory, prefect_server) -> Project:
     others = [OTHER.replace("STAGE", stage) for stage in ("prune", "export")]
     others += [EVAL.replace("MEASURE", measure) for measure in ("accuracy", "speed")]
     write(folder, {"raw": "raw ", "params.yaml": PARAMS, "dvc.yaml": "".join([CODE, DATA, *others])})
-    (folder / ".gitignore").write_text("/artifacts\n__pycache__\n*.log\nmlflow.db*\nmlruns\n")
+    (folder / ".gitignore").write_text("/artifacts\n/releases\n__pycache__\n*.log\nmlflow.db*\nmlruns\n")
     environment = (
         os.environ | prefect_server | {"PYTHONPATH": str(folder), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     )

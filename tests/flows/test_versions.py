@@ -39,7 +39,8 @@ def fetched(named, folder):
 def test_a_champion_outlives_the_runs_after_it(project, tmp_path):
     assert promote.offer() == ["export/final is champion: orchard-final version 1"]
     first = versions.find("orchard-final@champion")
-    assert make(project, "E") == "export/final is champion: orchard-final version 2"
+    equal = "50.0% of 50 problems right where the champion has 50.0%: +0.0 points (-3.8 to +3.8, p 1)"
+    assert make(project, "E") == f"export/final is champion: orchard-final version 2 ({equal})"
     assert fetched("orchard-final@champion", tmp_path / "second") == "raw wordslE"
     assert fetched(first.tag, tmp_path / "first") == "raw wordsle"
     assert "refused" in make(project, "bad", **{"eval.accuracy.by_name.student": 0.1})
@@ -72,7 +73,7 @@ def test_a_flow_does_not_undo_a_rollback_and_a_person_can(project):
         [said] = promote.offer()
         assert said.startswith("export/final is candidate: orchard-final version 2 (it was champion and rolled back;")
         assert tracking.registered("orchard-final", "champion")[0] == "1"
-    assert promote.offer(again=True) == ["export/final is champion: orchard-final version 2"]
+    assert promote.offer(by_hand=True) == ["export/final is champion: orchard-final version 2"]
     assert promote.offer() == ["export/final is champion: orchard-final version 2"]
     rollback.main("orchard-final")
     assert tracking.registered("orchard-final", "champion")[0] == "1"
