@@ -13,13 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from apps import ui
-from flows import server
+from flows import server, sources
 from stages.lib.frame import files, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.frame.params import Tree
 
 POOL, DEPLOYMENT, FILE = "orchard", "retrain/retrain", "infra/prefect.yaml"
-Stamp = list[tuple[str, int, int]]
+PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 def main(*, every: float = 60) -> None:
@@ -29,8 +29,6 @@ def main(*, every: float = 60) -> None:
             from one look to the next.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    from flows import sources
-
     sources.read(params.read())  # before anything starts
     try:
         with ExitStack() as stack:
@@ -48,9 +46,6 @@ def main(*, every: float = 60) -> None:
     except KeyboardInterrupt:
         return
     raise UserError("Prefect's worker ended by itself: its last lines above say why")
-
-
-PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
 
 
 def environment() -> dict[str, str]:
@@ -85,10 +80,8 @@ def watch(worker: subprocess.Popen, every: float) -> None:
         before = now
 
 
-def stamp(tree: Tree) -> Stamp:
+def stamp(tree: Tree) -> list[tuple[str, int, int]]:
     """Name, size and time of every file that `data` reads or that is copied there from this machine."""
-    from flows import sources
-
     places = [Path(entry["source"]) for entry in tree.get("data", {}).values()]
     places += [Path(origin) for origin in sources.read(tree).values() if "://" not in origin]
     found = sorted({file for place in places for file in [place, *files.inside(place)] if file.is_file()})

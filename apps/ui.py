@@ -4,6 +4,7 @@ python -m apps.ui
 """
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -11,20 +12,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from flows import server  # and with the package no telemetry, and Prefect's settings, here and so in both servers
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError, command
 
-HOST, MLFLOW, PREFECT = "127.0.0.1", 5000, 4200
+HOST, MLFLOW, PREFECT = server.HOST, 5000, server.USUAL_PORT
 
 
 def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         with servers(mlflow_port, prefect_port) as started:
-            print(f"MLflow   http://{HOST}:{mlflow_port}\nPrefect  http://{HOST}:{prefect_port}")
-            print(f"         its password, asked once: {server.password()}\nCtrl-C ends both.")
+            user, _, password = server.password().partition(":")
+            print(f"MLflow   http://{HOST}:{mlflow_port}    asks for user and password: {user}, {password}")
+            print(f"Prefect  http://{HOST}:{prefect_port}    asks for them in one, once: {server.password()}")
+            print("Ctrl-C ends both.")
             while not (ended := [name for name, server in started.items() if server.poll() is not None]):
                 time.sleep(0.2)
     except KeyboardInterrupt:
@@ -35,23 +40,39 @@ def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
 @contextmanager
 def servers(mlflow_port: int, prefect_port: int) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Each in a process group of its own, for they start workers; all end with the block."""
-    mlflow = ["mlflow", "ui", "--workers", "1", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow += ["--app-name", "basic-auth", "--backend-store-uri", tracking.store()]
     started: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        with listening(prefect_port) as listener:
-            started["Prefect"] = server.process(listener, {"PREFECT_SERVER_API_PORT": str(prefect_port)})
-        where = ["--backend-store-uri", tracking.store()]
-        started["MLflow"] = subprocess.Popen([sys.executable, "-m", *mlflow, *where], start_new_session=True)
-        yield started
-    finally:
-        for running in started.values():
-            if running.poll() is None:
-                os.killpg(running.pid, signal.SIGTERM)
-        for running in started.values():
-            try:
-                running.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(running.pid, signal.SIGKILL)
+    with TemporaryDirectory() as folder:
+        try:
+            with listening(prefect_port) as listener:
+                started["Prefect"] = server.process(listener, {"PREFECT_SERVER_API_PORT": str(prefect_port)})
+            environment = os.environ | one_user(Path(folder))
+            started["MLflow"] = subprocess.Popen(mlflow, env=environment, start_new_session=True)
+            yield started
+        finally:
+            for running in started.values():
+                if running.poll() is None:
+                    os.killpg(running.pid, signal.SIGTERM)
+            for running in started.values():
+                try:
+                    running.wait(10)
+                except subprocess.TimeoutExpired:
+                    os.killpg(running.pid, signal.SIGKILL)
+
+
+def one_user(folder: Path) -> dict[str, str]:
+    """Variables by which MLflow knows the user and password of Prefect's servers, and nobody else; whom it knows it
+    writes into `folder`, so that a new password counts at the next start."""
+    user, _, password = server.password().partition(":")
+    config = folder / "users.ini"
+    config.write_text(f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{folder}/users.db\n")
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(config),
+        "MLFLOW_AUTH_ADMIN_USERNAME": user,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_urlsafe(),
+    }
 
 
 def listening(port: int) -> socket.socket:

@@ -14,7 +14,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
-from flows import drift, news, plan, versions
+from flows import news, plan, versions
 from flows.drift import Drift
 from flows.news import News
 from flows.versions import Version
@@ -27,6 +27,7 @@ from stages.lib.text import chat
 
 ARTIFACTS = Path("artifacts")
 PLACE, MEASURE = ARTIFACTS / "challenge", "accuracy"
+CODE = Path(plan.CODE, "eval", f"{MEASURE}.json")
 Z = 1.959964  # 95 %
 
 
@@ -104,9 +105,9 @@ def meet(champion: Version, challenger: Version, tree: Tree) -> Comparison:
 
 
 def identity(champion: Version, challenger: Version, tree: Tree) -> list[Any]:
-    locked = {out["path"]: out["md5"] for out in plan.outputs()}
+    locked = plan.outputs()
     data = [locked.get(str(folder)) for folder in folders(tree)]
-    return [champion.sha256, challenger.sha256, data, tree["eval"][MEASURE], files.digest(code())]
+    return [champion.sha256, challenger.sha256, data, tree["eval"][MEASURE], files.digest(CODE)]
 
 
 def read(saved: dict[str, Any]) -> Comparison:
@@ -121,7 +122,7 @@ def problems(champion: Version, tree: Tree) -> tuple[list[Record], list[Record],
     with versions.then(champion) as then:
         learnt = news.learnt(then, folders(tree))
         since = news.since(then, here) if str(here) in then.records() else News([], [], 0)
-    drifted = drift.measure([*map(news.text, since.old)], [*map(news.text, since.new)])
+    drifted = since.drift()
     new = set(map(news.text, since.new))
     common = [row for row in first(held_out, limit) if news.text(row) not in new]
     fresh = [row for row in held_out if news.text(row) in new]
@@ -152,10 +153,6 @@ def folders(tree: Tree) -> list[Path]:
     return [folder for folder in found if folder.is_dir()]
 
 
-def code() -> Path:
-    return ARTIFACTS / "code" / "eval" / f"{MEASURE}.json"
-
-
 def marks(name: str, model: Path, folder: Path, tree: Tree) -> list[bool]:
     """Right or wrong for each of folder/records, as the stage eval finds it."""
     rows = records.load(folder / "records", "held_out")
@@ -163,7 +160,7 @@ def marks(name: str, model: Path, folder: Path, tree: Tree) -> list[bool]:
     measures = {**tree["eval"], MEASURE: {**tree["eval"][MEASURE], "per_family": len(rows)}}
     files.write_json(own, {**tree, "eval": measures})
     command = [sys.executable, "-m", "stages.eval", MEASURE, name, "--model", model, "--records", folder / "records"]
-    command += ["--code", code(), "--out", folder / name, "--params-file", own]
+    command += ["--code", CODE, "--out", folder / name, "--params-file", own]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise UserError(f"the {name} could not be evaluated: {(done.stdout.strip() or 'no word').splitlines()[-1]}")

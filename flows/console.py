@@ -7,6 +7,9 @@ from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 
+from flows import server
+from stages.lib.frame import tracking
+
 terminal = Lock()
 ERASE = "\r\033[K"
 PATIENCE = 30  # seconds between two lines of progress in the log
@@ -14,6 +17,13 @@ IDLE = {  # logger -> how Prefect's messages begin that only repeat what the ter
     "prefect.task_runs": ("Task run failed with state", "Finished in state Cached", "Finished in state NotReady"),
     "prefect.flow_runs": ("Finished in state",),
 }
+
+
+def begin() -> None:
+    """Say which servers are in use, which must be there, and nothing twice from here on."""
+    tracking.require_store()
+    print(f"MLflow: {tracking.store()}   Prefect: {server.require()}", file=sys.stderr)
+    quieten()
 
 
 def quieten() -> None:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from flows import plan, profiles, remote, runners, server, warm
 from flows.plan import Step
+from flows.runners import Runner
 
 if __name__ == "__main__" and not {"--why", "--show", "-h", "--help"} & set(sys.argv):
     server.start()  # it needs as long as the imports below
@@ -56,19 +57,20 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
     return steps
 
 
-def bring_up_to_date(step: Step) -> State:
-    """The task of one stage."""
-    if step.settled:
+def bring_up_to_date(step: Step, runner: Runner | None) -> State:
+    """The task of one stage; without a runner it has nothing to do."""
+    if runner is None:
         return Completed(name="Cached")
     output = Output(step.name, get_run_logger().info)
-    state = runners.of(step, params.read()).reproduce(step, dict(os.environ), output)
+    state = runner.reproduce(step, dict(os.environ), output)
     return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
 
 
-def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
+def submit(steps: list[Step], tree: params.Tree) -> dict[str, PrefectFuture]:
     futures: dict[str, PrefectFuture] = {}
     git = tracking.revision()
     for step in steps:
+        runner = None if step.settled else runners.of(step, tree)
         run = task(
             name=step.name,
             task_run_name=step.name,
@@ -79,7 +81,7 @@ def submit(steps: list[Step]) -> dict[str, PrefectFuture]:
             persist_result=False,
         )(bring_up_to_date)
         parents = [futures[parent] for parent in step.needs]
-        futures[step.name] = run.submit(step, wait_for=parents)  # pyright: ignore[reportCallIssue]
+        futures[step.name] = run.submit(step, runner, wait_for=parents)  # pyright: ignore[reportCallIssue]
     return futures
 
 
@@ -96,14 +98,21 @@ def follow(futures: dict[str, PrefectFuture]) -> None:
         update_progress_artifact(shown, 100 * done / len(futures))
 
 
+def give_up(reason: str) -> None:
+    """Without its server Prefect tries again for a minute at every call, in every thread."""
+    print(f"{reason}; what is finished is kept: start the flow again", file=sys.stderr, flush=True)
+    warm.stop()
+    os._exit(1)
+
+
 @flow(name="lifecycle", persist_result=False)
 def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B006  (Prefect's UI shows the default)
     """Bring the targets, or everything, up to date; then offer what was exported to the registry, if `offer`."""
     steps, start, parent = prepare(tuple(targets)), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
-    with warm.stopping():
-        futures = submit(steps)
+    with warm.stopping(), server.watched(give_up):
+        futures = submit(steps, params.read() if busy else {})
         if busy:
             follow(futures)
         states = {name: future.wait() or future.state for name, future in futures.items()}
@@ -143,9 +152,7 @@ def main(*targets: str, why: bool = False, all: bool = False, profile: str | Non
         params.check(params.read())
         print(plan.explain(plan.read(targets), all))
         return
-    tracking.require_store()
-    print(f"MLflow: {tracking.store()}   Prefect: {server.require()}", file=sys.stderr)
-    console.quieten()
+    console.begin()
     with history.alone():
         steps = prepare(targets)  # while the server starts
         history.close_killed()

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows import drift
+from flows.drift import Drift
 from flows.versions import Artefacts
 from stages.lib.store import records
 from stages.lib.store.records import SPLITS, Record, Rows
@@ -18,8 +20,9 @@ class News:
     new: list[Record]
     gone: int
 
-    def __bool__(self) -> bool:
-        return bool(self.new or self.gone)
+    def drift(self) -> Drift | None:
+        """Whether the new rows are of another kind than the old ones; None where there are too few."""
+        return drift.measure([*map(text, self.old)], [*map(text, self.new)])
 
 
 def since(then: Artefacts, folder: Path) -> News:

@@ -60,9 +60,9 @@ def lock() -> dict[str, Any]:
     return (YAML(typ="safe").load(file) or {}).get("stages", {}) if file.exists() else {}
 
 
-def outputs() -> Iterator[dict[str, Any]]:
-    """What stages have written, by dvc.lock."""
-    return (out for stage in lock().values() for out in stage.get("outs", []))
+def outputs() -> dict[str, str]:
+    """Path -> DVC's hash of what stages have written, by dvc.lock."""
+    return {out["path"]: out["md5"] for stage in lock().values() for out in stage.get("outs", [])}
 
 
 def sort_lock() -> None:

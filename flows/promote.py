@@ -16,7 +16,7 @@ from flows import challenge, plan, versions, webhook
 from flows.versions import Version
 from stages.lib.frame import files, gates, params, tracking
 from stages.lib.frame.errors import UserError, command
-from stages.lib.frame.params import Tree
+from stages.lib.frame.params import CHAMPION, Tree
 
 ARTIFACTS = Path("artifacts")
 Standing = Literal["champion", "candidate", "refused"]
@@ -57,8 +57,8 @@ def judge(tree: Tree, by_hand: bool = False) -> list[Verdict]:
 def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, list[str]]:
     """Whether it may take the champion's place, and why, or why not."""
     by_hand = "python -m flows.promote makes it champion"
-    standing = versions.champions(version.name)
-    if version in versions.rolled_back(version.name):
+    standing, fallen = versions.reign(version.name)
+    if version in fallen:
         return "candidate", [f"it was champion and rolled back; {by_hand}"]
     if not standing or standing[-1] == version:
         return "champion", []
@@ -80,7 +80,7 @@ def offer(by_hand: bool = False) -> list[str]:
 def announce(tree: Tree, verdicts: list[Verdict]) -> list[str]:
     """Tell the webhook of the export that ships; what went wrong with that."""
     found = []
-    for verdict in (each for each in verdicts if each.export == tree["gates"]["model"]):
+    for verdict in (each for each in verdicts if webhook.wanted() and each.export == tree["gates"]["model"]):
         version = at(verdict.export)
         about = {**asdict(version), "standing": verdict.standing, "reasons": verdict.reasons}
         found.append(webhook.send(f"model.{verdict.standing}", f"{version.tag}-{verdict.standing}", about))
@@ -105,7 +105,7 @@ def crown(version: Version, source: Version, rollback: bool = False) -> None:
     """In git, and in the registry where there is one."""
     versions.crown(version, source, rollback=rollback)
     for each in (version, source) if tracking.present() else ():
-        tracking.set_alias(each.name, versions.CHAMPION, each.sha256)
+        tracking.set_alias(each.name, CHAMPION, each.sha256)
 
 
 def at(model: str, name: str = "") -> Version:

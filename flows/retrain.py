@@ -19,9 +19,9 @@ from prefect import flow, get_run_logger, tags
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 
-from flows import challenge, console, drift, history, inherit, news, outcome, plan, promote, sources, versions
+from flows import challenge, console, history, inherit, news, outcome, plan, promote, sources, versions
 from flows.lifecycle import lifecycle
-from stages.lib.frame import gates, params, tracking
+from stages.lib.frame import gates, params
 from stages.lib.frame.errors import UserError, command
 from stages.lib.frame.params import Tree
 
@@ -59,22 +59,20 @@ def profile(tree: Tree) -> list[dict[str, str | int]]:
     if not champions:
         return []
     with versions.then(champions[-1]) as then:
-        known, now = then.records(), {out["path"]: out["md5"] for out in plan.outputs()}
+        known, now = then.records(), plan.outputs()
         changed = [folder for folder in challenge.folders(tree) if known.get(str(folder)) != now[str(folder)]]
         return [compared(folder, news.since(then, folder)) for folder in changed if str(folder) in known]
 
 
 def compared(folder: Path, since: news.News) -> dict[str, str | int]:
-    found = drift.measure([*map(news.text, since.old)], [*map(news.text, since.new)])
+    found = since.drift()
     kind = f"{'another' if found.found else 'the same'} (AUC {found.auc:.2f}, p {found.p_value:.2g})" if found else "?"
     return {"data": folder.parent.name, "new rows": len(since.new), "rows gone": since.gone, "kind": kind}
 
 
 def main() -> None:
     """Run it here and now."""
-    tracking.require_store()
-    print(f"MLflow: {tracking.store()}   Prefect: {server.require()}", file=sys.stderr)
-    console.quieten()
+    console.begin()
     with tags(str(Path.cwd())):
         state = retrain(return_state=True)
     history.wait_until_recorded(state.state_details.flow_run_id, 0)

@@ -1,8 +1,8 @@
 """The champion before this one is champion again, and so is its source: python -m flows.rollback orchard-gguf-q8_0"""
 
 from flows import promote, versions
-from flows.versions import CHAMPION
 from stages.lib.frame.errors import UserError, command
+from stages.lib.frame.params import CHAMPION
 
 
 def main(name: str) -> None:

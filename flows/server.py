@@ -7,21 +7,25 @@ This one refuses pages of other sites, under whatever name they know it, and who
 Prefect's folder that only its owner can read.
 """
 
+import errno
 import gc
 import os
 import secrets
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from stages.lib.frame import sqlite, tracking
 
-HOST = "127.0.0.1"
-ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:4200/api"  # environment variable; where `make ui` has it
+HOST, USUAL_PORT = "127.0.0.1", 4200
+ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:{USUAL_PORT}/api"  # environment variable; where `make ui` has it
+RESTARTS, SILENCE = 5, 60  # of a server that has ended; seconds after which one is given up
 CLIENT, SERVER = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"  # environment variables
 SETTINGS = {
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -73,11 +77,56 @@ def require() -> str:
     return address
 
 
-def own() -> subprocess.Popen:
-    with socket.create_server((HOST, 0), backlog=128) as listener:
-        os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
-        own_addresses.add(os.environ[ADDRESS])
-        return process(listener, SETTINGS)
+def own(port: int = 0) -> subprocess.Popen:
+    """A server of this process's own. Should something end it, another one listens to the same socket: what the flow
+    asks meanwhile waits, or is asked once more by Prefect's client."""
+    listener = socket.create_server((HOST, port), backlog=128)
+    os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
+    own_addresses.add(os.environ[ADDRESS])
+    first = process(listener, SETTINGS)
+    Thread(target=keep, args=(listener, first), daemon=True).start()
+    return first
+
+
+def keep(listener: socket.socket, running: subprocess.Popen) -> None:
+    with listener:
+        for _ in range(RESTARTS):
+            running.wait()
+            assert running.stdin
+            if running.stdin.closed:
+                return
+            print("Prefect's server of this flow has ended: begun anew", file=sys.stderr)
+            running = process(listener, SETTINGS)
+
+
+@contextmanager
+def watched(lost: Callable[[str], None]) -> Iterator[None]:
+    """Call `lost` with the reason once the server of others, which this flow uses, answers no more: the flow would wait
+    for it without end. The place of `make ui`'s, which somebody has closed, is taken: the database is the same."""
+    over = Event()
+
+    def watch() -> None:
+        address, answered = os.environ[ADDRESS], time.monotonic()
+        while address not in own_addresses and not over.wait(1):
+            if not (reason := tracking.why_silent(address)):
+                answered = time.monotonic()
+            elif address == USUAL and is_free():
+                own(USUAL_PORT)
+            elif (silent := time.monotonic() - answered) > SILENCE:
+                return lost(f"{ADDRESS} is {address}, and for {silent:.0f} s no server has answered there ({reason})")
+        return None
+
+    Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def is_free() -> bool:
+    """Whether nobody listens where `make ui` has its server."""
+    with socket.socket() as ours:
+        return ours.connect_ex((HOST, USUAL_PORT)) == errno.ECONNREFUSED
 
 
 def process(listener: socket.socket, settings: dict[str, str]) -> subprocess.Popen:

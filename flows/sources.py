@@ -48,7 +48,8 @@ def checked(tree: Tree, place: str, sources: dict[object, object]) -> Iterator[t
 
 def refresh(target: Path, origin: str) -> bool:
     """Whether there is something new. What lay there stays until all of the new is here."""
-    with TemporaryDirectory(dir=parent(target), prefix=f".{target.name}.") as beside:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
         new = Path(beside, target.name)
         copy(origin, new)
         if target.exists() and files.digest(new) == files.digest(target):
@@ -57,11 +58,6 @@ def refresh(target: Path, origin: str) -> bool:
         files.remove(target)
         new.rename(target)
     return True
-
-
-def parent(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.parent
 
 
 def copy(origin: str, target: Path) -> None:

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 from flows.distrust import distrust_cache
 from stages.lib.frame import files, tracking
 from stages.lib.frame.errors import UserError
+from stages.lib.frame.params import CHAMPION
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
 
-CHAMPION, RELEASES = "champion", Path("releases")
+RELEASES = Path("releases")
 ITSELF = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
           for what, value in {"NAME": "Orchard", "EMAIL": "orchard@localhost"}.items()}  # fmt: skip
 
@@ -63,11 +64,6 @@ def crown(*those: Version, rollback: bool = False) -> None:
 def champions(name: str) -> list[Version]:
     """Champions so far, the present one last, without those that were rolled back."""
     return reign(name)[0]
-
-
-def rolled_back(name: str) -> list[Version]:
-    """Champions once, that nobody made champion again."""
-    return reign(name)[1]
 
 
 def reign(name: str) -> tuple[list[Version], list[Version]]:
@@ -110,7 +106,8 @@ def fetch(version: Version, folder: Path) -> None:
     """Its files, from DVC's cache or else its remote; nothing is written unless their sha256 is the registered one."""
     if folder.exists():
         raise UserError(f"{folder} is there already: name a new folder")
-    with then(version) as artefacts, TemporaryDirectory(dir=parent(folder), prefix=f".{folder.name}.") as beside:
+    (above := folder.absolute().parent).mkdir(parents=True, exist_ok=True)
+    with then(version) as artefacts, TemporaryDirectory(dir=above, prefix=f".{folder.name}.") as beside:
         artefacts.get(version.path, f"{beside}/model")
         if (found := files.digest(Path(beside, "model"))) != version.sha256:
             raise UserError(f"{version.tag}: DVC has {version.path} with the sha256 {found[:12]}, another one")
@@ -126,11 +123,6 @@ def at_hand(version: Version) -> Path:
     files.remove(places[-1])
     fetch(version, places[-1])
     return places[-1]
-
-
-def parent(folder: Path) -> Path:
-    (above := folder.absolute().parent).mkdir(parents=True, exist_ok=True)
-    return above
 
 
 class Artefacts:

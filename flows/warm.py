@@ -78,14 +78,19 @@ def stopping() -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with STARTING:
-            STOPPED.set()
-            for process in list(RUNNING):
-                assert process.pid
-                with suppress(ProcessLookupError):  # it has not begun, or is done
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.kill()
+        stop()
         raise
+
+
+def stop() -> None:
+    """End all stages that run, and begin no other."""
+    with STARTING:
+        STOPPED.set()
+        for process in list(RUNNING):
+            assert process.pid
+            with suppress(ProcessLookupError):  # it has not begun, or is done
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
 
 def child(work: Callable[[str], int], stage: str, environment: dict[str, str], writer: Connection) -> None:

@@ -19,29 +19,32 @@ URL, SECRET = "ORCHARD_WEBHOOK_URL", "ORCHARD_WEBHOOK_SECRET"
 TRIES, PATIENCE = 4, 5  # seconds for an answer
 
 
+def wanted() -> bool:
+    return bool(os.environ.get(URL))
+
+
 def check() -> None:
     """Before work begins."""
-    if not (url := os.environ.get(URL)):
+    if not wanted():
         return
-    if not url.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+    if not os.environ[URL].startswith(("https://", "http://127.0.0.1", "http://localhost")):
         raise UserError(f"{URL} must begin with https:// (http:// only for this machine)")
     if not os.environ.get(SECRET):
         raise UserError(f"{URL} is set, so {SECRET} must be: what is sent is signed with it")
 
 
 def send(kind: str, identity: str, data: dict[str, Any], pause: float = 1) -> str | None:
-    """What went wrong, if anything did. `pause`: seconds before the second try, then twice as many each time."""
+    """What went wrong, if anything did. Caller has seen that it is wanted. `pause`: seconds before the second try, then
+    twice as many each time."""
     import httpx2 as httpx
 
-    if not (url := os.environ.get(URL)):
-        return None
     body = json.dumps({"type": kind, "data": data}, sort_keys=True)
     reason = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
         try:
-            answer = httpx.post(url, content=body, headers=headers(identity, body), timeout=PATIENCE)
+            answer = httpx.post(os.environ[URL], content=body, headers=headers(identity, body), timeout=PATIENCE)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = type(error).__name__
             continue

@@ -102,11 +102,10 @@ def ternary_folder(model_folder, tokenizer, tmp_path_factory) -> Path:
     return folder
 
 
-class Completions(BaseHTTPRequestHandler):
+class Replies(BaseHTTPRequestHandler):
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        said = {"choices": [{"message": {"content": self.server.answer(asked)}, "finish_reason": "stop"}]}
-        body = json.dumps(said | {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}).encode()
+        body = json.dumps(self.server.reply(asked)).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -117,10 +116,22 @@ class Completions(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def answering():
-    """An OpenAI-compatible endpoint behind a real port: `answer` is a function of the request, `url` where it is."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Completions)
+def replying():
+    """A service behind a real port: `reply` is a function from the JSON of a request to that of the answer."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Replies)
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
+
+
+@pytest.fixture
+def answering(replying):
+    """An OpenAI-compatible endpoint: `answer` is a function of the request, `url` where it is."""
+
+    def reply(asked):
+        said = {"choices": [{"message": {"content": replying.answer(asked)}, "finish_reason": "stop"}]}
+        return said | {"usage": {"prompt_tokens": 7, "completion_tokens": 1}}
+
+    replying.reply = reply
+    return replying

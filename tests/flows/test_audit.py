@@ -2,8 +2,6 @@
 
 import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 
 import pytest
@@ -17,31 +15,18 @@ pytestmark = [
 ]
 
 
-class Advisories(BaseHTTPRequestHandler):
+def advisories(asked):
     """OSV's API: ossf.github.io/osv-schema. It knows something against one package."""
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        package = asked["package"]
-        events = [{"introduced": "0"}, {"fixed": "2.11.3"}]
-        affected = [{"package": package, "ranges": [{"type": "ECOSYSTEM", "events": events}]}]
-        known = [{"id": "PYSEC-2021-66", "affected": affected}] if package["name"] == "jinja2" else []
-        body = json.dumps({"vulns": known} if known else {}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
+    package = asked["package"]
+    events = [{"introduced": "0"}, {"fixed": "2.11.3"}]
+    affected = [{"package": package, "ranges": [{"type": "ECOSYSTEM", "events": events}]}]
+    return {"vulns": [{"id": "PYSEC-2021-66", "affected": affected}]} if package["name"] == "jinja2" else {}
 
 
 @pytest.fixture
-def service():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Advisories)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1/query"
-    server.shutdown()
+def service(replying):
+    replying.reply = advisories
+    return f"{replying.url}/query"
 
 
 @pytest.fixture

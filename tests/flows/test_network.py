@@ -1,5 +1,6 @@
 """Nothing leaves this machine, whatever is started: an audit hook in every Python process (tests/network)."""
 
+import base64
 import os
 import signal
 import socket
@@ -65,47 +66,44 @@ def test_a_run_stays_on_this_machine(watched, command):
     assert len(processes) >= 4 and outside(log) == []
 
 
-def test_the_ui_serves_both_pages_stays_on_this_machine_and_ends(watched):
+def test_the_ui_serves_both_pages_stays_on_this_machine_and_ends(watched, free_port):
     project, log = watched
     project.environment.pop("PREFECT_API_URL")
-    ports = free(), free()
+    ports = free_port(), free_port()
     command = [sys.executable, "-m", "apps.ui", "--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
     with (project.folder / "ui.log").open("w") as said:
         ui = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=said, stderr=said)
         try:
-            pages = [page(port, ui) for port in ports]
-            foreign = [refused(port) for port in ports]
+            pages = [page(port, ui, Path(project.environment["PREFECT_HOME"])) for port in ports]
+            strangers = [code(ports[0]), code(ports[0], Authorization="Basic b3JjaGFyZDp4")]
+            foreign = [code(port, Host="evil.example") for port in ports]  # a page whose name points here
         finally:
             ui.send_signal(signal.SIGINT)
             status = ui.wait(90)
     assert "<title>MLflow</title>" in pages[0] and "Prefect" in pages[1]
     assert status == 0 and outside(log) == []
-    assert all(foreign)
+    assert strangers == [401, 401] and set(foreign) <= {400, 403}
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def refused(port: int) -> bool:
-    """A page whose name points here, as a browser would send its request."""
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "evil.example"})
+def code(port: int, **headers: str) -> int:
+    """With which a server answers."""
     try:
-        urllib.request.urlopen(asked, timeout=5).close()
+        with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/", headers=headers)) as answer:
+            return answer.status
     except urllib.error.HTTPError as error:
-        return error.code in (400, 403)
-    return False
+        return error.code
 
 
-def free() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-def page(port: int, ui: subprocess.Popen) -> str:
+def page(port: int, ui: subprocess.Popen, home: Path) -> str:
     deadline = time.monotonic() + 120
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            known = base64.b64encode((home / "orchard.password").read_bytes()).decode()
+            asked = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Authorization": f"Basic {known}"})
+            with urllib.request.urlopen(asked, timeout=5) as answer:
                 return answer.read().decode()
         except OSError:
             assert ui.poll() is None and time.monotonic() < deadline

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -24,11 +23,6 @@ pytestmark = [
 ]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 @contextmanager
 def running(*words: object, **options):
     process = subprocess.Popen([str(word) for word in words], **options)
@@ -40,7 +34,7 @@ def running(*words: object, **options):
 
 
 @pytest.fixture
-def postgres():
+def postgres(free_port):
     """The address of a database server with the three databases of infra/postgres.sql, and how to ask it."""
     pytest.importorskip("psycopg2", reason="the extra `servers`: pip install --no-deps -r infra/servers.lock")
     user = {"user": "postgres"} if os.geteuid() == 0 else {}  # it refuses to run as root
@@ -79,7 +73,7 @@ def wait_for(address: str, process: subprocess.Popen) -> None:
     raise TimeoutError(address)
 
 
-def test_the_flow_on_a_postgres_with_both_servers_behind_passwords(project, postgres, tmp_path):
+def test_the_flow_on_a_postgres_with_both_servers_behind_passwords(project, postgres, free_port, tmp_path):
     where, ask = postgres
     mlflow_port, prefect_port = free_port(), free_port()
     config = tmp_path / "auth.ini"

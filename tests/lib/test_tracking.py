@@ -127,6 +127,13 @@ def test_mlflow_knows_which_model_was_made_of_which(project):
     assert known[version.source.removeprefix("models:/")].tags["sha256"] == made
 
 
+@pytest.mark.parametrize("folder", [".", "made", "/models/v1.5", 'it\'s 5%: "a"/b.c'])
+def test_mlflow_takes_the_name_of_a_model_from_any_folder(project, folder):
+    with tracking.client() as mlflow:
+        model = mlflow.get_logged_model(tracking.logged(mlflow, f"{folder}/model".removeprefix("./"), "1" * 64))
+    assert model.tags["path"] == f"{folder}/model".removeprefix("./")
+
+
 def test_the_experiment_opens_on_its_runs_old_or_new(project):
     """As MLflow's own page reads it: ExperimentKind.CUSTOM_MODEL_DEVELOPMENT in its bundle."""
     with tracking.client() as mlflow:

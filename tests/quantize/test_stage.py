@@ -92,6 +92,7 @@ def test_quantizes_quietly_and_the_same_twice(project, model_folder, variant, bi
         "twice",
         "mlflow.db",
         "mlflow.db.lock",
+        "mlruns",
     }
 
 

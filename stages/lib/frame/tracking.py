@@ -154,7 +154,8 @@ def logged(mlflow: "MlflowClient", path: str, sha256: str, run_id: str | None = 
     found = mlflow.search_logged_models([experiment(mlflow)], f"tags.sha256 = '{sha256}'", max_results=1)
     for model in found:
         return model.model_id
-    name = "-".join(Path(path).parts[-3:-1])  # MLflow allows no stroke
+    parts = re.findall(r"[^/:.%\"']+", path)  # MLflow allows none of these
+    name = "-".join(parts[-3:-1] or parts)
     labels = {"path": path, "sha256": sha256}
     return library.create_external_model(name, run_id, labels, experiment_id=experiment(mlflow)).model_id
 
@@ -194,6 +195,15 @@ def require_store() -> None:
 @cache
 def require_server(variable: str, address: str) -> None:
     """Refuse to start work that a dead server would hold up for minutes: MLflow and Prefect try again and again."""
+    if reason := why_silent(address):
+        raise UserError(
+            f"{variable} is {address}, and no server answers there within {PATIENCE} s ({reason}); "
+            f"start it, or unset {variable}"
+        )
+
+
+def why_silent(address: str) -> str:
+    """Why no server answers there, "" if one does."""
     import http.client
     from urllib.error import HTTPError
     from urllib.request import urlopen
@@ -203,11 +213,8 @@ def require_server(variable: str, address: str) -> None:
     except HTTPError:
         pass  # it answers, only not to this
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise UserError(
-            f"{variable} is {address}, and no server answers there within {PATIENCE} s ({reason}); "
-            f"start it, or unset {variable}"
-        ) from error
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return ""
 
 
 @contextmanager
@@ -363,5 +370,5 @@ def revision() -> str:
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
     if commit.returncode:
         return "no git"
-    status = [*git, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"]
-    return commit.stdout.strip() + "-dirty" * bool(subprocess.run(status, capture_output=True, text=True).stdout)
+    same = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!dvc.lock"], capture_output=True)
+    return commit.stdout.strip() + "-dirty" * bool(same.returncode)  # where git cannot tell, nobody can
