@@ -3,6 +3,7 @@
 # make chat    talk to the model that ships in the terminal (MODEL=export/gguf-q8_0, a file or a folder: to another)
 # make serve   the same on a page and as OpenAI's API on http://127.0.0.1:8000, until Ctrl-C (PORT=8001: elsewhere)
 # make release every evaluated export as it leaves the house, with an SBOM; known vulnerabilities of the environment
+# make torture two hundred times something breaks in a small project, at random: is anything wrong, lost or stuck after it?
 # make ui      Prefect on http://127.0.0.1:4200 and MLflow on http://127.0.0.1:5000, until Ctrl-C
 # make schedule   retrain by the clock and whenever the data change, until Ctrl-C
 
@@ -24,6 +25,9 @@ chat: $(BIN)/ready
 
 serve: $(BIN)/ready
 	$(BIN)/python -m apps.serve $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
+
+torture: $(BIN)/ready
+	$(BIN)/python -m benchmarks.faults
 
 ui: $(BIN)/ready
 	$(BIN)/python -m apps.ui
@@ -71,4 +75,4 @@ models/gemma3.gguf:
 	mv models/gemma3/whole $@
 	rm -r models/gemma3
 
-.PHONY: run test chat serve ui schedule release
+.PHONY: run test torture chat serve ui schedule release

@@ -19,6 +19,7 @@ from flows import server  # and with the package no telemetry, and Prefect's set
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError, command
 
+PRUNES = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}  # runs that ended 90 days ago
 HOST, MLFLOW, PREFECT = server.HOST, 5000, server.USUAL_PORT
 
 
@@ -46,7 +47,7 @@ def servers(mlflow_port: int, prefect_port: int) -> Iterator[dict[str, subproces
     with TemporaryDirectory() as folder:
         try:
             with listening(prefect_port) as listener:
-                started["Prefect"] = server.process(listener, {"PREFECT_SERVER_API_PORT": str(prefect_port)})
+                started["Prefect"] = server.process(listener, PRUNES | {"PREFECT_SERVER_API_PORT": str(prefect_port)})
             environment = os.environ | one_user(Path(folder))
             started["MLflow"] = subprocess.Popen(mlflow, env=environment, start_new_session=True)
             yield started

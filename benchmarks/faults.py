@@ -1,10 +1,10 @@
 """What goes wrong at random: kills, damage, a full disk, others beside, a remote that fails; in a small project.
 
-python -m benchmarks.faults [--share 1] [--only "flow killed"]     make torture: all of it, about an hour
+python -m benchmarks.faults [--share 1] [--only "flow killed"] [--log FILE]    make torture: all, an hour and a half
 
 Every trial breaks something in a copy of its own of the project of tests/flows/toy.py, at a random point while all its
-stages must run, and then does what a person would: start the flow once more, and do what it says where it says
-something. Judged against a run that nothing happened to:
+stages must run or when all are done, and then does what a person would: start the flow once more, and do what it says
+where it says something. Judged against a run that nothing happened to:
 
 wrong    a stage's output, dvc.lock or a registered version has other bytes
 lost     a stage ran again although dvc.lock had it and its output was whole, or a registered version is gone
@@ -12,6 +12,7 @@ stuck    no end within two minutes, no success after what it asked for, or a pro
 asked    a person had to do something, told in one line; traceback: told in a traceback instead
 """
 
+import hashlib
 import json
 import os
 import random
@@ -27,9 +28,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
+from urllib.request import urlopen
 
 import psutil
 from ruamel.yaml import YAML
@@ -46,6 +49,7 @@ FLOW, REPRO = [sys.executable, "-m", "flows.lifecycle"], [sys.executable, "-m", 
 EDIT = ("data.words.text", "other")  # after it every stage must run
 SECONDS = 0.5  # that two of them take at least
 TIMES = ("timings.json",)  # differ from run to run
+ONE_AT_A_TIME = Lock()  # ports of `make ui` are everybody's
 AWS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "no-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -56,12 +60,19 @@ class Trial:
     project: Project
     chance: random.Random
     seconds: float  # that an undisturbed flow took
+    known: set[str] = field(default_factory=set)  # stages that were done when it began
     may_run: set[str] = field(default_factory=set)  # stages whose outputs were damaged
-    remedies: list[Callable[[], None]] = field(default_factory=list)  # what a person does when asked
+    wrong: list[str] = field(default_factory=list)  # what the trial has found itself
+    remedies: list[Callable[[], object]] = field(default_factory=list)  # what a person does when asked
 
     @property
     def folder(self) -> Path:
         return self.project.folder
+
+    @property
+    def log(self) -> Path:
+        """What the flow says; a terminal is on no disk."""
+        return self.folder.with_name("said.log")
 
     def start(self, words: list[str] = FLOW) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -69,7 +80,7 @@ class Trial:
             cwd=self.folder,
             env=self.project.environment,
             text=True,
-            stdout=(self.folder / "said.log").open("a"),
+            stdout=self.log.open("a"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -145,6 +156,40 @@ def prefect_killed(trial: Trial) -> None:
     child_killed(trial, "flows.server")
 
 
+def worker_killed(trial: Trial) -> None:
+    """Of `make schedule`, after a run was due. What it has begun may go on: a person waits for that."""
+    home = own_prefect(trial)
+    with ONE_AT_A_TIME:
+        schedule = trial.start([sys.executable, "-m", "apps.schedule"])
+        until(lambda: "Ctrl-C ends it" in trial.log.read_text() or schedule.poll() is not None)
+        due = "from flows import server; server.start(); from prefect.deployments import run_deployment"
+        trial.project.run(sys.executable, "-c", f"{due}; run_deployment('retrain/retrain', timeout=0)")
+        trial.wait_a_while()
+        workers = [each for each in psutil.Process(schedule.pid).children() if "worker" in each.cmdline()]
+        for worker in workers:
+            worker.kill()
+        wait(schedule)
+    assert workers and home.exists()
+    trial.remedies.append(lambda: until(lambda: not left_behind(trial.folder)))
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > end:
+            raise Stuck("what was waited for did not come")
+        time.sleep(0.2)
+
+
+def own_prefect(trial: Trial) -> Path:
+    """A database of its own, which the flow starts a server for."""
+    home = trial.folder.with_name("prefect")
+    shutil.copytree(trial.project.environment["PREFECT_HOME"], home, ignore=shutil.ignore_patterns("*.lock"))
+    trial.project.environment["PREFECT_HOME"] = str(home)
+    del trial.project.environment["PREFECT_API_URL"]
+    return home
+
+
 def no_memory(trial: Trial) -> None:
     """The system kills the stage that wants more than there is, every time, until a person has asked for less."""
     stage = trial.chance.choice(["data.words", "prune.left", "prune.right", "export.final"])
@@ -174,8 +219,7 @@ def read_only(trial: Trial) -> None:
     mounted(trial, "--bind", place, place)
     subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
     trial.remedies.append(lambda: subprocess.run(["umount", place], check=True))
-    with suppress(OSError):  # the folder of its log
-        wait(trial.start())
+    wait(trial.start())
 
 
 def mounted(trial: Trial, *words: str) -> None:
@@ -203,9 +247,7 @@ def damage(trial: Trial, place: Path) -> None:
 
 
 def object_damaged(trial: Trial) -> None:
-    """In DVC's cache, with the stage's output removed, so that it must come from there; first all must be finished."""
-    wait(trial.start())
-    trial.project.ran()
+    """In DVC's cache, with the stage's output removed, so that it must come from there."""
     stage = trial.chance.choice(["data/words", "prune/left", "prune/right", "export/final"])
     files.remove(trial.folder / "artifacts" / stage / "model")
     outputs = YAML(typ="safe").load(trial.folder / "dvc.lock")["stages"][stage.replace("/", "@")]["outs"]
@@ -220,55 +262,44 @@ def object_of(folder: Path, digest: str) -> Path:
 
 def artefact_damaged(trial: Trial) -> None:
     """In place and unseen, as `flows.verify` finds it."""
-    wait(trial.start())
-    trial.project.ran()
     made = [path for path in (trial.folder / "artifacts").rglob("*") if path.is_file() and path.name not in TIMES]
     place = trial.chance.choice([path for path in made if "code" not in path.parts])
     damage(trial, place)
-    if wait(trial.start([sys.executable, "-m", "flows.verify"])) == 0 and not place.exists():
-        raise Stuck("flows.verify found nothing wrong")
+    if wait(trial.start([sys.executable, "-m", "flows.verify"])) == 0:
+        trial.wrong.append(f"{place}, which flows.verify takes for whole")
     stage = place.relative_to(trial.folder / "artifacts").parts
     trial.may_run.add("@".join(stage[:2]) if stage[0] != "eval" else f"{stage[2]}@{stage[1]}")
 
 
 def lock_damaged(trial: Trial) -> None:
-    wait(trial.start())
-    trial.project.commit()
-    trial.project.ran()
     damage(trial, trial.folder / "dvc.lock")
 
 
 def record_damaged(trial: Trial) -> None:
-    """Of a run, in DVC's run-cache, after which the output is removed from the folder and from dvc.lock."""
-    wait(trial.start())
-    trial.project.ran()
+    """Of a run, in DVC's run-cache, where all must come from: of the project nothing but the cache is left."""
     records = [path for path in (trial.folder / ".dvc/cache/runs").rglob("*") if path.is_file()]
-    damage(trial, trial.chance.choice(records))
+    record = trial.chance.choice(records)
+    command = YAML(typ="safe").load(record)["cmd"].split()
+    section, first, second = command[2].removeprefix("stages."), *command[3:5]
+    trial.may_run.add(f"{first}@{second}" if section == "eval" else f"{section}@{first}")
+    damage(trial, record)
+    (trial.folder / "dvc.lock").unlink()
+    files.remove(trial.folder / "artifacts")
 
 
 def mlflow_damaged(trial: Trial) -> None:
-    wait(trial.start())
-    trial.project.ran()
     damage(trial, trial.folder / "mlflow.db")
 
 
 def memory_damaged(trial: Trial) -> None:
     """What DVC remembers of sizes and times."""
-    wait(trial.start())
-    trial.project.ran()
     show = "from dvc.repo import Repo; print(Repo().site_cache_dir)"
     place = Path(trial.project.run(sys.executable, "-c", show).split()[-1])
-    databases = [path for path in place.rglob("*.db") if path.is_file()]
-    damage(trial, trial.chance.choice(databases))
-    trial.project.params("prune.left.seconds", SECONDS)  # as it was
+    damage(trial, trial.chance.choice([path for path in place.rglob("*.db") if path.is_file()]))
 
 
 def prefect_damaged(trial: Trial) -> None:
-    home = trial.folder.with_name("prefect")
-    shutil.copytree(trial.project.environment["PREFECT_HOME"], home, ignore=shutil.ignore_patterns("*.lock"))
-    trial.project.environment["PREFECT_HOME"] = str(home)
-    del trial.project.environment["PREFECT_API_URL"]
-    damage(trial, home / "prefect.db")
+    damage(trial, own_prefect(trial) / "prefect.db")
 
 
 def two_flows(trial: Trial) -> None:
@@ -302,13 +333,16 @@ def two_clones(trial: Trial) -> None:
     wait(two if killed is one else one)
     if wait(theirs.start()):
         raise Stuck("the other clone did not converge")
+    for path in filter(Path.is_file, (store / "files/md5").rglob("*")):
+        if path.suffix != ".dir" and hashlib.md5(path.read_bytes()).hexdigest() != path.parent.name + path.name:
+            trial.wrong.append(f"{path.relative_to(store)} of the remote")
 
 
 def clock_back(trial: Trial) -> None:
     """Everything here was written tomorrow."""
     for path in trial.folder.rglob("*"):
         if not path.is_symlink():
-            os.utime(path, (time.time() + 86_400,) * 2)
+            os.utime(path, times=(tomorrow := time.time() + 86_400, tomorrow))
 
 
 def remote_fails(trial: Trial) -> None:
@@ -347,7 +381,7 @@ def failing_server(how: str, healthy: int) -> ThreadingHTTPServer:
 
         do_PUT = do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
@@ -356,21 +390,16 @@ def failing_server(how: str, healthy: int) -> ThreadingHTTPServer:
     return server
 
 
-KINDS: dict[str, tuple[int, Callable[[Trial], None]]] = {
+RUNNING: dict[str, tuple[int, Callable[[Trial], None]]] = {  # how many trials, which begin with all to do
     "flow killed": (40, flow_killed),
     "dvc repro killed": (25, repro_killed),
     "stage killed": (20, stage_killed),
     "forkserver killed": (10, forkserver_killed),
     "Prefect's server killed": (10, prefect_killed),
+    "worker killed": (6, worker_killed),
     "no memory": (6, no_memory),
     "disk full": (14, disk_full),
     "read-only folder": (8, read_only),
-    "object damaged": (14, object_damaged),
-    "artefact damaged": (14, artefact_damaged),
-    "dvc.lock damaged": (10, lock_damaged),
-    "record damaged": (6, record_damaged),
-    "MLflow damaged": (6, mlflow_damaged),
-    "DVC's memory damaged": (6, memory_damaged),
     "Prefect damaged": (6, prefect_damaged),
     "two flows": (6, two_flows),
     "flow beside dvc repro": (8, flow_beside_repro),
@@ -378,6 +407,15 @@ KINDS: dict[str, tuple[int, Callable[[Trial], None]]] = {
     "clock back": (3, clock_back),
     "remote fails": (8, remote_fails),
 }
+DONE: dict[str, tuple[int, Callable[[Trial], None]]] = {  # which begin with all done
+    "object damaged": (14, object_damaged),
+    "artefact damaged": (14, artefact_damaged),
+    "dvc.lock damaged": (10, lock_damaged),
+    "record damaged": (6, record_damaged),
+    "MLflow damaged": (6, mlflow_damaged),
+    "DVC's memory damaged": (6, memory_damaged),
+}
+KINDS, ROOTS = RUNNING | DONE, {"disk full", "read-only folder"}
 
 
 @dataclass
@@ -420,14 +458,13 @@ def finished(folder: Path, right: Right) -> set[str]:
 
 def judge(trial: Trial, right: Right) -> dict[str, Any]:
     verdict: dict[str, Any] = {"wrong": [], "lost": [], "stuck": "", "asked": 0, "tracebacks": 0}
-    log, before = trial.folder / "said.log", set()
     asked = 0
     while True:
-        before = finished(trial.folder, right)
+        before = trial.known | finished(trial.folder, right)
         trial.project.ran()
-        log.unlink(missing_ok=True)
+        trial.log.unlink(missing_ok=True)
         code = wait(trial.start())
-        said = log.read_text()
+        said = trial.log.read_text()
         verdict["tracebacks"] += "Traceback (most recent call last)" in said
         verdict["lost"] += sorted((before & set(trial.project.ran())) - trial.may_run)
         if code == 0:
@@ -438,7 +475,7 @@ def judge(trial: Trial, right: Right) -> dict[str, Any]:
             raise Stuck(f"the flow ends with {code}: {said[-800:]}")
         trial.remedies.pop()()
     made = digests(trial.folder)
-    verdict["wrong"] = sorted(name for name, digest in right.digests.items() if made.get(name) != digest)
+    verdict["wrong"] = trial.wrong + sorted(name for name, each in right.digests.items() if made.get(name) != each)
     if entries(trial.folder) != right.entries:
         verdict["wrong"].append("dvc.lock")
     known = versions(trial.project)
@@ -459,8 +496,7 @@ def left_behind(folder: Path) -> list[str]:
 
 def run(base: Project, right: Right, place: Path, kind: str, number: int) -> dict[str, Any]:
     chance, start = random.Random(f"{kind} {number}"), time.monotonic()
-    trial = Trial(base.copy(place / "project"), chance, right.seconds)
-    trial.project.params(*EDIT)
+    trial = Trial(base.copy(place / "project"), chance, right.seconds, set(right.entries) if kind in DONE else set())
     verdict: dict[str, Any] = {}
     try:
         KINDS[kind][1](trial)
@@ -486,8 +522,8 @@ def run(base: Project, right: Right, place: Path, kind: str, number: int) -> dic
 
 
 @contextmanager
-def world() -> Iterator[tuple[Path, Project, Right]]:
-    """The project, in which all is done and registered, and what the edited one makes."""
+def world() -> Iterator[tuple[Path, Project, Project, Right]]:
+    """The project edited, in which all was done and registered before; another one after it has run; what that made."""
     from flows import server
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -495,23 +531,23 @@ def world() -> Iterator[tuple[Path, Project, Right]]:
         os.environ["PREFECT_HOME"] = str(place / "prefect")
         os.environ.pop(server.ADDRESS, None)
         started = server.own()
+        urlopen(f"{os.environ[server.ADDRESS]}/health", timeout=60).close()  # it listens before it answers
         variables = {name: os.environ[name] for name in ("PREFECT_HOME", server.ADDRESS)}
         base = toy.build(place / "base", variables)
         for stage in ("prune.left", "prune.right"):
             base.params(f"{stage}.seconds", SECONDS)
         base.commit()
         base.flow()
+        base.params(*EDIT)
         base.commit()
-        undisturbed = base.copy(place / "right")
-        undisturbed.params(*EDIT)
+        base.ran()
+        done = base.copy(place / "done")
         start = time.monotonic()
-        undisturbed.flow()
+        done.flow()
         seconds = time.monotonic() - start
-        yield (
-            place,
-            base,
-            Right(entries(undisturbed.folder), digests(undisturbed.folder), seconds, versions(undisturbed)),
-        )
+        done.commit()
+        done.ran()
+        yield place, base, done, Right(entries(done.folder), digests(done.folder), seconds, versions(done))
         assert started.stdin
         started.stdin.close()
         started.wait(20)
@@ -523,15 +559,24 @@ def main(*, share: float = 1, only: str | None = None, at_once: int = 2, log: Pa
         share: Of the trials of each kind, at least one.
         only: One kind.
         at_once: Trials beside each other.
-        log: A file that gets a line of JSON for every trial.
+        log: A file with a line of JSON for every trial; what is in it already is not tried again.
     """
     if only and only not in KINDS:
         raise UserError(f"--only {only}: there are {', '.join(KINDS)}")
     wanted = [(kind, n) for kind, (count, _) in KINDS.items() for n in range(max(1, round(count * share)))]
     wanted = [(kind, n) for kind, n in wanted if only in (None, kind)]
-    verdicts = []
-    with world() as (place, base, right), ThreadPoolExecutor(at_once) as pool:
-        running = [pool.submit(run, base, right, place / f"{n}", *each) for n, each in enumerate(wanted)]
+    if {kind for kind, _ in wanted} & ROOTS and os.geteuid():
+        raise UserError(f"{', '.join(sorted(ROOTS))}: only root may mount such disks; --only KIND tries another kind")
+    if find_spec("dvc_s3") is None:
+        raise UserError("benchmarks.faults needs the extra `cluster`: pip install --no-deps -r infra/cluster.lock")
+    verdicts = [json.loads(line) for line in log.read_text().splitlines()] if log and log.exists() else []
+    known = {(each["kind"], each["number"]) for each in verdicts}
+    wanted = [each for each in wanted if each not in known]
+    with world() as (place, base, done, right), ThreadPoolExecutor(at_once) as pool:
+        running = [
+            pool.submit(run, done if kind in DONE else base, right, place / f"{n}", kind, number)
+            for n, (kind, number) in enumerate(wanted)
+        ]
         for future in running:
             verdicts.append(verdict := future.result())
             bad = {key: verdict.get(key) for key in ("wrong", "lost", "stuck", "tracebacks") if verdict.get(key)}

@@ -47,7 +47,7 @@ class Output:
             self.progress(text(self.rest))
 
     def line(self, line: bytes) -> None:
-        if shown := text(line):
+        if shown := tracking.redact(text(line)):
             self.last = shown
             with terminal:
                 sys.stderr.write(ERASE * sys.stderr.isatty())

@@ -61,6 +61,22 @@ def drop_waiting() -> None:
             client.set_flow_run_state(run.id, Cancelled(message="the run before it did its work"), force=True)
 
 
+def forget(before: float) -> int:
+    """Caller is alone(). Delete this project's runs that ended before (seconds since 1970); how many."""
+    old = {
+        "state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}},
+        "end_time": {"before_": datetime.fromtimestamp(before, UTC).isoformat()},
+        "tags": {"all_": [str(Path.cwd())]},
+    }
+    count = 0
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(old)):
+            for run in runs:
+                client.delete_flow_run(run.id)
+            count += len(runs)
+    return count
+
+
 def report(steps: list[Step], states: dict[str, State], verdicts: list[str]) -> list[Path]:
     """Every stage with its reasons and the verdicts on the exports, in Prefect's UI; the files for MLflow."""
     rows = [{"stage": step.name, "state": states[step.name].name, "why": why(step, states)} for step in steps]

@@ -4,6 +4,7 @@ python -m flows.lineage orchard-gguf-q4_k_m            a registered model (its c
 python -m flows.lineage export/gguf-q4_k_m             a variant
 python -m flows.lineage artifacts/align/dpo/model      an artefact
 python -m flows.lineage MODEL --json                   the same for programs
+python -m flows.lineage MODEL --kwh 0.30               and what it cost, at this price of electricity
 python -m flows.lineage MODEL --picture lineage.svg    the same to look at (or .png, .html)
 """
 
@@ -35,8 +36,7 @@ class Artefact:
     run: str = ""  # of MLflow; without one only dvc.lock says what made it
     git: str = ""
     code: str = ""
-    seconds: float | None = None
-    joules: float | None = None
+    spent: dict[str, float] = field(default_factory=dict)  # seconds, joules, tokens, cost
     params: dict[str, str] = field(default_factory=dict)
     inputs: list[Content] = field(default_factory=list)
 
@@ -54,24 +54,25 @@ def find(model: str) -> tuple[Path, str]:
     raise UserError(f"'{model}' is no registered model, no variant under {ARTIFACTS} and no path")
 
 
-def trace(path: Path, sha256: str) -> dict[Content, Artefact]:
+def trace(path: Path, sha256: str, prices: dict[str, float]) -> dict[Content, Artefact]:
     """The artefact and whatever it was made from, each once, parents behind what was made of them."""
     found: dict[Content, Artefact] = {}
     waiting = [(str(path), sha256)]
     while waiting:
         content = waiting.pop()
         if content not in found:
-            found[content] = artefact(*content)
+            found[content] = artefact(*content, prices)
             waiting += reversed(found[content].inputs)
     return found
 
 
-def artefact(path: str, sha256: str) -> Artefact:
+def artefact(path: str, sha256: str, prices: dict[str, float]) -> Artefact:
+    """`prices`: of a joule and of a token, by the names in tracking.SPENT."""
     if run := tracking.producer(Path(path), sha256):
         made_by = f"{run.stage}/{run.variant}"
-        shown = {key: value for key, value in sorted(run.params.items()) if value not in ("None", "")}
-        spent = run.seconds, run.joules
-        return Artefact(path, sha256, made_by, run.id, commit(run.git), run.code, *spent, shown, run.inputs)
+        given = {key: value for key, value in sorted(run.params.items()) if value not in ("None", "")}
+        cost = {"cost": sum(run.spent.get(name, 0) * price for name, price in prices.items())} if prices else {}
+        return Artefact(path, sha256, made_by, run.id, commit(run.git), run.code, run.spent | cost, given, run.inputs)
     if entry := locked(Path(path)):
         inputs = [(each, files.digest(Path(each))) for each in entry["inputs"] if Path(each).exists()]
         return Artefact(path, sha256, entry["name"], inputs=inputs)
@@ -93,14 +94,29 @@ def lines(content: Content, found: dict[Content, Artefact], seen: set[Content], 
     if made.run:
         values = "".join(f", {key}={value}" for key, value in made.params.items())
         yield f"{inner}made by {made.stage}, run {made.run[:8]}, git {made.git}{values}"
-        spent = [f"{value:,.0f} {unit}" for value, unit in ((made.seconds, "s"), (made.joules, "J")) if value]
-        yield f"{inner}{', '.join([f'code {made.code[:12]}', *spent])}"
+        yield f"{inner}code {made.code[:12]}{''.join(f', {each}' for each in shown(made.spent))}"
     elif made.stage:
         yield f"{inner}made by {made.stage}; no run of it is recorded here, so this is from dvc.lock"
     else:
         yield f"{inner}raw: no stage makes it"
     for parent in made.inputs:
         yield from lines(parent, found, seen, inner)
+
+
+def shown(spent: dict[str, float]) -> list[str]:
+    """Each with its unit."""
+    units = {"seconds": "s", "joules": "J"}
+    return [
+        f"cost {value:,.4f}" if name == "cost" else f"{value:,.0f} {units.get(name, name.replace('_', ' '))}"
+        for name, value in spent.items()
+    ]
+
+
+def in_all(found: dict[Content, Artefact]) -> dict[str, float]:
+    """Of every run once, which may have made several of the artefacts."""
+    runs = {made.run: made.spent for made in found.values() if made.run}
+    names = dict.fromkeys(name for spent in runs.values() for name in spent)
+    return {name: sum(spent.get(name, 0) for spent in runs.values()) for name in names}
 
 
 def draw(found: dict[Content, Artefact], target: Path) -> None:
@@ -167,22 +183,34 @@ def locked(path: Path) -> dict[str, Any] | None:
 lock = cache(plan.lock)
 
 
-def main(model: str, *, json_: Annotated[bool, Parameter("--json")] = False, picture: Path | None = None) -> None:
+def main(
+    model: str,
+    *,
+    json_: Annotated[bool, Parameter("--json")] = False,
+    picture: Path | None = None,
+    kwh: float = 0,
+    million_tokens: float = 0,
+) -> None:
     """
     Args:
         model: A registered model, a variant or a path.
         json_: Print all that is known of every artefact.
         picture: Draw it into this .svg, .png or .html.
+        kwh: Price of a kilowatt-hour, in any currency.
+        million_tokens: Price of a million tokens that an endpoint has written.
     """
+    prices = {"joules": kwh / 3.6e6, "completion_tokens": million_tokens / 1e6}
     if picture and picture.suffix not in PICTURES:
         raise UserError(f"--picture is {picture}; its name must end in {', '.join(PICTURES)}")
-    found = trace(*find(model))
+    found = trace(*find(model), {name: price for name, price in prices.items() if price})
     if picture:
         draw(found, picture)
     elif json_:
         print(json.dumps([asdict(each) for each in found.values()], indent=2))
     else:
         print("\n".join(tree(found)))
+        if spent := in_all(found):
+            print(f"in all {', '.join(shown(spent))}")
 
 
 if __name__ == "__main__":

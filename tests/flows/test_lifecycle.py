@@ -39,7 +39,14 @@ def test_same_lock_as_dvc_then_cached_then_only_what_changed(project, finished, 
     assert [each["stage"] for each in told] == ["export/final", "prune/left", "data/words", ""]
     contents = [[each["path"], each["sha256"]] for each in told]
     assert [each["inputs"] for each in told] == [[content] for content in contents[1:]] + [[]]
-    assert all(each["seconds"] > 0 and len(each["run"]) == 32 for each in told[:3])
+    assert all(each["spent"]["seconds"] > 0 and len(each["run"]) == 32 for each in told[:3])
+    priced = json.loads(
+        project.run(sys.executable, "-m", "flows.lineage", "orchard-final@champion", "--json", "--kwh", "36")
+    )
+    for each in priced[:3]:  # 36 a kilowatt-hour are 0.00001 a joule
+        assert 0 < each["spent"]["cost"] == pytest.approx(each["spent"]["joules"] * 1e-5)
+    [end] = [line for line in lineage.splitlines() if line.startswith("in all ")]
+    assert f"{sum(each['spent']['joules'] for each in told[:3]):,.0f} J" in end
     project.run(sys.executable, "-m", "flows.lineage", "export/final", "--picture", "lineage.svg")
     picture = (project.folder / "lineage.svg").read_text()
     assert picture.startswith("<svg") and all(name in picture for name in (*makers, "raw", told[0]["sha256"][:12]))
@@ -185,6 +192,20 @@ def test_what_the_system_killed_says_so(project):
     assert "prune@left failed: SIGKILL ended it, as the system does with what needs more memory" in project.flow(
         check=1
     )
+
+
+def test_a_secret_stays_where_it_is(project):
+    """What a stage says, of itself or in a traceback, goes to the terminal, Prefect's database and MLflow's."""
+    secret = "planted-0123456789"
+    project.environment["HF_TOKEN"] = secret
+    part = "import os\n\n\ndef end(text: str) -> str:\n    print('it is', os.environ['HF_TOKEN'])\n"
+    part += "    raise RuntimeError(os.environ['HF_TOKEN'])\n"
+    (project.folder / "stages/prune/parts/ends.py").write_text(part)
+    shown = project.flow(check=1)
+    assert "it is <HF_TOKEN>" in shown and "RuntimeError: <HF_TOKEN>" in shown and secret not in shown
+    for folder in (project.folder, Path(project.environment["PREFECT_HOME"])):
+        kept = [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+        assert kept == []
 
 
 def test_bad_params_stop_before_anything_runs(project):

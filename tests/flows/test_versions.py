@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from apps.parts import catalog
-from flows import fetch, gc, promote, rollback, verify, versions
+from flows import fetch, promote, rollback, verify, versions
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError
 
@@ -53,7 +53,7 @@ def test_rolled_back_to_the_byte_also_after_gc(project, tmp_path, capsys):
     make(project, "E")
     make(project, "third")
     make(project, "candidate", **{"gates.bytes": 1})  # refused, so nobody needs it
-    gc.main()
+    project.run(sys.executable, "-m", "flows.gc")
     rollback.main("orchard-final")
     assert tracking.registered("orchard-final", "champion")[0] == "2"
     assert fetched("orchard-final@champion", tmp_path / "second") == "raw wordslE"
@@ -86,11 +86,34 @@ def test_gc_keeps_what_is_needed_and_the_rest_runs_again(project):
     project.params("prune.right.text", "r")
     project.run("dvc", "repro", "-q")
     project.ran()
-    gc.main()
+    project.run(sys.executable, "-m", "flows.gc")
     assert project.run("dvc", "status").split() == ["code:", "always", "changed"]
     project.params("prune.right.text", "other")
     project.run("dvc", "repro", "-q")
     assert project.ran() == ["prune@right"]
+
+
+def test_gc_forgets_old_runs_that_made_nothing_needed(project):
+    def runs():
+        with tracking.client() as mlflow:
+            found = mlflow.search_runs([tracking.experiment(mlflow)])
+        return [f"{run.data.tags.get('orchard.stage')}/{run.data.tags.get('orchard.variant')}" for run in found]
+
+    promote.offer()
+    project.params("export.final.text", "E")
+    project.params("prune.right.text", "other")
+    project.flow()
+    project.params("prune.right.text", "r")
+    project.flow()
+    before, size = runs(), Path("mlflow.db").stat().st_size
+    assert "0 runs removed" in project.run(sys.executable, "-m", "flows.gc") and runs() == before
+    said = project.run(sys.executable, "-m", "flows.gc", "--days", "0")
+    assert "Prefect: 2 runs of flows removed" in said
+    assert before.count("prune/right") == 2 and runs().count("prune/right") == 1
+    assert runs().count("export/final") == 2  # the version before is registered
+    lineage = project.run(sys.executable, "-m", "flows.lineage", "orchard-final@champion")
+    assert lineage.count(", run ") == 3 and Path("mlflow.db").stat().st_size <= size
+    assert "Prefect: 0 runs" in project.run(sys.executable, "-m", "flows.gc", "--days", "0")
 
 
 def test_no_branch_and_no_file_of_the_project_moves(project):

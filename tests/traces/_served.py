@@ -4,6 +4,7 @@ import gzip
 import json
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -44,6 +45,9 @@ class Handler(BaseHTTPRequestHandler):
         )
         if todo == "endless":  # whitespace, which JSON allows in front
             content = b" " * (2**25) + content
+        if todo == "dripping headers":
+            self.drip(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000, 0.05)
+            return
         self.send_response(todo if isinstance(todo, int) else 200)
         if todo == "packed":
             content = gzip.compress(content)
@@ -52,13 +56,14 @@ class Handler(BaseHTTPRequestHandler):
         if todo == 429:
             self.send_header("Retry-After", "1")
         self.end_headers()
-        try:
-            for i in range(len(content) if todo == "dripping" else 0):
-                self.wfile.write(content[i : i + 1])
-                time.sleep(0.05)
-            self.wfile.write(content[len(content) if todo == "dripping" else 0 :])
-        except ConnectionError:
-            pass  # the client had enough
+        self.drip(content, 0.05 if todo == "dripping" else 0)
+
+    def drip(self, content, pause):
+        """One byte at a time, if there is a pause after each."""
+        with suppress(ConnectionError):  # the client had enough
+            for piece in [content[i : i + 1] for i in range(len(content))] if pause else [content]:
+                self.wfile.write(piece)
+                time.sleep(pause)
 
     def log_message(self, *_):
         pass

@@ -1,9 +1,13 @@
 """What a user can put right, said in one place: the exception, and how a command ends with it."""
 
+import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+DATABASE = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")
 
 
 class UserError(Exception):
@@ -20,10 +24,26 @@ def about(place: str) -> Iterator[None]:
 
 
 def command(main: Callable[..., Any]) -> None:
-    """Run `main` with the command line's arguments; a UserError is its message on stderr and exit code 1."""
+    """Run `main` with the command line's arguments; a UserError is its message on stderr and exit code 1, and so is a
+    disk that takes nothing more."""
     import cyclopts
 
     try:
         cyclopts.run(main)
     except UserError as error:
         sys.exit(str(error))
+    except Exception as error:
+        if reason := of_the_disk(error):
+            sys.exit(f"{reason}; what is finished is kept: run it again when there is room, and it may be written")
+        raise
+
+
+def of_the_disk(error: BaseException | None) -> str:
+    """What is wrong with the disk, if it is behind an error that libraries may have wrapped; else ""."""
+    while error:
+        if isinstance(error, OSError) and error.errno in DISK:
+            return str(error)
+        if getattr(error, "sqlite_errorname", "").startswith(DATABASE):
+            return f"a database of SQLite: {error}"
+        error = error.__cause__ or error.__context__
+    return ""

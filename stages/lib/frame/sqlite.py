@@ -22,6 +22,14 @@ def whole(database: Path, table: str) -> bool:
         raise
 
 
+def shrink(database: Path) -> None:
+    """Give back the room of what was deleted."""
+    import sqlite3
+
+    with closing(sqlite3.connect(database)) as opened:
+        opened.execute("VACUUM")
+
+
 def keep_aside(database: Path) -> Path:
     """Rename it, with what belongs to it; under which name."""
     aside = next(name for n in count(1) if not (name := database.with_name(f"{database.name}.damaged-{n}")).exists())

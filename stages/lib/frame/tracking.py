@@ -8,11 +8,12 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ PIPELINE = "ORCHARD_PIPELINE_RUN"  # environment variable: the MLflow run that s
 RECORD = "ORCHARD_RECORD"  # environment variable: the file that takes a stage's run, where no store is in reach
 RESUMES_ON_ANY: Any = {"training": {"devices", "parallel"}}
 SILENT = "ORCHARD_SILENT"  # environment variable: set in processes that help a stage, which itself says what they did
+SPENT = ("seconds", "joules", "trained_tokens", "prompt_tokens", "completion_tokens")  # metrics: what a run took
 BATCH = 1000  # metrics that MLflow takes in one call
 
 
@@ -286,8 +288,7 @@ class Past:
     code: str
     params: dict[str, str]
     inputs: list[tuple[str, str]]  # path, sha256
-    seconds: float | None
-    joules: float | None
+    spent: dict[str, float]  # seconds, joules, tokens
 
 
 def producer(path: Path, sha256: str) -> Past | None:
@@ -299,8 +300,8 @@ def producer(path: Path, sha256: str) -> Past | None:
         named = [data.tags[key].rpartition(" ") for key in sorted(data.tags) if key.startswith("orchard.input.")]
         inputs = [(path, sha256) for path, _, sha256 in named]
         stage, variant, git, code = (data.tags.get(f"orchard.{key}", "") for key in ("stage", "variant", "git", "code"))
-        spent = data.metrics.get("seconds"), data.metrics.get("joules")
-        return Past(info.run_id, stage, variant, git, code, data.params, inputs, *spent)
+        spent = {name: data.metrics[name] for name in SPENT if name in data.metrics}
+        return Past(info.run_id, stage, variant, git, code, data.params, inputs, spent)
     return None
 
 
@@ -320,6 +321,40 @@ def register(name: str, path: Path, sha256: str, tags: Mapping[str, str]) -> str
             ).version
         mlflow.set_registered_model_alias(name, "candidate", version)
     return str(version)
+
+
+def all_registered() -> list[tuple[Path, str]]:
+    """Path and sha256 of every version of every registered model."""
+    with client() as mlflow:
+        found = whole(mlflow.search_model_versions)
+    return [(Path(each.tags["path"]), each.tags["sha256"]) for each in found if "sha256" in each.tags]
+
+
+def forget(before: float, kept: set[str]) -> int:
+    """Delete for good the runs that ended before (seconds since 1970), but those kept and the flows' that these are
+    part of; how many. Where a server has the store, `mlflow gc` there makes the room."""
+    with client() as mlflow:
+        ended = f"attributes.end_time < {int(before * 1000)}"
+        found = whole(partial(mlflow.search_runs, [experiment(mlflow)], ended))
+        parents = {run.data.tags.get("mlflow.parentRunId") for run in found if run.info.run_id in kept}
+        old = [run.info.run_id for run in found if run.info.run_id not in kept | parents]
+        for run_id in old:
+            mlflow.delete_run(run_id)
+        if old and (database := sqlite.place(store())):
+            for first in range(0, len(old), BATCH):
+                words = ["--backend-store-uri", store(), "--run-ids", ",".join(old[first : first + BATCH])]
+                subprocess.run([sys.executable, "-m", "mlflow", "gc", *words], check=True, capture_output=True)
+            sqlite.shrink(database)
+    return len(old)
+
+
+def whole(search: Callable[..., Any]) -> list[Any]:
+    """What MLflow finds on all its pages."""
+    found, token = [], None
+    while True:
+        found += (page := search(page_token=token))
+        if not (token := page.token):
+            return found
 
 
 def numbered(mlflow: "MlflowClient", name: str, sha256: str) -> str | None:

@@ -9,7 +9,7 @@ Nothing goes anywhere but to the one url, and of headers only what HTTP and the 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Lock
@@ -83,7 +83,6 @@ class Client:
         self.key = os.environ.get(KEY, "")
         hooks = {"request": [self.before_request], "response": [self.before_body]}
         self.openai = connect(self.url, self.key, service.timeout, self.retries, hooks)
-        self.timeout = service.timeout
 
     def ask(self, prompts: list[str], **sampling: float) -> list[dict[str, Any]]:
         """Each with "text", "finish", "prompt_tokens" and "completion_tokens": from the journal what it knows, the rest
@@ -161,28 +160,10 @@ class Client:
         sleep(max(0.0, begin - monotonic()))
 
     def before_body(self, response: "Response") -> None:
-        """The body may neither drip for ever nor fill the memory: `timeout` alone is that of every single piece."""
         import httpx2
 
         if response.headers.get("content-encoding", "identity") != "identity":
             raise httpx2.DecodingError("it is packed, which was not asked for")
-        stream, end = response.stream, monotonic() + self.timeout
-        assert isinstance(stream, httpx2.SyncByteStream)
-
-        class Bounded(httpx2.SyncByteStream):
-            def __iter__(self) -> Iterator[bytes]:
-                total = 0
-                for piece in stream:
-                    if (total := total + len(piece)) > LIMIT:
-                        raise httpx2.ReadError(f"its answer is longer than {LIMIT:,} bytes")
-                    if monotonic() > end:
-                        raise httpx2.ReadTimeout("its answer has no end")
-                    yield piece
-
-            def close(self) -> None:
-                stream.close()
-
-        response.stream = Bounded()
 
     def spent(self) -> dict[str, float]:
         answers = [self.journal.answers[key] for key in self.used]
@@ -193,18 +174,23 @@ class Client:
 def connect(url: str, key: str, timeout: float, retries: int, hooks: dict[str, list[Callable[..., None]]]) -> "OpenAI":
     import openai
 
-    transport = openai.DefaultHttpxClient(
+    from stages.lib.sampling import bounds
+
+    client = openai.DefaultHttpxClient(
         timeout=timeout,
         follow_redirects=False,
         trust_env=urlsplit(url).hostname not in LOCAL,  # no proxy to itself
         event_hooks=hooks,
     )
+    for transport in filter(None, [client._transport, *client._mounts.values()]):
+        pool = transport._pool  # pyright: ignore[reportAttributeAccessIssue]  (of the client's own kinds of transport)
+        pool._network_backend = bounds.Backend(pool._network_backend, timeout, LIMIT)
     return openai.OpenAI(
         base_url=url,
         api_key=key or "none",  # it wants one; without a key the header is taken off again
         timeout=timeout,
         max_retries=retries,
-        http_client=transport,
+        http_client=client,
     )
 
 

@@ -84,7 +84,11 @@ def fit(
             raise distributed.Trained
     model.eval()
     files.remove(checkpoints)
-    return {"train_seconds": spent["seconds"], "train_tokens_per_s": speed(spent)}
+    return {
+        "train_seconds": spent["seconds"],
+        "trained_tokens": spent["tokens"],
+        "train_tokens_per_s": speed(spent),
+    }
 
 
 def speed(spent: checkpoint.Spent) -> float:
