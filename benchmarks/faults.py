@@ -205,24 +205,24 @@ def disk_full(trial: Trial) -> None:
     place, aside = trial.folder, trial.folder.with_name("aside")
     place.rename(aside)
     place.mkdir()
-    room = files.size(aside) + trial.chance.randrange(100_000, 1_500_000)
-    mounted(trial, "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(place))
+    mounted("-t", "tmpfs", "tmpfs", str(place))
     shutil.copytree(aside, place, dirs_exist_ok=True)
-    more = ["mount", "-o", "remount,size=1g", str(place)]
-    trial.remedies.append(lambda: subprocess.run(more, check=True))
+    room = shutil.disk_usage(place).used + trial.chance.randrange(600_000)
+    mounted("-o", f"remount,size={room}", str(place))
+    trial.remedies.append(lambda: mounted("-o", "remount,size=1g", str(place)))
     wait(trial.start())
 
 
 def read_only(trial: Trial) -> None:
     """A folder in which nobody may write, until a person allows it."""
     place = str(trial.folder / trial.chance.choice(["artifacts", ".dvc/cache", ".dvc/tmp", "artifacts/prune", "."]))
-    mounted(trial, "--bind", place, place)
-    subprocess.run(["mount", "-o", "remount,ro,bind", place], check=True)
+    mounted("--bind", place, place)
+    mounted("-o", "remount,ro,bind", place)
     trial.remedies.append(lambda: subprocess.run(["umount", place], check=True))
     wait(trial.start())
 
 
-def mounted(trial: Trial, *words: str) -> None:
+def mounted(*words: str) -> None:
     subprocess.run(["mount", *words], check=True)
 
 

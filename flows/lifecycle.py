@@ -31,7 +31,7 @@ from prefect.states import Completed, Failed
 from flows import console, history, inherit, outcome, promote, sources, webhook
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
-from stages.lib.frame.errors import UserError, command
+from stages.lib.frame.errors import UserError, command, of_the_disk
 
 
 @cache
@@ -108,7 +108,16 @@ def give_up(reason: str) -> None:
 @flow(name="lifecycle", persist_result=False)
 def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B006  (Prefect's UI shows the default)
     """Bring the targets, or everything, up to date; then offer what was exported to the registry, if `offer`."""
-    steps, start, parent = prepare(tuple(targets)), time.time(), ""
+    try:
+        return bring_all_up_to_date(tuple(targets), offer)
+    except Exception as error:  # Prefect would show where in our code; this is for a person
+        if message := str(error) if isinstance(error, UserError) else of_the_disk(error):
+            return Failed(message=message)
+        raise
+
+
+def bring_all_up_to_date(targets: tuple[str, ...], offer: bool) -> State:
+    steps, start, parent = prepare(targets), time.time(), ""
     if busy := not all(step.settled for step in steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
     with warm.stopping(), server.watched(give_up):

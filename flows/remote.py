@@ -122,9 +122,13 @@ def forgiving() -> Iterator[None]:
 
 def exchange(way: Callable[["Repo", "Stage"], None], repo: "Repo", stage: str) -> None:
     """`get` or `put`, if there is a remote and the flow has not found it down."""
+    from dvc.repo import lock_repo
+
     if configured() and DOWN not in os.environ:
         with forgiving():
-            way(repo, repo.stage.load_one("dvc.yaml", stage))
+            with lock_repo(repo):  # or dvc.lock may be half of what another stage is writing
+                loaded = repo.stage.load_one("dvc.yaml", stage)
+            way(repo, loaded)
 
 
 def get(repo: "Repo", stage: "Stage") -> None:
