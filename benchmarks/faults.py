@@ -433,14 +433,16 @@ def entries(folder: Path) -> dict[str, Any]:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    made = sorted(path for path in (folder / "artifacts").rglob("*") if path.is_file() and path.name not in TIMES)
-    return {str(path.relative_to(folder)): files.digest(path) for path in made}
+    """Of all that stages have written, by dvc.lock."""
+    paths = [Path(out["path"]) for entry in entries(folder).values() for out in entry["outs"]]
+    return {str(path): files.digest(folder / path) for path in paths if (folder / path).exists()}
 
 
 def versions(project: Project) -> set[tuple[str, str]]:
     """Name and sha256 of all registered versions."""
     show = (
-        "import json, mlflow; found = mlflow.MlflowClient().search_model_versions();"
+        "import json; from stages.lib.frame import tracking\n"
+        "with tracking.client() as mlflow: found = mlflow.search_model_versions()\n"
         "print(json.dumps([[each.name, each.tags['sha256']] for each in found]))"
     )
     return {(name, digest) for name, digest in json.loads(project.run(sys.executable, "-c", show).splitlines()[-1])}

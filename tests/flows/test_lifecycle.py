@@ -113,9 +113,15 @@ def encoded(encoding: str):
     return lambda content: content.decode().encode(encoding)
 
 
-@pytest.mark.parametrize(
-    "damage", [encoded("utf-16"), lambda content: content + b"# \xe9\xff\n", lambda content: bytes(range(256))]
-)
+DAMAGED_LOCKS = [
+    encoded("utf-16"),
+    lambda content: content + b"# \xe9\xff\n",
+    lambda content: bytes(range(256)),
+    lambda content: content.replace(b"hash: md5", b"hash: me5", 1),  # one flipped bit
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_LOCKS)
 def test_a_lock_file_that_is_no_text_is_the_committed_one_again(done, damage):
     lock, path = done.lock(), done.folder / "dvc.lock"
     path.write_bytes(damage(path.read_bytes()))
