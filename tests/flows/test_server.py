@@ -99,3 +99,27 @@ def test_the_password_is_its_owners_alone_and_the_same_for_all(tmp_path, monkeyp
 def test_only_what_says_that_it_is_prefect_is_taken_for_it(prefect_server, dead, answering):
     assert server.is_prefect(prefect_server["PREFECT_API_URL"])
     assert not server.is_prefect(dead) and not server.is_prefect(answering.url)
+
+
+def test_a_server_elsewhere_that_falls_silent_is_told(dead, monkeypatch):
+    monkeypatch.setenv(server.ADDRESS, dead)
+    monkeypatch.setattr(server, "SILENCE", 1)
+    told: list[str] = []
+    with server.watched(told.append):
+        end = time.monotonic() + 20
+        while not told and time.monotonic() < end:
+            time.sleep(0.1)
+    assert told and f"PREFECT_API_URL is {dead}, and for " in told[0] and "no server has answered" in told[0]
+
+
+@pytest.mark.slow
+def test_where_the_server_of_a_flow_is_killed_another_answers(prefect_server, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", prefect_server["PREFECT_HOME"])
+    monkeypatch.delenv(server.ADDRESS, raising=False)
+    process = server.own()
+    health = f"{server.require().split()[0]}/health"
+    urlopen(health, timeout=60).close()
+    process.kill()
+    process.wait()
+    with urlopen(health, timeout=60) as answer:
+        assert answer.read() == b"true"
