@@ -50,7 +50,6 @@ EDIT = ("data.words.text", "other")  # after it every stage must run
 SECONDS = 0.5  # that two of them take at least
 TIMES = ("timings.json",)  # differ from run to run
 ONE_AT_A_TIME = Lock()  # ports of `make ui` are everybody's
-AWS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "no-secret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass
@@ -105,27 +104,38 @@ def wait(process: subprocess.Popen[str]) -> int:
 
 
 def flow_killed(trial: Trial) -> None:
-    flow = trial.start()
-    trial.wait_a_while()
-    flow.kill()
-    flow.wait()
+    killed(trial, FLOW)
 
 
 def repro_killed(trial: Trial) -> None:
-    repro = trial.start(REPRO)
+    killed(trial, REPRO)
+
+
+def killed(trial: Trial, words: list[str]) -> None:
+    started = trial.start(words)
     trial.wait_a_while()
-    repro.kill()
-    repro.wait()
+    started.kill()
+    started.wait()
 
 
-def child_killed(trial: Trial, named: str) -> None:
-    """A process below the flow whose command line has `named`, as soon as there is one after a while."""
+def below(process: psutil.Process, named: str) -> list[psutil.Process]:
+    """Processes below it whose command line has `named`."""
+    return [each for each in process.children(recursive=True) if named in " ".join(each.cmdline())]
+
+
+def stages(flow: psutil.Process) -> list[psutil.Process]:
+    """Those that run stages: children of the forkserver, which have its command line."""
+    servers = [each for each in flow.children() if "forkserver" in " ".join(each.cmdline())]
+    return [each for server in servers for each in server.children()]
+
+
+def child_killed(trial: Trial, find: Callable[[psutil.Process], list[psutil.Process]]) -> None:
+    """One of those that are found below the flow, as soon as there is one after a while."""
     flow = psutil.Process((started := trial.start()).pid)
     trial.wait_a_while()
     while started.poll() is None:
         with suppress(psutil.NoSuchProcess):
-            children = [each for each in flow.children(recursive=True) if named in " ".join(each.cmdline())]
-            if children:
+            if children := find(flow):
                 trial.chance.choice(children).kill()
                 break
         time.sleep(0.02)
@@ -133,27 +143,17 @@ def child_killed(trial: Trial, named: str) -> None:
 
 
 def stage_killed(trial: Trial) -> None:
-    """A child of the forkserver, which has its command line."""
-    flow = psutil.Process((started := trial.start()).pid)
-    trial.wait_a_while()
-    while started.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            servers = [each for each in flow.children() if "forkserver" in " ".join(each.cmdline())]
-            if stages := [each for server in servers for each in server.children()]:
-                trial.chance.choice(stages).kill()
-                break
-        time.sleep(0.02)
-    wait(started)
+    child_killed(trial, stages)
 
 
 def forkserver_killed(trial: Trial) -> None:
-    child_killed(trial, "forkserver")
+    child_killed(trial, lambda flow: below(flow, "forkserver"))
 
 
 def prefect_killed(trial: Trial) -> None:
     """The server that a flow has started for itself."""
     del trial.project.environment["PREFECT_API_URL"]
-    child_killed(trial, "flows.server")
+    child_killed(trial, lambda flow: below(flow, "flows.server"))
 
 
 def worker_killed(trial: Trial) -> None:
@@ -350,7 +350,7 @@ def remote_fails(trial: Trial) -> None:
     how, healthy = trial.chance.choice(["stalls", "refuses", "hangs up", "nonsense"]), trial.chance.randrange(3)
     server = failing_server(how, healthy)
     trial.remedies.append(server.shutdown)
-    keys = AWS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}"}
+    keys = toy.S3_KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}"}
     trial.project.environment |= keys
     for name, value in {"url": "s3://bucket/path", "connect_timeout": "2", "read_timeout": "5"}.items():
         trial.project.run("dvc", "config", f"remote.store.{name}", value)

@@ -47,7 +47,7 @@ def needed() -> set[str]:
     """MLflow's runs that made what is here, or a registered version, with all that these were made from."""
     here = [Path(path) for path in plan.outputs() if Path(path).exists()]
     wanted = [(path, files.digest(path)) for path in here] + tracking.all_registered()
-    return {made.run for each in wanted for made in lineage.trace(*each, {}).values()}
+    return {made.run for each in wanted for made in lineage.trace(*each).values()}
 
 
 def collect() -> None:

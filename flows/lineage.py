@@ -54,25 +54,23 @@ def find(model: str) -> tuple[Path, str]:
     raise UserError(f"'{model}' is no registered model, no variant under {ARTIFACTS} and no path")
 
 
-def trace(path: Path, sha256: str, prices: dict[str, float]) -> dict[Content, Artefact]:
+def trace(path: Path, sha256: str) -> dict[Content, Artefact]:
     """The artefact and whatever it was made from, each once, parents behind what was made of them."""
     found: dict[Content, Artefact] = {}
     waiting = [(str(path), sha256)]
     while waiting:
         content = waiting.pop()
         if content not in found:
-            found[content] = artefact(*content, prices)
+            found[content] = artefact(*content)
             waiting += reversed(found[content].inputs)
     return found
 
 
-def artefact(path: str, sha256: str, prices: dict[str, float]) -> Artefact:
-    """`prices`: of a joule and of a token, by the names in tracking.SPENT."""
+def artefact(path: str, sha256: str) -> Artefact:
     if run := tracking.producer(Path(path), sha256):
         made_by = f"{run.stage}/{run.variant}"
         given = {key: value for key, value in sorted(run.params.items()) if value not in ("None", "")}
-        cost = {"cost": sum(run.spent.get(name, 0) * price for name, price in prices.items())} if prices else {}
-        return Artefact(path, sha256, made_by, run.id, commit(run.git), run.code, run.spent | cost, given, run.inputs)
+        return Artefact(path, sha256, made_by, run.id, commit(run.git), run.code, run.spent, given, run.inputs)
     if entry := locked(Path(path)):
         inputs = [(each, files.digest(Path(each))) for each in entry["inputs"] if Path(each).exists()]
         return Artefact(path, sha256, entry["name"], inputs=inputs)
@@ -202,7 +200,10 @@ def main(
     prices = {"joules": kwh / 3.6e6, "completion_tokens": million_tokens / 1e6}
     if picture and picture.suffix not in PICTURES:
         raise UserError(f"--picture is {picture}; its name must end in {', '.join(PICTURES)}")
-    found = trace(*find(model), {name: price for name, price in prices.items() if price})
+    found = trace(*find(model))
+    for made in found.values():
+        if made.run and (kwh or million_tokens):
+            made.spent["cost"] = sum(made.spent.get(name, 0) * price for name, price in prices.items())
     if picture:
         draw(found, picture)
     elif json_:

@@ -12,9 +12,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.flows import toy
-from tests.flows.toy import Project
-
-S3_KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "no-secret", "AWS_DEFAULT_REGION": "us-east-1"}
+from tests.flows.toy import S3_KEYS, Project
 
 
 @pytest.fixture(scope="session")
