@@ -31,7 +31,7 @@ from prefect.states import Completed, Failed
 from flows import console, history, inherit, outcome, promote, sources, webhook
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
-from stages.lib.frame.errors import UserError, command, of_the_disk
+from stages.lib.frame.errors import UserError, command, told
 
 
 @cache
@@ -111,7 +111,7 @@ def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B0
     try:
         return bring_all_up_to_date(tuple(targets), offer)
     except Exception as error:  # Prefect would show where in our code; this is for a person
-        if message := str(error) if isinstance(error, UserError) else of_the_disk(error):
+        if message := told(error):
             return Failed(message=message)
         raise
 
@@ -128,7 +128,7 @@ def bring_all_up_to_date(targets: tuple[str, ...], offer: bool) -> State:
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
-    verdicts = promote.offer() if offer and busy and not failed else []
+    verdicts = promote.offer() if offer and not failed and (busy or promote.due()) else []
     for verdict in verdicts:
         get_run_logger().info(verdict)
     with remote.forgiving():

@@ -4,9 +4,10 @@ python -m flows.promote     register what lies in artifacts, or say why not
 
 Every evaluated export that passes is registered as candidate. The one that ships, and its source, become champion at
 the end of a flow if they are not worse than the champion (flows/challenge.py) and were not rolled back; by this command
-in any case.
+in any case. A flow offers what was not offered yet, whoever made it: it, `dvc repro`, or a flow that was killed.
 """
 
+import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from stages.lib.frame.errors import UserError, command
 from stages.lib.frame.params import CHAMPION, Tree
 
 ARTIFACTS = Path("artifacts")
+OFFERED = Path(".dvc/tmp/offered.json")  # the identity of what was offered last
 Standing = Literal["champion", "candidate", "refused"]
 
 
@@ -72,9 +74,24 @@ def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, l
 
 def offer(by_hand: bool = False) -> list[str]:
     """Register what the gates let pass; a line for every export."""
-    tree = params.read()
+    tree, offered = params.read(), identity()
     verdicts = judge(tree, by_hand)
-    return [*(admit(tree, verdict) for verdict in verdicts), *announce(tree, verdicts)]
+    said = [*(admit(tree, verdict) for verdict in verdicts), *announce(tree, verdicts)]
+    with files.writing(OFFERED) as beside:
+        beside.write_bytes(offered)
+    return said
+
+
+def due() -> bool:
+    """Whether this has not been offered yet."""
+    return not OFFERED.is_file() or OFFERED.read_bytes() != identity()
+
+
+def identity() -> bytes:
+    """Of what was made, and of the gates that it has to pass."""
+    lock = Path("dvc.lock")
+    offered = {"lock": files.digest(lock) if lock.is_file() else None, "gates": params.read().get("gates")}
+    return json.dumps(offered, sort_keys=True).encode()
 
 
 def announce(tree: Tree, verdicts: list[Verdict]) -> list[str]:

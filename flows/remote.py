@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 NAME = "store"
-PATIENCE = 5  # seconds that a remote may take to answer
-TIMEOUTS = {"connect_timeout": PATIENCE, "read_timeout": 60}  # of S3, where DVC sets none
+PATIENCE = 15  # seconds that a remote may take to answer; S3's client alone takes five where trainings have the machine
+TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60}  # of S3, where DVC sets none
 DOWN = "ORCHARD_REMOTE_DOWN"  # environment variable: why the stages of this flow need not ask
 PUSHED = "pushed"  # folder of DVC's temporary files: an empty file for every result that a remote has
 

@@ -1,5 +1,7 @@
 """Who may enter the model registry: real SQLite MLflow, the toy project's real artefacts."""
 
+import os
+
 import pytest
 
 from flows import promote
@@ -63,6 +65,17 @@ def test_an_export_made_anew_is_not_judged_by_what_was_measured_before(project):
     assert promote.offer() == ["export/final is refused: speed was measured of an earlier export/final: make run"]
     project.run("dvc", "repro", "-q")
     assert promote.offer() == ["export/final is champion: orchard-final version 1"]
+
+
+@pytest.mark.slow
+def test_a_flow_offers_what_it_did_not_make_itself_and_once(project):
+    project.environment["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
+    assert "export/final is champion: orchard-final version 1" in project.flow() and project.ran() == []
+    assert "orchard-final version" not in project.flow()
+    project.params("gates.kl", 0.05)
+    assert "export/final is refused: it is 0.1 nats a token from its source; at most 0.05 allowed" in project.flow()
+    promote.OFFERED.write_bytes(b"\xff damaged")
+    assert "at most 0.05 allowed" in project.flow() and "at most" not in project.flow("prune")
 
 
 def test_a_measure_that_names_its_models_is_asked_of_no_other(project):

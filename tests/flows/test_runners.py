@@ -137,7 +137,7 @@ def test_two_ray_nodes_one_of_them_killed_at_work(project, finished, bucket, ray
     assert list((ray_nodes / ".dvc/tmp/worker/projects").iterdir()) == []
     assert not [name for name in bucket.names() if "jobs" in name]
     monkeypatch.chdir(project.folder)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.folder}/mlflow.db")
     made = Path("artifacts/prune/left/model")
     run = tracking.producer(made, files.digest(made))
     assert run and run.variant == "left" and run.git == tracking.revision()

@@ -19,7 +19,7 @@ FINAL = Path("artifacts/export/final/model")
 
 @pytest.fixture
 def project(done, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{done.folder}/mlflow.db")
     return done
 
 
@@ -127,9 +127,14 @@ def test_no_branch_and_no_file_of_the_project_moves(project):
     assert project.run("git", "status", "--porcelain").splitlines() == [" M dvc.lock", " M params.yaml"]
 
 
-def test_another_machine_has_it_with_two_commands(project, tmp_path):
-    """A clone without a model registry, DVC's cache or artefacts; the remote is a folder here."""
-    project.run("dvc", "remote", "add", "-q", "-d", "store", str(tmp_path / "store"))
+@pytest.mark.parametrize("remote", ["folder", "S3"])
+def test_another_machine_has_it_with_two_commands(project, tmp_path, remote, request):
+    """A clone without a model registry, DVC's cache or artefacts."""
+    url = str(tmp_path / "store")
+    if remote == "S3":
+        url, keys = (bucket := request.getfixturevalue("bucket")).url, bucket.environment
+        project.environment |= keys
+    project.run(sys.executable, "-m", "flows.remote", url)
     project.commit()
     promote.offer()
     make(project, "E")

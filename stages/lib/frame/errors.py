@@ -24,18 +24,24 @@ def about(place: str) -> Iterator[None]:
 
 
 def command(main: Callable[..., Any]) -> None:
-    """Run `main` with the command line's arguments; a UserError is its message on stderr and exit code 1, and so is a
-    disk that takes nothing more."""
+    """Run `main` with the command line's arguments; what a person is told goes to stderr, with exit code 1."""
     import cyclopts
 
     try:
         cyclopts.run(main)
-    except UserError as error:
-        sys.exit(str(error))
     except Exception as error:
-        if reason := of_the_disk(error):
-            sys.exit(f"{reason}; what is finished is kept: run it again when there is room, and it may be written")
+        if message := told(error):
+            sys.exit(message)
         raise
+
+
+def told(error: Exception) -> str:
+    """What a person can put right: a UserError's message, or that a disk takes nothing more; else ""."""
+    if isinstance(error, UserError):
+        return str(error)
+    if reason := of_the_disk(error):
+        return f"{reason}; what is finished is kept: run it again when there is room, and it may be written"
+    return ""
 
 
 def of_the_disk(error: BaseException | None) -> str:
