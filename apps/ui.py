@@ -19,6 +19,8 @@ from flows import server  # and with the package no telemetry, and Prefect's set
 from stages.lib.frame import tracking
 from stages.lib.frame.errors import UserError, command
 
+# Before a command: it ends, with all that it starts, when what has started it ends in whatever way.
+BOUND = ["sh", "-c", 'exec 3<&0; (cat <&3; kill 0) & exec "$@" < /dev/null 3<&-', "sh"]
 PRUNES = {"PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs"}  # runs that ended 90 days ago
 HOST, MLFLOW, PREFECT = server.HOST, 5000, server.USUAL_PORT
 
@@ -41,7 +43,8 @@ def main(*, mlflow_port: int = MLFLOW, prefect_port: int = PREFECT) -> None:
 @contextmanager
 def servers(mlflow_port: int, prefect_port: int) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Each in a process group of its own, for they start workers; all end with the block."""
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(mlflow_port)]
+    mlflow = [*BOUND, sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    mlflow += ["--host", HOST, "--port", str(mlflow_port)]
     mlflow += ["--app-name", "basic-auth", "--backend-store-uri", tracking.store()]
     started: dict[str, subprocess.Popen[bytes]] = {}
     with TemporaryDirectory() as folder:
@@ -49,7 +52,7 @@ def servers(mlflow_port: int, prefect_port: int) -> Iterator[dict[str, subproces
             with listening(prefect_port) as listener:
                 started["Prefect"] = server.process(listener, PRUNES | {"PREFECT_SERVER_API_PORT": str(prefect_port)})
             environment = os.environ | one_user(Path(folder))
-            started["MLflow"] = subprocess.Popen(mlflow, env=environment, start_new_session=True)
+            started["MLflow"] = subprocess.Popen(mlflow, env=environment, stdin=subprocess.PIPE, start_new_session=True)
             yield started
         finally:
             for running in started.values():

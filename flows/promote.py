@@ -5,6 +5,8 @@ python -m flows.promote     register what lies in artifacts, or say why not
 Every evaluated export that passes is registered as candidate. The one that ships, and its source, become champion at
 the end of a flow if they are not worse than the champion (flows/challenge.py) and were not rolled back; by this command
 in any case. A flow offers what was not offered yet, whoever made it: it, `dvc repro`, or a flow that was killed.
+
+What git knows to be registered (flows/versions.py) is registered again where MLflow's registry has lost it.
 """
 
 import json
@@ -15,7 +17,7 @@ from typing import Any, Literal
 
 from flows import challenge, plan, versions, webhook
 from flows.versions import Version
-from stages.lib.frame import files, gates, params, tracking
+from stages.lib.frame import files, gates, params, sqlite, tracking
 from stages.lib.frame.errors import UserError, command
 from stages.lib.frame.params import CHAMPION, Tree
 
@@ -74,24 +76,42 @@ def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, l
 
 def offer(by_hand: bool = False) -> list[str]:
     """Register what the gates let pass; a line for every export."""
-    tree, offered = params.read(), identity()
+    tree, made = params.read(), locked()
     verdicts = judge(tree, by_hand)
+    if verdicts:
+        restore()
     said = [*(admit(tree, verdict) for verdict in verdicts), *announce(tree, verdicts)]
     with files.writing(OFFERED) as beside:
-        beside.write_bytes(offered)
+        beside.write_bytes(identity(made))
     return said
 
 
 def due() -> bool:
-    """Whether this has not been offered yet."""
-    return not OFFERED.is_file() or OFFERED.read_bytes() != identity()
+    """Whether what lies here has not been offered yet."""
+    return not OFFERED.is_file() or OFFERED.read_bytes() != identity(locked())
 
 
-def identity() -> bytes:
-    """Of what was made, and of the gates that it has to pass."""
-    lock = Path("dvc.lock")
-    offered = {"lock": files.digest(lock) if lock.is_file() else None, "gates": params.read().get("gates")}
+def locked() -> str | None:
+    return files.digest(lock) if (lock := Path("dvc.lock")).is_file() else None
+
+
+def identity(made: str | None) -> bytes:
+    """Of what was made, the gates that it has to pass, and the registry: another file of that name is another one."""
+    store = sqlite.place(tracking.store())
+    registry = [tracking.store(), store.stat().st_ino if store and store.exists() else None]
+    offered = {"made": made, "gates": params.read().get("gates"), "registry": registry}
     return json.dumps(offered, sort_keys=True).encode()
+
+
+def restore() -> None:
+    """Register anew what git knows and the registry does not: it was begun anew, or is another machine's."""
+    known = tracking.all_registered()
+    lost = [version for version in versions.kept() if (Path(version.path), version.sha256) not in known]
+    for version in lost:
+        tracking.register(version.name, Path(version.path), version.sha256, {})
+    for name in dict.fromkeys(version.name for version in lost):
+        for version in versions.champions(name)[-1:]:
+            tracking.set_alias(name, CHAMPION, version.sha256)
 
 
 def announce(tree: Tree, verdicts: list[Verdict]) -> list[str]:

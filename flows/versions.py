@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 RELEASES = Path("releases")
+LISTED = ("for-each-ref", "--sort=creatordate", "--format=%(refname:strip=2)%00%(contents)%00")
 ITSELF = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
           for what, value in {"NAME": "Orchard", "EMAIL": "orchard@localhost"}.items()}  # fmt: skip
 
@@ -50,6 +51,11 @@ def keep(version: Version) -> None:
         return
     require_recorded(version)
     tag(version.tag, snapshot(version.tag), asdict(version))
+
+
+def kept() -> list[Version]:
+    """All that have their tag, the oldest first."""
+    return [Version(**said) for tag, said in tags("*@*").items() if "#" not in tag]
 
 
 def crown(*those: Version, rollback: bool = False) -> None:
@@ -192,7 +198,7 @@ def has_git() -> bool:
 
 def tags(pattern: str) -> dict[str, dict[str, Any]]:
     """What ours say, by name; a person's own tag that is called so says no JSON."""
-    shown = git("for-each-ref", "--format=%(refname:strip=2)%00%(contents)%00", f"refs/tags/{pattern}", check=False)
+    shown = git(*LISTED, f"refs/tags/{pattern}", check=False)
     fields = shown.split("\0")
     found = {}
     for name, said in zip(fields[::2], fields[1::2], strict=False):

@@ -1,6 +1,7 @@
 """Who may enter the model registry: real SQLite MLflow, the toy project's real artefacts."""
 
 import os
+import sys
 
 import pytest
 
@@ -76,6 +77,30 @@ def test_a_flow_offers_what_it_did_not_make_itself_and_once(project):
     assert "export/final is refused: it is 0.1 nats a token from its source; at most 0.05 allowed" in project.flow()
     promote.OFFERED.write_bytes(b"\xff damaged")
     assert "at most 0.05 allowed" in project.flow() and "at most" not in project.flow("prune")
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_gone_comes_back_from_git(project, tmp_path):
+    project.environment["MLFLOW_TRACKING_URI"] = os.environ["MLFLOW_TRACKING_URI"]
+    promote.offer()
+    first = tracking.registered("orchard-final", "champion")
+    project.params("export.final.text", "E")
+    project.flow()
+    (tmp_path / "registry.db").unlink()
+    project.flow()
+    show = """
+from stages.lib.frame import tracking
+for name in ("orchard-final", "orchard-final-source"):
+    with tracking.client() as mlflow:
+        found = mlflow.search_model_versions(f"name = '{name}'")
+        print(sorted((int(each.version), each.tags["sha256"]) for each in found))
+    print(tracking.registered(name, "champion"))
+"""
+    final, champion, source, source_champion = project.run(sys.executable, "-c", show).splitlines()[-4:]
+    now = files.digest(promote.ARTIFACTS / "export/final/model")
+    assert final == str([(1, first[2]), (2, now)]) and champion.startswith("('2', ") and now in champion
+    below = files.digest(promote.ARTIFACTS / "prune/left/model")
+    assert source == str([(1, below)]) and source_champion.startswith("('1', ") and below in source_champion
 
 
 def test_a_measure_that_names_its_models_is_asked_of_no_other(project):
