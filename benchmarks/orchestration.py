@@ -3,7 +3,7 @@
 python -m benchmarks.orchestration [--only forty] [--folder FOLDER] [--gigabytes 20]
 
 forty    40 stages that do next to nothing, eight beside each other, five behind: all of them, and none
-many     2,000 such stages: none to do
+many     2,000 such stages: none to do; made by Make and recorded as DVC does, which writes its lock anew for each
 tracked  one stage whose outputs are 20 GB, half of it in files of 50 kB, half in files of 1 GB: nothing to do
 default  the project's own lifecycle: nothing to do. It is in a clone in FOLDER, where it runs first unless it has
 
@@ -12,6 +12,7 @@ beside: the flow waits for it most. Peers know less: Make looks at times, Prefec
 what files hold.
 """
 
+import hashlib
 import os
 import shutil
 import statistics
@@ -156,9 +157,32 @@ def forty(place: Path) -> dict[str, float]:
 def many(place: Path) -> dict[str, float]:
     folder = place / "many"
     project(folder, layers(2000, 40))
-    first = seconds(FLOW, folder)
-    noop = medians({"repro": REPRO, "flow": FLOW}, folder)
-    return {"many_full_flow_s": first} | {f"many_noop_{name}_s": value for name, value in noop.items()}
+    record(folder)
+    seconds([sys.executable, "-m", "dvc", "status", "-q"], folder)  # exits with 1 if anything had to be done
+    seconds(FLOW, folder)
+    noop = medians({"repro": REPRO, "flow": FLOW, "server": START}, folder)
+    return {f"many_noop_{name}_s": value for name, value in noop.items()}
+
+
+def record(folder: Path) -> None:
+    """All stages done, as `dvc repro` leaves them."""
+    seconds(["make", "-s", "-j2"], folder)
+    stages = YAML(typ="safe").load(folder / "dvc.yaml")["stages"]
+
+    def known(path: str) -> dict[str, str | int]:
+        content = (folder / path).read_bytes()
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        cached = folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(content)
+        return {"path": path, "hash": "md5", "md5": digest, "size": len(content)}
+
+    done = {
+        name: {"cmd": stage["cmd"], "deps": [known(path) for path in stage["deps"]], "outs": [known(stage["outs"][0])]}
+        for name, stage in stages.items()
+    }
+    with (folder / "dvc.lock").open("w") as file:
+        YAML().dump({"schema": "2.0", "stages": done}, file)
 
 
 def tracked(place: Path, gigabytes: float) -> dict[str, float]:

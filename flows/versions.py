@@ -197,13 +197,14 @@ def has_git() -> bool:
 
 
 def tags(pattern: str) -> dict[str, dict[str, Any]]:
-    """What ours say, by name; a person's own tag that is called so says no JSON."""
+    """What ours say, by name; a person's own tag that is called so says no object of JSON."""
     shown = git(*LISTED, f"refs/tags/{pattern}", check=False)
     fields = shown.split("\0")
     found = {}
     for name, said in zip(fields[::2], fields[1::2], strict=False):
         with suppress(ValueError):
-            found[name.strip()] = json.loads(said)
+            if isinstance(told := json.loads(said), dict):
+                found[name.strip()] = told
     return found
 
 
