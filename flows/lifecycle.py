@@ -1,4 +1,5 @@
-"""dvc.yaml as a Prefect flow: one task a DVC stage, the same edges; DVC alone decides what is up to date.
+"""dvc.yaml as a Prefect flow: one task a DVC stage, the same edges; DVC alone decides what is up to date, and what is
+needs no task: thousands of them would take Prefect minutes.
 
 python -m flows.lifecycle                       everything
 python -m flows.lifecycle prune@wanda-50 eval   these stages and what they need
@@ -42,7 +43,7 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
     except UserError:
         params.check(params.read())  # says it better where params.yaml is the reason that dvc.yaml cannot be read
         raise
-    if not all(step.settled for step in steps):
+    if unsettled(steps):
         warm.start()
         tree = params.read()
         params.check(tree)
@@ -57,10 +58,12 @@ def prepare(targets: tuple[str, ...]) -> list[Step]:
     return steps
 
 
-def bring_up_to_date(step: Step, runner: Runner | None) -> State:
-    """The task of one stage; without a runner it has nothing to do."""
-    if runner is None:
-        return Completed(name="Cached")
+def unsettled(steps: list[Step]) -> list[Step]:
+    return [step for step in steps if not step.settled]
+
+
+def bring_up_to_date(step: Step, runner: Runner) -> State:
+    """The task of one stage."""
     output = Output(step.name, get_run_logger().info)
     state = runner.reproduce(step, dict(os.environ), output)
     return Completed(name=state) if state else Failed(message=output.last or "it ended without a word")
@@ -70,7 +73,6 @@ def submit(steps: list[Step], tree: params.Tree) -> dict[str, PrefectFuture]:
     futures: dict[str, PrefectFuture] = {}
     git = tracking.revision()
     for step in steps:
-        runner = None if step.settled else runners.of(step, tree)
         run = task(
             name=step.name,
             task_run_name=step.name,
@@ -80,8 +82,8 @@ def submit(steps: list[Step], tree: params.Tree) -> dict[str, PrefectFuture]:
             cache_policy=NO_CACHE,  # DVC is the only cache
             persist_result=False,
         )(bring_up_to_date)
-        parents = [futures[parent] for parent in step.needs]
-        futures[step.name] = run.submit(step, runner, wait_for=parents)  # pyright: ignore[reportCallIssue]
+        parents = [futures[parent] for parent in step.needs if parent in futures]
+        futures[step.name] = run.submit(step, runners.of(step, tree), wait_for=parents)  # pyright: ignore[reportCallIssue]
     return futures
 
 
@@ -118,13 +120,13 @@ def lifecycle(targets: list[str] = [], offer: bool = True) -> State:  # noqa: B0
 
 def bring_all_up_to_date(targets: tuple[str, ...], offer: bool) -> State:
     steps, start, parent = prepare(targets), time.time(), ""
-    if busy := not all(step.settled for step in steps):
+    if busy := unsettled(steps):
         os.environ[tracking.PIPELINE] = parent = tracking.start_pipeline(" ".join(["lifecycle", *targets]))
     with warm.stopping(), server.watched(give_up):
-        futures = submit(steps, params.read() if busy else {})
-        if busy:
+        if futures := submit(busy, params.read()):
             follow(futures)
-        states = {name: future.wait() or future.state for name, future in futures.items()}
+        states = {step.name: Completed(name="Cached") for step in steps}
+        states |= {name: future.wait() or future.state for name, future in futures.items()}
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
@@ -166,7 +168,7 @@ def main(*targets: str, why: bool = False, all: bool = False, profile: str | Non
         steps = prepare(targets)  # while the server starts
         history.close_killed()
         state = lifecycle(list(targets), return_state=True)
-        history.wait_until_recorded(state.state_details.flow_run_id, len(steps))
+        history.wait_until_recorded(state.state_details.flow_run_id, len(unsettled(steps)))
     if not state.is_completed():
         raise UserError(state.message)
     print(state.message if targets else outcome.show(params.read()))

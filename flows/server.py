@@ -26,6 +26,7 @@ from stages.lib.frame import sqlite, tracking
 HOST, USUAL_PORT = "127.0.0.1", 4200
 ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:{USUAL_PORT}/api"  # environment variable; where `make ui` has it
 RESTARTS, SILENCE = 5, 60  # of a server that has ended; seconds after which one is given up
+GRACE = 10  # seconds that a server may take to end
 CLIENT, SERVER = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"  # environment variables
 SETTINGS = {
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -169,6 +170,8 @@ def serve(descriptor: int) -> None:
     def stop_with_the_flow() -> None:
         sys.stdin.read()
         server.should_exit = True
+        time.sleep(GRACE)  # after thousands of tasks Prefect's services once waited for one another without end
+        os._exit(1)
 
     gc.freeze()
     gc.enable()

@@ -1,7 +1,9 @@
 """A server that is named and does not answer is told at once, not after minutes: real sockets."""
 
 import base64
+import os
 import socket
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +112,38 @@ def test_a_server_elsewhere_that_falls_silent_is_told(dead, monkeypatch):
         while not told and time.monotonic() < end:
             time.sleep(0.1)
     assert told and f"PREFECT_API_URL is {dead}, and for " in told[0] and "no server has answered" in told[0]
+
+
+NEVER_ENDS = """
+import asyncio, sys
+from contextlib import asynccontextmanager
+from prefect.server.api import server as prefect
+from flows import server
+
+@asynccontextmanager
+async def lifespan(app):
+    yield
+    await asyncio.sleep(1000)
+
+def create_app(real=prefect.create_app):
+    app = real()
+    app.router.lifespan_context = lifespan
+    return app
+
+prefect.create_app = create_app
+server.serve(int(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_end_is_ended(prefect_server):
+    listener = socket.create_server(("127.0.0.1", 0))
+    descriptor, environment = listener.fileno(), os.environ | server.SETTINGS | prefect_server
+    command = [sys.executable, "-c", NEVER_ENDS, str(descriptor)]
+    running = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, pass_fds=[descriptor])
+    urlopen(f"http://127.0.0.1:{listener.getsockname()[1]}/api/health", timeout=60).close()
+    running.stdin.close()
+    assert running.wait(server.GRACE + 60) == 1
 
 
 @pytest.mark.slow
