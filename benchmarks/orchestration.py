@@ -3,6 +3,7 @@
 python -m benchmarks.orchestration [--only forty] [--folder FOLDER] [--gigabytes 20]
 
 forty    40 stages that do next to nothing, eight beside each other, five behind: all of them, and none
+working  the same 40 where each takes two seconds: all of them
 many     2,000 such stages: none to do; made by Make and recorded as DVC does, which writes its lock anew for each
 tracked  one stage whose outputs are 20 GB, half of it in files of 50 kB, half in files of 1 GB: nothing to do
 default  the project's own lifecycle: nothing to do. It is in a clone in FOLDER, where it runs first unless it has
@@ -82,11 +83,11 @@ def seconds(words: list[str], project: Path) -> float:
 
 
 def medians(
-    commands: dict[str, list[str]], project: Path, before: Callable[[], None] = lambda: None
+    commands: dict[str, list[str]], project: Path, before: Callable[[], None] = lambda: None, count: int = ROUNDS
 ) -> dict[str, float]:
-    """Of ROUNDS, in each of which every command runs once, after `before`."""
+    """Of `count` rounds, in each of which every command runs once, after `before`."""
     rounds = []
-    for _ in range(ROUNDS):
+    for _ in range(count):
         taken = {}
         for name, words in commands.items():
             before()
@@ -104,7 +105,7 @@ def layers(count: int, width: int) -> Graph:
     }
 
 
-def project(folder: Path, graph: Graph) -> None:
+def project(folder: Path, graph: Graph, each_s: float = 0) -> None:
     """Our flows with a dvc.yaml of these stages; the same for Make and for Prefect alone."""
     for package in ("flows", "stages/lib"):
         shutil.copytree(package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -113,7 +114,8 @@ def project(folder: Path, graph: Graph) -> None:
     (folder / "raw").write_text("raw\n")
     (folder / "out").mkdir()
     inputs = {name: [f"out/{parent}" for parent in parents] or ["raw"] for name, parents in graph.items()}
-    commands = {name: f"cat {' '.join(inputs[name])} | md5sum > out/{name}" for name in graph}
+    work = f"sleep {each_s} && " if each_s else ""
+    commands = {name: f"{work}cat {' '.join(inputs[name])} | md5sum > out/{name}" for name in graph}
     stages = {name: {"cmd": commands[name], "deps": inputs[name], "outs": [f"out/{name}"]} for name in graph}
     with (folder / "dvc.yaml").open("w") as file:
         YAML().dump({"stages": stages}, file)
@@ -130,11 +132,8 @@ def project(folder: Path, graph: Graph) -> None:
     seconds(["git", "-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "graph"], folder)
 
 
-def forty(place: Path) -> dict[str, float]:
-    folder = place / "forty"
-    project(folder, layers(40, 8))
-    commands = {"make": ["make", "-s", "-j2"], "prefect": [sys.executable, "bare.py"], "repro": REPRO, "flow": FLOW}
-
+def whole(folder: Path, commands: dict[str, list[str]], count: int = ROUNDS) -> dict[str, float]:
+    """Medians of a project that nothing is left of."""
     storage = folder / "storage"
     os.environ["PREFECT_LOCAL_STORAGE_PATH"] = str(storage)
 
@@ -144,14 +143,27 @@ def forty(place: Path) -> dict[str, float]:
         (folder / "out").mkdir()
 
     seconds(FLOW, folder)  # the first one creates Prefect's database, and MLflow's
-    full = medians(commands, folder, forget)
-    forget()
+    return medians(commands, folder, forget, count)
+
+
+def forty(place: Path) -> dict[str, float]:
+    folder = place / "forty"
+    project(folder, layers(40, 8))
+    commands = {"make": ["make", "-s", "-j2"], "prefect": [sys.executable, "bare.py"], "repro": REPRO, "flow": FLOW}
+    full = whole(folder, commands)
     for words in commands.values():
         seconds(words, folder)
     noop = medians(commands | {"server": START}, folder)
     return {f"forty_full_{name}_s": value for name, value in full.items()} | {
         f"forty_noop_{name}_s": value for name, value in noop.items()
     }
+
+
+def working(place: Path) -> dict[str, float]:
+    folder = place / "working"
+    project(folder, layers(40, 8), each_s=2)
+    full = whole(folder, {"repro": REPRO, "flow": FLOW}, count=3)
+    return {f"working_full_{name}_s": value for name, value in full.items()}
 
 
 def many(place: Path) -> dict[str, float]:
@@ -222,7 +234,7 @@ def default(folder: Path | None) -> dict[str, float]:
 def main(*, only: str | None = None, folder: Path | None = None, gigabytes: float = 20) -> None:
     """
     Args:
-        only: One of forty, many, tracked, default; then nothing is written.
+        only: One of forty, working, many, tracked, default; then nothing is written.
         folder: Of the clone with the default run; without it that runs first.
         gigabytes: How much `tracked` has.
     """
@@ -230,6 +242,7 @@ def main(*, only: str | None = None, folder: Path | None = None, gigabytes: floa
         place = Path(temporary)
         parts: dict[str, Callable[[], dict[str, float]]] = {
             "forty": lambda: forty(place),
+            "working": lambda: working(place),
             "many": lambda: many(place),
             "tracked": lambda: tracked(place, gigabytes),
             "default": lambda: default(folder),
