@@ -7,6 +7,7 @@ working  the same 40 where each takes two seconds: all of them
 many     2,000 such stages: none to do; made by Make and recorded as DVC does, which writes its lock anew for each
 tracked  one stage whose outputs are 20 GB, half of it in files of 50 kB, half in files of 1 GB: nothing to do
 default  the project's own lifecycle: nothing to do. It is in a clone in FOLDER, where it runs first unless it has
+whole    the project's own lifecycle: all of it, once by each, in new clones (three quarters of an hour)
 
 All commands run in processes of their own, whose start counts. What a start of Prefect's server takes alone is measured
 beside: the flow waits for it most. Peers know less: Make looks at times, Prefect's cache at a task's inputs, neither at
@@ -132,7 +133,7 @@ def project(folder: Path, graph: Graph, each_s: float = 0) -> None:
     seconds(["git", "-c", "user.name=b", "-c", "user.email=b@b", "commit", "-qm", "graph"], folder)
 
 
-def whole(folder: Path, commands: dict[str, list[str]], count: int = ROUNDS) -> dict[str, float]:
+def full_medians(folder: Path, commands: dict[str, list[str]], count: int = ROUNDS) -> dict[str, float]:
     """Medians of a project that nothing is left of."""
     storage = folder / "storage"
     os.environ["PREFECT_LOCAL_STORAGE_PATH"] = str(storage)
@@ -150,7 +151,7 @@ def forty(place: Path) -> dict[str, float]:
     folder = place / "forty"
     project(folder, layers(40, 8))
     commands = {"make": ["make", "-s", "-j2"], "prefect": [sys.executable, "bare.py"], "repro": REPRO, "flow": FLOW}
-    full = whole(folder, commands)
+    full = full_medians(folder, commands)
     for words in commands.values():
         seconds(words, folder)
     noop = medians(commands | {"server": START}, folder)
@@ -162,7 +163,7 @@ def forty(place: Path) -> dict[str, float]:
 def working(place: Path) -> dict[str, float]:
     folder = place / "working"
     project(folder, layers(40, 8), each_s=2)
-    full = whole(folder, {"repro": REPRO, "flow": FLOW}, count=3)
+    full = full_medians(folder, {"repro": REPRO, "flow": FLOW}, count=3)
     return {f"working_full_{name}_s": value for name, value in full.items()}
 
 
@@ -231,10 +232,18 @@ def default(folder: Path | None) -> dict[str, float]:
     return {f"default_noop_{name}_s": value for name, value in noop.items()} | {"noop_ratio": ratio}
 
 
+def whole(place: Path) -> dict[str, float]:
+    taken = {}
+    for name, words in {"flow": FLOW, "repro": REPRO}.items():
+        with _clone.project(place / name) as clone:
+            taken[f"default_full_{name}_s"] = seconds(words, clone)
+    return taken
+
+
 def main(*, only: str | None = None, folder: Path | None = None, gigabytes: float = 20) -> None:
     """
     Args:
-        only: One of forty, working, many, tracked, default; then nothing is written.
+        only: One of forty, working, many, tracked, default, whole; of the result only its figures are written anew.
         folder: Of the clone with the default run; without it that runs first.
         gigabytes: How much `tracked` has.
     """
@@ -246,6 +255,7 @@ def main(*, only: str | None = None, folder: Path | None = None, gigabytes: floa
             "many": lambda: many(place),
             "tracked": lambda: tracked(place, gigabytes),
             "default": lambda: default(folder),
+            "whole": lambda: whole(place),
         }
         if only and only not in parts:
             raise UserError(f"--only {only}: there are {', '.join(parts)}")
@@ -254,8 +264,8 @@ def main(*, only: str | None = None, folder: Path | None = None, gigabytes: floa
             if only in (None, name):
                 result |= {key: round(value, 2) for key, value in part().items()}
     print("\n".join(f"{key:32} {value:10,.2f}" for key, value in result.items()))
-    if only is None:
-        _result.save(RESULT, result | {"rounds": ROUNDS}, "dvc", "prefect")
+    others = files.read_json(RESULT) if only else {}
+    _result.save(RESULT, others | result | {"rounds": ROUNDS}, "dvc", "prefect")
 
 
 if __name__ == "__main__":
