@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -463,12 +463,14 @@ def judge(trial: Trial, right: Right) -> dict[str, Any]:
     asked = 0
     while True:
         before = trial.known | finished(trial.folder, right)
-        trial.project.ran()
+        with suppress(OSError):  # in a folder that is read-only nothing has run
+            trial.project.ran()
         trial.log.unlink(missing_ok=True)
         code = wait(trial.start())
         said = trial.log.read_text()
         verdict["tracebacks"] += "Traceback (most recent call last)" in said
-        verdict["lost"] += sorted((before & set(trial.project.ran())) - trial.may_run)
+        with suppress(OSError):
+            verdict["lost"] += sorted((before & set(trial.project.ran())) - trial.may_run)
         if code == 0:
             break
         asked += 1
@@ -557,6 +559,16 @@ def world() -> Iterator[tuple[Path, Project, Project, Right]]:
         started.wait(20)
 
 
+@contextmanager
+def ending(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """What goes wrong ends it after the trials that run, not after all."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
 def main(*, share: float = 1, only: str | None = None, at_once: int = 2, log: Path | None = None) -> None:
     """
     Args:
@@ -576,12 +588,12 @@ def main(*, share: float = 1, only: str | None = None, at_once: int = 2, log: Pa
     verdicts = [json.loads(line) for line in log.read_text().splitlines()] if log and log.exists() else []
     known = {(each["kind"], each["number"]) for each in verdicts}
     wanted = [each for each in wanted if each not in known]
-    with world() as (place, base, done, right), ThreadPoolExecutor(at_once) as pool:
+    with world() as (place, base, done, right), ThreadPoolExecutor(at_once) as pool, ending(pool):
         running = [
             pool.submit(run, done if kind in DONE else base, right, place / f"{n}", kind, number)
             for n, (kind, number) in enumerate(wanted)
         ]
-        for future in running:
+        for future in as_completed(running):
             verdicts.append(verdict := future.result())
             bad = {key: verdict.get(key) for key in ("wrong", "lost", "stuck", "tracebacks") if verdict.get(key)}
             print(f"{verdict['kind']:24} {verdict['number']:3} {verdict['seconds']:6.1f} s  {bad or ''}", flush=True)
