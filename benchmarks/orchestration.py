@@ -6,8 +6,8 @@ forty    40 stages that do next to nothing, eight beside each other, five behind
 working  the same 40 where each takes two seconds: all of them
 many     2,000 such stages: none to do; made by Make and recorded as DVC does, which writes its lock anew for each
 tracked  one stage whose outputs are 20 GB, half of it in files of 50 kB, half in files of 1 GB: nothing to do
-default  the project's own lifecycle: nothing to do. It is in a clone in FOLDER, where it runs first unless it has
-whole    the project's own lifecycle: all of it, once by each, in new clones (three quarters of an hour)
+default  the project's own lifecycle: all of it, once by each (three quarters of an hour), and none. With --folder
+         only the latter, in a clone there, where it runs first unless it has
 
 All commands run in processes of their own, whose start counts. What a start of Prefect's server takes alone is measured
 beside: the flow waits for it most. Peers know less: Make looks at times, Prefect's cache at a task's inputs, neither at
@@ -163,8 +163,9 @@ def forty(place: Path) -> dict[str, float]:
 def working(place: Path) -> dict[str, float]:
     folder = place / "working"
     project(folder, layers(40, 8), each_s=2)
-    full = full_medians(folder, {"repro": REPRO, "flow": FLOW}, count=3)
-    return {f"working_full_{name}_s": value for name, value in full.items()}
+    count = 3
+    full = full_medians(folder, {"repro": REPRO, "flow": FLOW}, count)
+    return {f"working_full_{name}_s": value for name, value in full.items()} | {"working_rounds": count}
 
 
 def many(place: Path) -> dict[str, float]:
@@ -225,26 +226,26 @@ for folder, count, size in (("small", {small}, 50_000), ("large", {large}, 10**9
 
 
 def default(folder: Path | None) -> dict[str, float]:
+    full = {}
     with _clone.project(folder) as clone:
-        seconds(FLOW, clone)
+        first = seconds(FLOW, clone)
+        if not folder:
+            with _clone.project(None) as another:
+                full = {"repro": seconds(REPRO, another), "flow": first}
         noop = medians({"repro": REPRO, "flow": FLOW, "server": START}, clone)
     ratio = (noop["flow"] - noop["server"]) / noop["repro"]
-    return {f"default_noop_{name}_s": value for name, value in noop.items()} | {"noop_ratio": ratio}
-
-
-def whole(place: Path) -> dict[str, float]:
-    taken = {}
-    for name, words in {"flow": FLOW, "repro": REPRO}.items():
-        with _clone.project(place / name) as clone:
-            taken[f"default_full_{name}_s"] = seconds(words, clone)
-    return taken
+    return {
+        **{f"default_full_{name}_s": value for name, value in full.items()},
+        **{f"default_noop_{name}_s": value for name, value in noop.items()},
+        "noop_ratio": ratio,
+    }
 
 
 def main(*, only: str | None = None, folder: Path | None = None, gigabytes: float = 20) -> None:
     """
     Args:
-        only: One of forty, working, many, tracked, default, whole; of the result only its figures are written anew.
-        folder: Of the clone with the default run; without it that runs first.
+        only: One of forty, working, many, tracked, default; of the result only its figures are written anew.
+        folder: Of a clone with the default run.
         gigabytes: How much `tracked` has.
     """
     with tempfile.TemporaryDirectory() as temporary:
@@ -255,7 +256,6 @@ def main(*, only: str | None = None, folder: Path | None = None, gigabytes: floa
             "many": lambda: many(place),
             "tracked": lambda: tracked(place, gigabytes),
             "default": lambda: default(folder),
-            "whole": lambda: whole(place),
         }
         if only and only not in parts:
             raise UserError(f"--only {only}: there are {', '.join(parts)}")

@@ -26,7 +26,7 @@ from stages.lib.store.records import Record
 from stages.lib.text import chat
 
 ARTIFACTS = Path("artifacts")
-PLACE, MEASURE = ARTIFACTS / "challenge", "accuracy"
+PLACE, MEASURE, ANSWER = ARTIFACTS / "challenge", "accuracy", "comparison.json"
 CODE = Path(plan.CODE, "eval", f"{MEASURE}.json")
 Z = 1.959964  # 95 %
 
@@ -88,19 +88,45 @@ def paired(champion: list[bool], challenger: list[bool]) -> Paired:
 
 def meet(champion: Version, challenger: Version, tree: Tree) -> Comparison:
     """Refuses where the champion's files or data can't be had. What was compared once is not compared again."""
-    asked, place = identity(champion, challenger, tree), PLACE / f"{challenger.name}.json"
-    if place.is_file() and (known := files.read_json(place))["asked"] == asked:
+    asked, folder = identity(champion, challenger, tree), PLACE / challenger.name
+    if whole(folder) and (known := files.read_json(folder / ANSWER))["asked"] == asked:
         return read(known["comparison"])
     common, fresh, drifted = problems(champion, tree)
     if not common and not fresh:
         raise UserError("no held-out problem is left that neither it nor the champion may have been trained on")
-    folder = PLACE / challenger.name
+    forget(folder)
     with files.writing(folder / "records") as beside:
         records.save(beside, held_out=[row | {"id": str(number)} for number, row in enumerate([*common, *fresh])])
     models = {"champion": versions.at_hand(champion), "challenger": Path(challenger.path)}
     right = [marks(name, model, folder, tree) for name, model in models.items()]
     found = Comparison(paired(*right), paired(*(each[len(common) :] for each in right)) if fresh else None, drifted)
-    files.write_json(place, {"asked": asked, "comparison": asdict(found)})
+    files.write_json(folder / ANSWER, {"asked": asked, "comparison": asdict(found)})
+    with files.writing(seal(folder)) as file:
+        file.write_text(files.digest(folder))
+    return found
+
+
+def seal(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.sha256")
+
+
+def whole(folder: Path) -> bool:
+    """Whether a comparison came to its end there, and nothing has changed since."""
+    return folder.is_dir() and seal(folder).is_file() and seal(folder).read_bytes() == files.digest(folder).encode()
+
+
+def forget(folder: Path) -> None:
+    for path in (seal(folder), folder):
+        files.remove(path)
+
+
+def damaged() -> list[Path]:
+    """Folders of comparisons that are not whole, which are removed: what is asked again is compared again."""
+    paths = [path for path in PLACE.iterdir() if not path.name.startswith(".")] if PLACE.is_dir() else []
+    folders = {path.with_name(path.name.removesuffix(".sha256")) for path in paths}
+    found = sorted(folder for folder in folders if not whole(folder))
+    for folder in found:
+        forget(folder)
     return found
 
 

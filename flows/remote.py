@@ -10,6 +10,7 @@ before it is used. Keys come from the environment or AWS's own files alone, anot
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ NAME = "store"
 PATIENCE = 15  # seconds that a remote may take to answer; S3's client alone takes five where trainings have the machine
 TIMEOUTS = {"connect_timeout": 5, "read_timeout": 60}  # of S3, where DVC sets none
 DOWN = "ORCHARD_REMOTE_DOWN"  # environment variable: why the stages of this flow need not ask
+PAUSE = 300  # seconds in which the stages of a flow do not ask one that did not answer
 PUSHED = "pushed"  # folder of DVC's temporary files: an empty file for every result that a remote has
 
 
@@ -83,13 +85,29 @@ def reaching(repo: "Repo") -> Iterator["Remote"]:
     except RemoteConfigError as error:
         raise UserError(f"DVC's remote: {error} (the extra `cluster` brings what S3 needs)") from error
     try:
-        require_answer(remote)
+        try:
+            require_answer(remote)
+        except Exception:
+            silence(repo).touch()
+            raise
+        silence(repo).unlink(missing_ok=True)
         yield remote
     except UserError:
         raise
     except Exception as error:  # file systems have no one base class for what can be wrong with them
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise Unreachable(f"DVC's remote {remote.fs.unstrip_protocol(remote.path)}: {reason}") from error
+
+
+def silence(repo: "Repo") -> Path:
+    """An empty file, there since the remote did not answer."""
+    return Path(str(repo.tmp_dir), "remote-silent")
+
+
+def silent(repo: "Repo") -> bool:
+    """Whether it did not a moment ago: every stage of a flow would wait for it twice."""
+    place = silence(repo)
+    return place.exists() and 0 <= time.time() - place.stat().st_mtime < PAUSE
 
 
 def require_answer(remote: "Remote") -> None:
@@ -124,7 +142,7 @@ def exchange(way: Callable[["Repo", "Stage"], None], repo: "Repo", stage: str) -
     """`get` or `put`, if there is a remote and the flow has not found it down."""
     from dvc.repo import lock_repo
 
-    if configured() and DOWN not in os.environ:
+    if configured() and DOWN not in os.environ and not silent(repo):
         with forgiving():
             with lock_repo(repo):  # or dvc.lock may be half of what another stage is writing
                 loaded = repo.stage.load_one("dvc.yaml", stage)

@@ -25,7 +25,8 @@ from stages.lib.frame import sqlite, tracking
 
 HOST, USUAL_PORT = "127.0.0.1", 4200
 ADDRESS, USUAL = "PREFECT_API_URL", f"http://{HOST}:{USUAL_PORT}/api"  # environment variable; where `make ui` has it
-RESTARTS, SILENCE = 5, 60  # of a server that has ended; seconds after which one is given up
+RESTARTS, SILENCE = 5, 60  # of a server that has ended; seconds after which one of others is given up
+PULSE = 5  # seconds between looks at our own
 GRACE = 10  # seconds that a server may take to end
 CLIENT, SERVER = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"  # environment variables
 SETTINGS = {
@@ -79,25 +80,39 @@ def require() -> str:
 
 
 def own(port: int = 0) -> subprocess.Popen:
-    """A server of this process's own. Should something end it, another one listens to the same socket: what the flow
-    asks meanwhile waits, or is asked once more by Prefect's client."""
+    """A server of this process's own. Should something end it, or should it answer nobody any more (seen once, on idle
+    cores), another one listens to the same socket: what the flow asks meanwhile waits, or is asked once more by
+    Prefect's client."""
     listener = socket.create_server((HOST, port), backlog=128)
     os.environ[ADDRESS] = f"http://{HOST}:{listener.getsockname()[1]}/api"
     own_addresses.add(os.environ[ADDRESS])
     first = process(listener, SETTINGS)
-    Thread(target=keep, args=(listener, first), daemon=True).start()
+    Thread(target=keep, args=(listener, first, os.environ[ADDRESS]), daemon=True).start()
     return first
 
 
-def keep(listener: socket.socket, running: subprocess.Popen) -> None:
+def keep(listener: socket.socket, running: subprocess.Popen, address: str) -> None:
     with listener:
         for _ in range(RESTARTS):
-            running.wait()
+            outlast(running, address)
             assert running.stdin
             if running.stdin.closed:
                 return
             print("Prefect's server of this flow has ended: begun anew", file=sys.stderr)
             running = process(listener, SETTINGS)
+
+
+def outlast(running: subprocess.Popen, address: str) -> None:
+    """Wait until it has ended. One that has answered and falls silent is killed, before who uses it gives it up."""
+    answered = None
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(PULSE)
+            return
+        if not tracking.why_silent(address):
+            answered = time.monotonic()
+        elif answered and time.monotonic() - answered > SILENCE / 2:
+            running.kill()
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Is everything still what it was? python -m flows.verify
 
 DVC looks at sizes and times, and sees nothing of what a bad disk has changed in place. This hashes all artefacts, and
-in DVC's cache all that they and the registered versions need (flows/versions.py). What is damaged there is removed and,
-where the artefact itself is whole, put back; the rest is fetched or made anew when it is needed. Ends with 1 if
-anything is not whole.
+in DVC's cache all that they and the registered versions need (flows/versions.py), and the last comparisons of
+challengers with their champions. What is damaged there is removed and, where the artefact itself is whole, put back;
+the rest is fetched or made anew when it is needed. Ends with 1 if anything is not whole.
 """
 
 import os
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows import challenge
 from flows.distrust import distrust_cache
 from stages.lib.frame import files
 from stages.lib.frame.errors import UserError, command
@@ -28,9 +29,10 @@ def main() -> None:
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             complaints, count = look(repo)
+            complaints += [f"{folder} was damaged: what it compared is compared anew" for folder in challenge.damaged()]
     except DvcException as error:
         raise UserError(f"DVC: {error}") from error
-    print("\n".join([*complaints, f"{count} outputs of stages were hashed, {len(complaints)} of them not whole"]))
+    print("\n".join([*complaints, f"{count} outputs of stages were hashed; {len(complaints)} complaints"]))
     sys.exit(bool(complaints))
 
 

@@ -127,6 +127,7 @@ def test_two_devices_are_two_parts(found, folder, stage, name, parallel):
     torch.testing.assert_close([list(row.values()) for row in curve], [list(row.values()) for row in alone], **NEAR)
     near = torch.cat([torch.isclose(a, b, **NEAR).flatten() for a, b in zip(weights, wanted, strict=True)])
     assert near.float().mean() > 0.999, "AdamW makes a whole step of a gradient that is only rounding, of a few weights"
+    torch.testing.assert_close(weights, wanted, atol=2 * GIVEN["steps"] * GIVEN["lr"], rtol=0)  # there and back
 
 
 TRAINING = "steps: 3, batch_size: 4, precision: float32"

@@ -106,11 +106,19 @@ def test_new_data_join_what_both_are_asked_and_none_that_was_learnt(project):
     [fresh] = said.split("on new data ")[1:]
     assert "of 60 problems" in fresh
 
-    saved = files.read_json(challenge.PLACE / "orchard-final.json")
-    before = (challenge.PLACE / "orchard-final/challenger/metrics.json").stat().st_mtime_ns
-    assert challenge.read(saved["comparison"]).fresh.problems == 60
-    assert promote.judge(params.read())[-1].standing == "champion"
-    assert (challenge.PLACE / "orchard-final/challenger/metrics.json").stat().st_mtime_ns == before  # once is enough
+    folder, both = challenge.PLACE / "orchard-final", versions.champions("orchard-final")
+    answer, measured = folder / challenge.ANSWER, folder / "challenger/metrics.json"
+    saved, before = files.read_json(answer), measured.stat().st_mtime_ns
+    assert challenge.meet(*both, params.read()) == challenge.read(saved["comparison"])
+    assert measured.stat().st_mtime_ns == before  # once is enough
+
+    answer.write_text(answer.read_text().replace('"problems": 110', '"problems": 118'))  # as a flipped bit would
+    assert files.read_json(answer) != saved
+    assert str(challenge.meet(*both, params.read())) in said
+    assert files.read_json(answer) == saved and measured.stat().st_mtime_ns > before
+    assert challenge.damaged() == []
+    challenge.seal(folder).unlink()
+    assert challenge.damaged() == [folder] and not list(challenge.PLACE.iterdir())
 
 
 @pytest.mark.slow

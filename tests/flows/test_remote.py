@@ -1,5 +1,6 @@
 """Machines that share nothing but a remote: real DVC, git and Prefect, S3 as moto serves it over HTTP."""
 
+import os
 import shutil
 import socket
 import sys
@@ -115,6 +116,28 @@ def test_without_its_remote_a_flow_works_and_the_next_one_pushes(done, bucket, m
     done.environment |= bucket.environment
     done.flow()
     assert done.ran() == [] and len(bucket.names()) == before + 3
+
+
+def test_a_remote_that_falls_silent_is_not_asked_for_every_stage(done, bucket, monkeypatch, capsys):
+    pushed(done, bucket.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    asked = []
+    monkeypatch.setattr(remote, "reaching", lambda repo, real=remote.reaching: asked.append(repo) or real(repo))
+    forget()
+    with Repo() as repo:
+        for stage in ("data@words", "export@final"):
+            remote.exchange(remote.get, repo, stage)
+        assert len(asked) == 1 and remote.silent(repo)
+        long_ago = time.time() - remote.PAUSE
+        os.utime(remote.silence(repo), (long_ago, long_ago))
+        remote.exchange(remote.get, repo, "data@words")
+        assert len(asked) == 2
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.environment["AWS_ENDPOINT_URL"])
+    assert remote.why_down() == ""  # as every flow asks first
+    with Repo() as repo:
+        remote.exchange(remote.get, repo, "data@words")
+        assert remote.known(repo, repo.stage.load_one("dvc.yaml", "data@words")).outs_cached()
+    assert capsys.readouterr().err.count("DVC's remote") == 2
 
 
 def test_a_remote_that_is_not_there_is_told_soon(done, bucket, monkeypatch):

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -147,13 +148,17 @@ def test_a_server_that_does_not_end_is_ended(prefect_server):
 
 
 @pytest.mark.slow
-def test_where_the_server_of_a_flow_is_killed_another_answers(prefect_server, monkeypatch):
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_where_the_server_of_a_flow_is_killed_or_falls_silent_another_answers(prefect_server, monkeypatch, fault):
+    monkeypatch.setattr(server, "SILENCE", 1)
+    monkeypatch.setattr(server, "PULSE", 0.5)
     monkeypatch.setenv("PREFECT_HOME", prefect_server["PREFECT_HOME"])
     monkeypatch.delenv(server.ADDRESS, raising=False)
     process = server.own()
     health = f"{server.require().split()[0]}/health"
     urlopen(health, timeout=60).close()
-    process.kill()
-    process.wait()
+    time.sleep(2 * server.PULSE)  # in which it is seen to answer
+    process.send_signal(fault)
+    process.wait(60)
     with urlopen(health, timeout=60) as answer:
         assert answer.read() == b"true"

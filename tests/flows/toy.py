@@ -283,8 +283,10 @@ class Project:
     def ran(self) -> list[str]:
         """Stages that were executed since the last call."""
         log = self.folder / "ran.log"
-        names = log.read_text().split() if log.exists() else []
-        log.unlink(missing_ok=True)
+        if not log.exists():
+            return []
+        names = log.read_text().split()
+        log.unlink()
         return names
 
     def lock(self) -> str:

@@ -202,11 +202,28 @@ def test_a_database_that_is_only_busy_stays(project):
     assert len(runs()) == 2 and not list(project.glob("*damaged*"))
 
 
-def beginning() -> "subprocess.Popen[bytes]":
-    """Another process that makes the tables, and one run in them."""
-    program = "from stages.lib.frame import tracking; tracking.start_pipeline('lifecycle')"
-    root = str(Path(__file__).parents[2])
-    return subprocess.Popen([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": root})
+BEGIN = "from stages.lib.frame import tracking; tracking.start_pipeline('lifecycle')"
+FULL = """
+import resource
+from pathlib import Path
+from stages.lib.frame import tracking
+from stages.lib.frame.errors import command
+
+def main():
+    with tracking.client():
+        size = Path("mlflow.db").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # as on a full disk: it grows no more
+    while True:
+        tracking.start_pipeline("x" * 10_000)
+
+command(main)
+"""
+
+
+def beginning(program: str = BEGIN) -> "subprocess.Popen[str]":
+    """Another process, which makes the tables and one run in them."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -220,3 +237,9 @@ def test_kill_9_while_the_tables_are_made_harms_no_later_run(project, seconds):
     first.wait()
     prune()
     assert "w" in [run.data.tags.get("orchard.variant") for run in runs()]
+
+
+def test_a_database_for_which_there_is_no_room_is_told_in_a_line(project):
+    full = beginning(FULL)
+    _, said = full.communicate()
+    assert full.returncode == 1 and said.startswith("a database of SQLite: ") and said.count("\n") == 1, said

@@ -5,6 +5,7 @@ A stage run carries what lineage needs: `orchard.input.<n>` and `orchard.output.
 
 import csv
 import hashlib
+import logging
 import os
 import re
 import subprocess
@@ -239,6 +240,7 @@ def prepare(address: str) -> None:
     that a kill has left half made would fail every later run."""
     import mlflow
 
+    logging.getLogger("mlflow.store.db").setLevel(logging.CRITICAL)  # it shows a traceback of what it raises, too
     if (place := sqlite.place(address)) is None:
         return
     if place.exists() and not sqlite.whole(place, "alembic_version"):
