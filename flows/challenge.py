@@ -31,6 +31,10 @@ CODE = Path(plan.CODE, "eval", f"{MEASURE}.json")
 Z = 1.959964  # 95 %
 
 
+class Unevaluated(UserError):
+    """A model that is here could not be put to the test: the disk was full, or it ran out of memory."""
+
+
 @dataclass(frozen=True)
 class Paired:
     """Two models on the same problems."""
@@ -87,7 +91,11 @@ def paired(champion: list[bool], challenger: list[bool]) -> Paired:
 
 
 def meet(champion: Version, challenger: Version, tree: Tree) -> Comparison:
-    """Refuses where the champion's files or data can't be had. What was compared once is not compared again."""
+    """Refuses where the champion's files or data can't be had. What was compared once is not compared again.
+
+    Raises:
+        Unevaluated: what another try may mend.
+    """
     asked, folder = identity(champion, challenger, tree), PLACE / challenger.name
     if whole(folder) and (known := files.read_json(folder / ANSWER))["asked"] == asked:
         return read(known["comparison"])
@@ -189,6 +197,7 @@ def marks(name: str, model: Path, folder: Path, tree: Tree) -> list[bool]:
     command += ["--code", CODE, "--out", folder / name, "--params-file", own]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise UserError(f"the {name} could not be evaluated: {(done.stdout.strip() or 'no word').splitlines()[-1]}")
+        reason = (done.stdout.strip() or "no word").splitlines()[-1]
+        raise Unevaluated(f"the {name} could not be evaluated, and nothing is promoted: {reason}")
     right = files.read_json(folder / name / "samples.json")["right"]
     return [right[row["id"]] for row in rows]

@@ -11,7 +11,7 @@ What git knows to be registered (flows/versions.py) is registered again where ML
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ class Verdict:
     name: str  # under which eval measures it
     standing: Standing
     reasons: list[str]  # why it is refused, or no champion; how it compares with the champion
+    final: bool = True  # else the next flow offers it again
 
 
 def judge(tree: Tree, by_hand: bool = False) -> list[Verdict]:
@@ -52,26 +53,29 @@ def judge(tree: Tree, by_hand: bool = False) -> list[Verdict]:
         earlier = outdated(tree, export, name, lock)
         reasons += [f"{measure} was measured of an earlier {export}: make run" for measure in earlier]
         standing = "refused" if reasons else "champion" if export == gate.model else "candidate"
-        if standing == "champion" and not by_hand:
-            standing, reasons = challenged(at(export), tree, gate.margin)
-        found.append(Verdict(export, name, standing, reasons))
+        verdict = Verdict(export, name, standing, reasons)
+        found.append(challenged(verdict, tree, gate.margin) if standing == "champion" and not by_hand else verdict)
     return found
 
 
-def challenged(version: Version, tree: Tree, margin: float) -> tuple[Standing, list[str]]:
-    """Whether it may take the champion's place, and why, or why not."""
+def challenged(verdict: Verdict, tree: Tree, margin: float) -> Verdict:
+    """Whether what the gates let pass may take the champion's place, and why, or why not."""
     by_hand = "python -m flows.promote makes it champion"
+    version = at(verdict.export)
     standing, fallen = versions.reign(version.name)
     if version in fallen:
-        return "candidate", [f"it was champion and rolled back; {by_hand}"]
+        return replace(verdict, standing="candidate", reasons=[f"it was champion and rolled back; {by_hand}"])
     if not standing or standing[-1] == version:
-        return "champion", []
+        return verdict
     try:
         found = challenge.meet(standing[-1], version, tree)
-    except UserError as error:
-        return "candidate", [f"it could not be compared with the champion, for {error}; {by_hand}"]
-    verdict = found.standing(margin)
-    return verdict, [str(found), *([] if verdict == "champion" else [by_hand])]
+    except challenge.Unevaluated:
+        raise
+    except UserError as error:  # not here, or not today
+        reason = f"it could not be compared with the champion, for {error}; {by_hand}"
+        return replace(verdict, standing="candidate", reasons=[reason], final=False)
+    now = found.standing(margin)
+    return replace(verdict, standing=now, reasons=[str(found), *([] if now == "champion" else [by_hand])])
 
 
 def offer(by_hand: bool = False) -> list[str]:
@@ -81,8 +85,9 @@ def offer(by_hand: bool = False) -> list[str]:
     if verdicts:
         restore()
     said = [*(admit(tree, verdict) for verdict in verdicts), *announce(tree, verdicts)]
-    with files.writing(OFFERED) as beside:
-        beside.write_bytes(identity(made))
+    if all(verdict.final for verdict in verdicts):
+        with files.writing(OFFERED) as beside:
+            beside.write_bytes(identity(made))
     return said
 
 
@@ -138,10 +143,10 @@ def admit(tree: Tree, verdict: Verdict) -> str:
     return f"{verdict.export} is {verdict.standing}: {version.name} version {number}{f' ({said})' if said else ''}"
 
 
-def crown(version: Version, source: Version, rollback: bool = False) -> None:
+def crown(export: Version, source: Version, rollback: bool = False) -> None:
     """In git, and in the registry where there is one."""
-    versions.crown(version, source, rollback=rollback)
-    for each in (version, source) if tracking.present() else ():
+    versions.crown(export, source, rollback)
+    for each in (export, source) if tracking.present() else ():
         tracking.set_alias(each.name, CHAMPION, each.sha256)
 
 

@@ -58,13 +58,15 @@ def kept() -> list[Version]:
     return [Version(**said) for tag, said in tags("*@*").items() if "#" not in tag]
 
 
-def crown(*those: Version, rollback: bool = False) -> None:
-    """An export and its source are champions from now on, unless they are."""
-    if not has_git() or (not rollback and champions(those[0].name)[-1:] == [those[0]]):
+def crown(export: Version, source: Version, rollback: bool = False) -> None:
+    """They are champions from now on, unless they are. The export's tag is the last and decides: where a kill has left
+    the source's alone, it is written over."""
+    if not has_git() or (not rollback and champions(export.name)[-1:] == [export]):
         return
-    for version in those:
-        number = max(reigns(version.name), default=0) + 1
-        tag(f"{version.name}#{CHAMPION}#{number}", version.tag, asdict(version) | {"rollback": rollback})
+    number = max(reigns(export.name), default=0) + 1
+    for each in (source, export):
+        name, said = f"{each.name}#{CHAMPION}#{number}", asdict(each) | {"rollback": rollback}
+        tag(name, each.tag, said, "--force")
 
 
 def champions(name: str) -> list[Version]:
@@ -208,8 +210,9 @@ def tags(pattern: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def tag(name: str, target: str, said: dict[str, Any]) -> None:
-    git("tag", "--annotate", "--no-sign", "--message", json.dumps(said, sort_keys=True), name, f"{target}^{{}}")
+def tag(name: str, target: str, said: dict[str, Any], *options: str) -> None:
+    message = json.dumps(said, sort_keys=True)
+    git("tag", "--annotate", "--no-sign", *options, "--message", message, name, f"{target}^{{}}")
 
 
 def snapshot(message: str) -> str:

@@ -1,6 +1,7 @@
 """Champion and challenger: statistics by a published row and by simulation, the rest with toy models."""
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -63,11 +64,16 @@ def project(done, tmp_path, monkeypatch):
     return done
 
 
-def change(project, text: str, accuracy: float) -> list[str]:
-    """Another export, how much it has right, and what is said of it."""
+def make(project, text: str, accuracy: float) -> None:
+    """Another export, and how much it has right."""
     project.params("export.final.text", text)
     project.params("eval.accuracy.by_text", {"e": 0.5, "B": 0.9, text: accuracy})
     project.run("dvc", "repro", "-q")
+
+
+def change(project, text: str, accuracy: float) -> list[str]:
+    """What is said of another export."""
+    make(project, text, accuracy)
     return promote.offer()
 
 
@@ -126,9 +132,25 @@ def test_without_the_champions_files_the_challenger_stays_candidate(project):
     champion = versions.champions("orchard-final")[-1]
     text = (project.folder / champion.path / "text").read_bytes()
     md5 = hashlib.md5(text).hexdigest()
-    project.params("export.final.text", "B")
-    project.run("dvc", "repro", "-q")
+    make(project, "B", 0.9)
     files.remove(project.folder / ".dvc/cache/files/md5" / md5[:2] / md5[2:])
     [said] = promote.offer()
     assert said.startswith("export/final is candidate: orchard-final version 2 (it could not be compared with the ")
     assert champion.tag in said
+    back = project.folder / versions.RELEASES / champion.tag / "model"
+    back.mkdir(parents=True)
+    (back / "text").write_bytes(text)
+    assert promote.due()  # a flow looks again
+    assert promote.offer()[0].startswith("export/final is champion: orchard-final version 2 (90.0% of 50 problems ")
+
+
+@pytest.mark.slow
+def test_what_could_not_be_tested_is_not_promoted_and_the_next_flow_tries_again(project, monkeypatch):
+    make(project, "B", 0.9)
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/bin/false")
+        with pytest.raises(challenge.Unevaluated, match="could not be evaluated, and nothing is promoted: no word"):
+            promote.offer()
+    assert promote.due() and tracking.registered("orchard-final")[0] == "1"
+    assert promote.offer()[0].startswith("export/final is champion: orchard-final version 2 (90.0% of 50 problems ")
+    assert not promote.due()

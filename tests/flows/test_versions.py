@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,18 @@ def test_a_flow_does_not_undo_a_rollback_and_a_person_can(project):
     assert promote.offer() == ["export/final is champion: orchard-final version 2"]
     rollback.main("orchard-final")
     assert tracking.registered("orchard-final", "champion")[0] == "1"
+
+
+def test_a_coronation_that_was_killed_half_way_is_made_good(project):
+    promote.offer()
+    [first] = versions.champions("orchard-final-source")
+    said = asdict(first) | {"rollback": False}
+    versions.tag("orchard-final-source#champion#2", first.tag, said)  # and the export's would have come next
+    make(project, "E", **{"prune.left.text": "L"})
+    assert len(versions.champions("orchard-final")) == 2
+    assert versions.champions("orchard-final-source") == [first, versions.find("orchard-final-source@champion")]
+    rollback.main("orchard-final")
+    assert versions.find("orchard-final-source@champion") == first
 
 
 def test_gc_keeps_what_is_needed_and_the_rest_runs_again(project):
