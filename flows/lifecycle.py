@@ -29,7 +29,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 
-from flows import console, history, inherit, outcome, promote, sources, webhook
+from flows import challenge, console, history, inherit, outcome, promote, sources, webhook
 from flows.console import Output
 from stages.lib.frame import gates, params, tracking
 from stages.lib.frame.errors import UserError, command, told
@@ -130,7 +130,12 @@ def bring_all_up_to_date(targets: tuple[str, ...], offer: bool) -> State:
     failed = [f"{name} failed: {state.message}" for name, state in states.items() if has_failed(state)]
     if busy:
         plan.sort_lock()
-    verdicts = promote.offer() if offer and not failed and (busy or promote.due()) else []
+    verdicts: list[str] = []
+    if offer and not failed and (busy or promote.due()):
+        try:
+            verdicts = promote.offer()
+        except challenge.Unevaluated as error:
+            failed.append(str(error))
     for verdict in verdicts:
         get_run_logger().info(verdict)
     with remote.forgiving():

@@ -93,11 +93,12 @@ def end(text: str) -> str:
 """
 
 MEASURE_MAIN = """
+import os
 from pathlib import Path
 
 from stages.eval import Measure
 from stages.lib.frame import files, params, tracking
-from stages.lib.frame.errors import command
+from stages.lib.frame.errors import UserError, command
 from stages.lib.store.records import load
 
 
@@ -115,6 +116,8 @@ def main(
     with tracking.run("eval", f"{name}/{measure}", technique, out, code, [model, records]) as run:
         with open("ran.log", "a") as log:
             log.write(measure + "@" + name + "\\n")
+        if name == os.environ.get("TOLD_TO_FAIL"):
+            raise UserError("told to fail")
         run.metrics |= technique.of(name, model)
         held_out = load(records, "held_out")
         share = run.metrics.get("accuracy", 0)
