@@ -29,7 +29,7 @@ def main() -> None:
     try:
         with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             complaints, count = look(repo)
-            complaints += [f"{folder} was damaged: what it compared is compared anew" for folder in challenge.damaged()]
+            complaints += [f"{folder} is damaged or half made: compared anew" for folder in challenge.damaged()]
     except DvcException as error:
         raise UserError(f"DVC: {error}") from error
     print("\n".join([*complaints, f"{count} outputs of stages were hashed; {len(complaints)} complaints"]))

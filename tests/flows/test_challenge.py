@@ -146,7 +146,7 @@ def test_without_the_champions_files_the_challenger_stays_candidate(project):
 @pytest.mark.slow
 def test_what_could_not_be_tested_is_not_promoted_and_the_next_flow_tries_again(project):
     make(project, "B", 0.9)
-    project.environment |= {"TOLD_TO_FAIL": "challenger"}
+    project.environment |= {"TOLD_TO_FAIL": "challenger", tracking.STORE: tracking.store()}
     shown = project.flow(check=1)
     assert "the challenger could not be evaluated, and nothing is promoted: told to fail\n" in shown
     assert tracking.registered("orchard-final")[0] == "1"
